@@ -1,0 +1,80 @@
+//! Every bound of the system in one place: sizes in bytes unless the name says otherwise, times with their unit last.
+//!
+//! A queue, batch, retry or loop anywhere in the project takes its bound from here.
+
+/// A user id on input, before normalisation may shorten it.
+pub const USER_ID_INPUT_BYTES_MAX: usize = 256;
+pub const USER_ID_BYTES_MAX: usize = 64;
+pub const CONV_ID_BYTES_MAX: usize = 140;
+pub const PASSWORD_BYTES_MIN: usize = 8;
+pub const PASSWORD_BYTES_MAX: usize = 256;
+pub const NAME_BYTES_MAX: usize = 256;
+pub const KIND_BYTES_MAX: usize = 32;
+pub const EMOJI_BYTES_MAX: usize = 32;
+pub const MEDIA_BYTES_MAX: usize = 1024;
+
+/// One client message (WebSocket or HTTP body).
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// One client message before `hello` was accepted.
+pub const MESSAGE_BYTES_MAX_BEFORE_HELLO: usize = 16 * 1024;
+/// A decoded message body (default; the largest `entry` in the worst encoding stays below `MESSAGE_BYTES_MAX`).
+pub const BODY_BYTES_MAX: usize = 32 * 1024;
+pub const FRAMES_PER_MESSAGE_MAX: usize = 64;
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+pub const MENTIONS_MAX: usize = 50;
+pub const ACKS_PER_FRAME_MAX: usize = 1_000;
+
+/// Unacked entries and gaps on one connection.
+pub const WINDOW_ENTRIES: usize = 256;
+pub const WINDOW_ENTRIES_PER_CONV: usize = 128;
+
+pub const GROUP_MEMBERS_MAX: usize = 500;
+pub const CONVERSATIONS_PER_USER_MAX: usize = 10_000;
+pub const DEVICES_PER_USER_MAX: usize = 8;
+pub const CONV_MEMBERS_LISTED_MAX: usize = 100;
+
+pub const SLOTS: u16 = 4_096;
+pub const SHARDS_DEFAULT: u16 = 16;
+pub const SHARDS_MAX: u16 = 1_023;
+/// Rows that one command may touch.
+pub const ROWS_PER_COMMAND_MAX: usize = 1_000;
+
+/// One proposal (a Raft log entry): commands gathered, and their bytes.
+pub const PROPOSAL_COMMANDS_MAX: usize = 512;
+pub const PROPOSAL_BYTES_MAX: usize = 512 * 1024;
+/// One encoded command.
+pub const COMMAND_BYTES_MAX: usize = 256 * 1024;
+/// Commands waiting for a shard's proposer; above it, `overloaded`.
+pub const PROPOSER_QUEUE_MAX: usize = 8_192;
+/// Proposals of one shard that are appended and not yet applied.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+
+/// One node-to-node frame, both ways.
+pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// One chunk of a snapshot on the bulk connection.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+
+/// A page of entries read from a log, in encoded bytes and in entries.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+pub const PAGE_ENTRIES_MAX: usize = 256;
+/// Encoded entries that ride along with one `notify` to one target.
+pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
+pub const NOTIFY_CONVERSATIONS_MAX: usize = 256;
+
+/// All attempts of one client request together.
+pub const REQUEST_DEADLINE_MS: u64 = 5_000;
+pub const DEDUP_WINDOW_MS: u64 = 24 * 3_600 * 1_000;
+/// A leader whose clock is further than this from the median of those it sees stamps the median.
+pub const CLOCK_SKEW_MAX_MS: u64 = 10_000;
+/// 2020-01-01T00:00:00Z in Unix milliseconds, the epoch of message ids.
+pub const ID_EPOCH_MS: u64 = 1_577_836_800_000;
+/// The display clock's ceiling: 2^41 ms after the id epoch, exclusive.
+pub const DISPLAY_MS_MAX: u64 = ID_EPOCH_MS + (1 << 41) - 1;
+
+const _: () = assert!(
+    BODY_BYTES_MAX.div_ceil(3) * 4 + 4 * 1024 < MESSAGE_BYTES_MAX,
+    "an entry with the largest body fits a message"
+);
+const _: () = assert!(WINDOW_ENTRIES_PER_CONV < WINDOW_ENTRIES);
+const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
+const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);
