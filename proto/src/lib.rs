@@ -3,9 +3,13 @@
 //! - [`ids`] newtypes for every identifier and sequence number
 //! - [`limits`] every bound of the system
 //! - [`slots`] the hash of conversations and users into slots, and the table of their shards
+//! - [`entry`] one entry of a conversation, its body hash and its chain
+//! - [`member`] intervals of membership and what they make readable
 //! - [`codec`] the one module that names bincode
 
 pub mod codec;
+pub mod entry;
 pub mod ids;
 pub mod limits;
+pub mod member;
 pub mod slots;
