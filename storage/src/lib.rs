@@ -1,1 +1,25 @@
-//! flotilla-storage
+//! An ordered key-value engine, and nothing about chat.
+//!
+//! The map:
+//! - [`engine`]: the [`Engine`] and [`Read`] traits, [`Batch`], [`Durability`], write numbers.
+//! - [`error`]: what can go wrong, and what the caller does next.
+//! - [`key`]: helpers for big-endian keys; [`value`]: version byte, payload, checksum.
+//! - [`mem`]: [`MemEngine`] on a [`MemDisk`], which models a disk that loses what was not synced.
+//! - `rocks` (feature `rocksdb`): `RocksEngine`, one RocksDB with one write-ahead log.
+//! - [`watermark`]: the small file that notices a lost synced tail.
+//! - `conformance` (feature `conformance`, or tests): the suite that every engine passes.
+//!
+//! Both engines have one write-ahead log and no call that bypasses it. So a crash loses a suffix of
+//! whole batches, never one out of the middle, and a synced write makes everything before it durable.
+//!
+//! This crate knows no runtime, never sleeps and starts no thread of its own.
+
+pub mod engine;
+pub mod error;
+pub mod key;
+pub mod mem;
+pub mod value;
+
+pub use engine::{Batch, Durability, Engine, Op, Order, Read, WriteNo};
+pub use error::StorageError;
+pub use mem::{Faults, MemDisk, MemEngine};
