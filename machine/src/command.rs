@@ -1,0 +1,317 @@
+//! Every command that a shard's log may hold.
+//!
+//! Invariant: a command carries all that `apply` needs; nothing is read from a clock, a random source or a file.
+//! The encoding is versioned; a replica that cannot decode a command stops (skipping it would diverge).
+
+use bytes::Bytes;
+use flotilla_proto::codec::{self, CodecError};
+use flotilla_proto::entry::What;
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use flotilla_proto::member::MembershipPart;
+use flotilla_proto::slots::SlotTable;
+use serde::{Deserialize, Serialize};
+
+/// Version byte in front of every encoded command.
+pub const COMMAND_VERSION: u8 = 1;
+
+/// Time as the leader stamped it on one proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The leader's own monotonic time since its previous stamp; 0 for the first of a term.
+    pub age_delta_ms: u64,
+    /// The wall clock to show, already bounded by the median rule; apply takes max(old, this).
+    pub display: TsMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Nothing but the stamp.
+    Tick,
+
+    // Conversation side, routed by the conversation's slot.
+    Append(Append),
+    /// Watermarks that a user shard owes to conversations.
+    Receipts(Vec<Receipt>),
+    /// A target user shard has durably taken these heads and membership parts.
+    ClearDirty {
+        target: ShardId,
+        items: Vec<ClearDirty>,
+    },
+    /// A target user shard has durably taken these peer watermarks.
+    ClearReceiptDirty {
+        items: Vec<ClearReceipt>,
+    },
+    /// Evict dedup rows older than the window by the age clock, at most `limit` of them.
+    EvictDedup {
+        limit: u32,
+    },
+
+    // User side, routed by the user's slot.
+    Register(Register),
+    /// Adds a device, or finds the one with the same `install`; starts a token family either way.
+    Login(Login),
+    RotateToken(RotateToken),
+    /// Ends the device's token family and closes its session.
+    Logout {
+        user: UserId,
+        device: DeviceId,
+    },
+    /// Ends the device for ever: cursors go, its session is closed with 4505.
+    RevokeDevice {
+        user: UserId,
+        device: DeviceId,
+        request: Cid,
+    },
+    RenameDevice {
+        user: UserId,
+        device: DeviceId,
+        name: String,
+    },
+    SetPassword {
+        user: UserId,
+        phc: String,
+        request: Cid,
+    },
+    OpenSession(OpenSession),
+    CloseSession {
+        user: UserId,
+        device: DeviceId,
+        number: SessionNo,
+    },
+    /// Heads (and membership parts) of conversations for the users of this shard.
+    Notify(Vec<Notify>),
+    Marks(Vec<Mark>),
+    /// The peer's watermarks of a direct conversation.
+    PeerMarks(Vec<Receipt>),
+    /// The conversation has durably taken these watermarks.
+    ClearReceiptDue {
+        items: Vec<ClearReceipt>,
+    },
+
+    // Every shard, fanned out from the control group.
+    /// Sessions of `node` below this incarnation are dead: refuse new ones and sweep, at most `limit` rows a step.
+    Fence {
+        node: NodeId,
+        lowest: Incarnation,
+        limit: u32,
+    },
+    /// Continue a sweep that an earlier `Fence` could not finish.
+    StepJob {
+        limit: u32,
+    },
+    SetSlots(SlotTable),
+    SetSettings(Settings),
+
+    // Control group only.
+    Control(Control),
+
+    /// Writes the digest of all replicated tables at this index into the reply. Asked for by checkers.
+    Digest,
+}
+
+impl Command {
+    pub fn encode(&self) -> Result<Bytes, CodecError> {
+        codec::encode(COMMAND_VERSION, self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(COMMAND_VERSION, bytes, limits::COMMAND_BYTES_MAX)
+    }
+}
+
+/// One entry asked for by a client: a message, an edit, a reaction, or a change of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    pub conv: ConvId,
+    pub sender: UserId,
+    pub device: DeviceId,
+    pub cid: Cid,
+    /// Time since the first attempt, on a retry; 0 on the first.
+    pub age_ms: u64,
+    /// Apply only if this cid of the same sender is in dedup.
+    pub after: Option<Cid>,
+    /// The users that the gateway has found to exist at their own shards (the peer of a direct conversation's first
+    /// entry, joining members). Others that are not members yet are refused with `NeedPeers`.
+    pub checked: Vec<UserId>,
+    pub what: What,
+}
+
+/// `user`'s watermarks in `conv`, both monotone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Whose row it changes: in `Receipts` the reader's own, in `PeerMarks` the peer's.
+    pub user: UserId,
+    pub conv: ConvId,
+    pub delivered: Seq,
+    pub read: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClearDirty {
+    pub conv: ConvId,
+    /// The head that the target answered for.
+    pub head: Seq,
+    /// The highest `mseq` whose parts the target answered for.
+    pub parts: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClearReceipt {
+    pub user: UserId,
+    pub conv: ConvId,
+    pub delivered: Seq,
+    pub read: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    pub user: UserId,
+    /// Argon2id in PHC form, computed outside of apply. Empty for a demo user.
+    pub phc: String,
+    pub request: Cid,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub user: UserId,
+    /// SHA-256 of the secret of the client's store.
+    pub install: Hash32,
+    /// Random, from the gateway; used only if the install is new.
+    pub device: DeviceId,
+    pub name: String,
+    /// SHA-256 of the first refresh token of the new family.
+    pub refresh: Hash32,
+    /// Register the user on the way if missing (demo users only).
+    pub create: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateToken {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub presented: Hash32,
+    pub next: Hash32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSession {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub install: Hash32,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub instance: Instance,
+    pub attempt: u64,
+}
+
+/// One conversation's news for some users of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    pub conv: ConvId,
+    pub head: Seq,
+    pub n_head: Count,
+    pub last_id: MsgId,
+    pub last_ts: TsMs,
+    pub users: Vec<NotifyUser>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotifyUser {
+    pub user: UserId,
+    /// n of the user's latest own message.
+    pub n_sent: Count,
+    /// Present while a membership part is owed.
+    pub part: Option<MembershipPart>,
+}
+
+/// An ack or read of one device. `read` none: an ack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub number: SessionNo,
+    pub conv: ConvId,
+    pub kind: MarkKind,
+    pub seq: Seq,
+    /// The countable n at `seq`.
+    pub n: Count,
+    /// The committed head that the gateway knows; merged by max before the mark moves.
+    pub head: Seq,
+    pub n_head: Count,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum MarkKind {
+    Ack,
+    Read,
+}
+
+/// Settings of the cluster, as state. Reserved: changed at run time later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub version: u64,
+    pub feature_level: u32,
+    pub group_members_max: u32,
+    pub body_bytes_max: u32,
+    pub dedup_window_ms: u64,
+    pub devices_per_user_max: u32,
+    pub conversations_per_user_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            feature_level: 1,
+            group_members_max: limits::GROUP_MEMBERS_MAX as u32,
+            body_bytes_max: limits::BODY_BYTES_MAX as u32,
+            dedup_window_ms: limits::DEDUP_WINDOW_MS,
+            devices_per_user_max: limits::DEVICES_PER_USER_MAX as u32,
+            conversations_per_user_max: limits::CONVERSATIONS_PER_USER_MAX as u32,
+        }
+    }
+}
+
+/// Commands of the control group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    /// Once, by `init`. A second one is refused.
+    Init {
+        cluster: ClusterId,
+        epoch: Epoch,
+        slots: SlotTable,
+        settings: Settings,
+        placement: Vec<(ShardId, Vec<ReplicaId>)>,
+        nodes: Vec<NodeInfo>,
+        keys: Vec<KeyRow>,
+    },
+    /// A node's process starts: gets the next incarnation. `boot` is the boot number in its data directory; one that goes
+    /// back is refused (the directory was rolled back or copied).
+    RegisterNode { node: NodeInfo, boot: u64 },
+    /// The control leader saw no renewal for a whole lease.
+    LapseNode { node: NodeId, incarnation: Incarnation },
+    /// A fresh replica id on `node` for `shard`; `replaces` goes from the placement once the reconciler has removed it.
+    AllocateReplica { shard: ShardId, node: NodeId, replaces: Option<ReplicaId> },
+    /// The group's own committed membership no longer holds this replica.
+    ForgetReplica { shard: ShardId, replica: ReplicaId },
+    /// A shard has taken the fence of this node up to this incarnation.
+    FenceDone { shard: ShardId, node: NodeId, lowest: Incarnation },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub node: NodeId,
+    /// host:port for other nodes.
+    pub peer_addr: String,
+    /// Base URL for clients, like `http://127.0.0.1:4001`.
+    pub client_url: String,
+}
+
+/// A signing key: the public half in the clear, the private one wrapped by the cluster secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    pub id: u32,
+    pub public: [u8; 32],
+    pub wrapped: Bytes,
+}

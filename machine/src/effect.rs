@@ -1,0 +1,45 @@
+//! Hints that apply gives to the shell: they wake a pump early. Everything that must happen is a row; effects may be lost
+//! or repeated.
+
+use flotilla_proto::ids::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A dirty row for `target` was made or raised.
+    Dirty { target: ShardId, conv: ConvId },
+    /// A conversation owes peer watermarks.
+    ReceiptDirty { target: ShardId, conv: ConvId },
+    /// A user shard owes watermarks to a conversation.
+    ReceiptDue { target: ShardId, user: UserId, conv: ConvId },
+    /// The head of a row rose in applied state: look for live sessions again.
+    Head { user: UserId, conv: ConvId, head: Seq, n_head: Count, rev: Rev },
+    /// Something else of a row changed: `conv` goes to the user's sessions.
+    Conv { user: UserId, conv: ConvId, rev: Rev },
+    /// A session ended otherwise than by its own gateway.
+    SessionEnded {
+        user: UserId,
+        device: DeviceId,
+        number: SessionNo,
+        node: NodeId,
+        incarnation: Incarnation,
+        why: Ended,
+    },
+    /// Rows are left to sweep or evict.
+    Job,
+    /// The control group's tables changed.
+    Control,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Ended {
+    /// A newer connection of the same instance: close 4007.
+    Superseded,
+    /// Another instance opened: close 4504.
+    Replaced,
+    /// Close 4505.
+    Revoked,
+    /// Close 4101.
+    LoggedOut,
+    /// The gateway's incarnation is dead: close 4006.
+    Fenced,
+}

@@ -1,0 +1,284 @@
+//! What may be read from a shard's state: requests and answers, node to node.
+//!
+//! A query is a pure function of one consistent view. Whether the view is new enough (leader and ReadIndex) is the
+//! caller's business.
+
+use flotilla_proto::entry::{Entry, HistoryAccess, Role};
+use flotilla_proto::ids::*;
+use flotilla_proto::member::MembershipPart;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{KeyRow, NodeInfo, Notify, Receipt, Settings};
+use flotilla_proto::slots::SlotTable;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    // User shard.
+    /// Rows whose rev is above `since`, in rev order.
+    Changed {
+        user: UserId,
+        device: DeviceId,
+        since: Rev,
+        limit: u32,
+    },
+    /// Rows with cursor < effective head, by conversation id above `after`.
+    Pending {
+        user: UserId,
+        device: DeviceId,
+        after: Option<ConvId>,
+        limit: u32,
+    },
+    /// All rows, by conversation id above `after`.
+    Rows {
+        user: UserId,
+        device: DeviceId,
+        after: Option<ConvId>,
+        limit: u32,
+    },
+    Row {
+        user: UserId,
+        device: DeviceId,
+        conv: ConvId,
+    },
+    /// For reconciliation: what changed for each of these sessions since the rev that its gateway has looked at.
+    Sessions {
+        node: NodeId,
+        sessions: Vec<SessionSince>,
+    },
+    Account {
+        user: UserId,
+    },
+    /// Live sessions of these users.
+    LiveSessions {
+        users: Vec<UserId>,
+    },
+    /// Up to `limit` receipt_due rows above `after`.
+    ReceiptsDue {
+        after: Option<(UserId, ConvId)>,
+        limit: u32,
+    },
+
+    // Conversation shard.
+    /// Entries in [from, to] that the user may read by the log's own membership, oldest or newest first.
+    Entries {
+        conv: ConvId,
+        user: UserId,
+        from: Seq,
+        to: Seq,
+        newest_first: bool,
+        limit: u32,
+        bytes_max: u32,
+    },
+    Conversation {
+        conv: ConvId,
+        user: UserId,
+    },
+    Members {
+        conv: ConvId,
+        user: UserId,
+        after: Option<UserId>,
+        limit: u32,
+    },
+    /// Up to `limit` dirty conversations of one target above `after`, ready to send.
+    Dirty {
+        target: ShardId,
+        after: Option<ConvId>,
+        limit: u32,
+        bytes_max: u32,
+    },
+    /// Which targets have dirty rows.
+    DirtyTargets,
+    ReceiptsDirty {
+        target: ShardId,
+        limit: u32,
+    },
+
+    // Any shard.
+    ShardState,
+    // Control group.
+    ControlState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSince {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub number: SessionNo,
+    pub since: Rev,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    Rows(RowsPage),
+    Row(Option<InboxRow>),
+    /// One per session asked for, in order.
+    Sessions(Vec<SessionNews>),
+    Account(Option<Account>),
+    LiveSessions(Vec<LiveSession>),
+    Entries(EntriesPage),
+    Conversation(Option<Conversation>),
+    Members {
+        members: Vec<MemberView>,
+        more: bool,
+    },
+    Dirty {
+        items: Vec<DirtyItem>,
+        more: bool,
+    },
+    Targets(Vec<ShardId>),
+    Receipts {
+        items: Vec<Receipt>,
+        more: bool,
+    },
+    ShardState(ShardState),
+    ControlState(Option<ControlState>),
+    /// The slot is not this shard's.
+    Moved,
+    NotFound,
+    NotMember,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsPage {
+    pub rows: Vec<InboxRow>,
+    pub more: bool,
+    /// The user's rev in this view.
+    pub rev: Rev,
+}
+
+/// A user's row of one conversation, with one device's cursor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    pub conv: ConvId,
+    pub rev: Rev,
+    /// As stored; clamp with `part.effective_head`.
+    pub head: Seq,
+    pub n_head: Count,
+    pub part: MembershipPart,
+    pub read: Seq,
+    pub n_read: Count,
+    pub n_sent: Count,
+    /// Highest seq acked by any of the user's devices.
+    pub delivered: Seq,
+    pub last_id: MsgId,
+    pub last_ts: TsMs,
+    /// Direct conversations: the peer's watermarks.
+    pub peer_delivered: Seq,
+    pub peer_read: Seq,
+    /// The asking device's cursor; the effective head where no cursor row exists.
+    pub cursor: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionNews {
+    /// This session is not the device's current one at this node.
+    Gone(crate::effect::Ended),
+    Rows(RowsPage),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub phc: String,
+    pub disabled: bool,
+    pub created: TsMs,
+    pub conversations: u32,
+    pub devices: Vec<DeviceView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceView {
+    pub device: DeviceId,
+    pub name: String,
+    pub created: TsMs,
+    pub install: Hash32,
+    /// None after logout.
+    pub family: Option<Hash32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSession {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub number: SessionNo,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntriesPage {
+    pub entries: Vec<Entry>,
+    /// More entries follow in the asked direction.
+    pub more: bool,
+    /// Entries below this were trimmed (1: nothing was).
+    pub floor: Seq,
+    pub head: Seq,
+    pub n_head: Count,
+    /// The user's membership by the log itself.
+    pub part: MembershipPart,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    pub conv: ConvId,
+    pub kind: ConvKind,
+    pub name: String,
+    pub history: HistoryAccess,
+    pub head: Seq,
+    pub n_head: Count,
+    pub members: u32,
+    pub archived: bool,
+    pub role: Option<Role>,
+    pub chain: Hash32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    pub user: UserId,
+    pub role: Role,
+    pub delivered: Seq,
+    pub read: Seq,
+}
+
+/// What one target shard is owed about one conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyItem {
+    pub notify: Notify,
+    /// To be named in `ClearDirty`.
+    pub parts: Seq,
+    /// The newest entries that the target has not confirmed, contiguous up to the head; fewer where bytes ran out.
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardState {
+    pub age: AgeMs,
+    pub display: TsMs,
+    pub slots: Option<SlotTable>,
+    pub settings: Settings,
+    pub fences: Vec<(NodeId, Incarnation)>,
+    /// Rows wait for `StepJob` or `EvictDedup` is due.
+    pub job_due: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlState {
+    pub version: u64,
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    pub slots: SlotTable,
+    pub settings: Settings,
+    pub placement: Vec<(ShardId, Vec<ReplicaId>)>,
+    pub nodes: Vec<NodeRow>,
+    pub keys: Vec<KeyRow>,
+    /// Next generation per (shard, node) is above all ever allocated.
+    pub fences_owed: Vec<(ShardId, NodeId, Incarnation)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub info: NodeInfo,
+    pub incarnation: Incarnation,
+    pub boot: u64,
+    /// The current incarnation has lapsed.
+    pub lapsed: bool,
+}
