@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use flotilla_storage::{Batch, Order, Read, StorageError, prefix_end};
+use flotilla_storage::key::prefix_end;
+use flotilla_storage::{Batch, Order, Read, StorageError};
 
 pub struct Txn<'a> {
     base: &'a dyn Read,
