@@ -19,7 +19,9 @@ pub mod error;
 pub mod key;
 pub mod mem;
 pub mod value;
+pub mod watermark;
 
 pub use engine::{Batch, Durability, Engine, Op, Order, Read, WriteNo};
 pub use error::StorageError;
 pub use mem::{Faults, MemDisk, MemEngine};
+pub use watermark::{Watermark, WatermarkFile, WatermarkStore};

@@ -169,10 +169,15 @@ impl MemDisk {
 }
 
 impl State {
-    pub(super) fn check_alive(&self, generation: u64) -> Result<(), StorageError> {
+    pub(super) fn check_generation(&self, generation: u64) -> Result<(), StorageError> {
         if generation != self.generation {
             return Err(StorageError::Closed { reason: "its process was killed".into() });
         }
+        Ok(())
+    }
+
+    pub(super) fn check_alive(&self, generation: u64) -> Result<(), StorageError> {
+        self.check_generation(generation)?;
         match &self.failed {
             Some(reason) => Err(StorageError::Closed { reason: reason.clone() }),
             None => Ok(()),
@@ -307,7 +312,7 @@ impl State {
     }
 }
 
-fn injected(doing: &'static str) -> StorageError {
+pub(super) fn injected(doing: &'static str) -> StorageError {
     StorageError::Io { doing, detail: "injected fault".into() }
 }
 

@@ -7,6 +7,7 @@
 
 mod disk;
 mod versions;
+mod watermark;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use disk::{Counters, Faults, MemDisk};
+pub use watermark::MemWatermark;
 
 use crate::{Batch, Durability, Engine, Order, Read, StorageError, WriteNo};
 
