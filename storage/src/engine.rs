@@ -127,6 +127,9 @@ impl Batch {
     }
 }
 
+/// What a scan calls with each key and value, until it breaks.
+pub type Visitor<'a> = &'a mut (dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a);
+
 /// What can be read from an engine, or from a view of it.
 pub trait Read: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
@@ -135,13 +138,7 @@ pub trait Read: Send + Sync {
     ///
     /// One scan sees one point in time, even if the visitor writes to the engine. An empty or
     /// inverted range visits nothing.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError>;
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError>;
 }
 
 /// A durable, ordered map with one write-ahead log.

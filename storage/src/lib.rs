@@ -14,6 +14,8 @@
 //!
 //! This crate knows no runtime, never sleeps and starts no thread of its own.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod engine;
 pub mod error;
 pub mod key;
@@ -21,7 +23,7 @@ pub mod mem;
 pub mod value;
 pub mod watermark;
 
-pub use engine::{Batch, Durability, Engine, Op, Order, Read, WriteNo};
+pub use engine::{Batch, Durability, Engine, Op, Order, Read, Visitor, WriteNo};
 pub use error::StorageError;
 pub use mem::{Faults, MemDisk, MemEngine};
 pub use watermark::{Watermark, WatermarkFile, WatermarkStore};

@@ -7,7 +7,7 @@
 //! The disk outlives the engines opened on it. It never sleeps: a stall is a duration for the caller to read.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::versions::Versions;
-use crate::{Batch, Durability, Order, Read, StorageError};
+use crate::{Batch, Durability, Order, Read, StorageError, Visitor};
 
 /// What goes wrong from now on, until changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -326,13 +326,7 @@ impl Read for DurableRead {
         Ok(state.versions.get(key, state.synced).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         scan_pages(from, to, order, visit, |range, limit| {
             let state = self.disk.state();
             Ok(state.versions.page(range, order, state.synced, limit))
@@ -348,7 +342,7 @@ pub(super) fn scan_pages(
     from: &[u8],
     to: &[u8],
     order: Order,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: Visitor<'_>,
     page: impl Fn((Bound<&[u8]>, Bound<&[u8]>), usize) -> Result<Vec<(Bytes, Bytes)>, StorageError>,
 ) -> Result<(), StorageError> {
     if from >= to {

@@ -6,10 +6,13 @@
 //! Reads are O(log n); views cost the versions that they keep alive.
 
 mod disk;
+#[cfg(any(test, feature = "conformance"))]
+mod subject;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod watermark;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +20,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use disk::{Counters, Faults, MemDisk};
+#[cfg(any(test, feature = "conformance"))]
+pub use subject::MemSubject;
 pub use watermark::MemWatermark;
 
-use crate::{Batch, Durability, Engine, Order, Read, StorageError, WriteNo};
+use crate::{Batch, Durability, Engine, Order, Read, StorageError, Visitor, WriteNo};
 
 /// An engine on a simulated disk.
 pub struct MemEngine {
@@ -79,13 +84,7 @@ impl Read for MemEngine {
         Ok(state.versions.get(key, state.last).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         self.new_view().scan(from, to, order, visit)
     }
 }
@@ -153,13 +152,7 @@ impl Read for View {
         Ok(state.versions.get(key, self.at).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         disk::scan_pages(from, to, order, visit, |range, limit| {
             let state = self.lease.disk.state();
             state.check_readable(self.lease.generation)?;
