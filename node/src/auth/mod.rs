@@ -1,0 +1,1 @@
+//! Tokens, passwords, limits on login.

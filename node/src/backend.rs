@@ -1,0 +1,146 @@
+//! What the client-facing half of a node needs from the cluster half: commands, queries, pushes, identity and keys.
+//!
+//! The one trait between the two halves; it exists so that session and delivery logic can be tested against a backend in
+//! memory. Invariant: the three outcomes never mix. `Rejected`, `Unavailable` and `Overloaded` mean that nothing happened;
+//! `Unknown` means that it may have.
+
+use std::fmt;
+use std::sync::Arc;
+
+use flotilla_machine::effect::Ended;
+use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
+use flotilla_proto::entry::Entry;
+use flotilla_proto::ids::*;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+/// Whose slot decides the shard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Route {
+    User(UserId),
+    Conv(ConvId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Decided by `apply`: no effect.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// No quorum or no leader in time; nothing happened.
+    #[error("the shard cannot answer now")]
+    Unavailable,
+    /// A bounded queue is full; nothing happened.
+    #[error("too much is waiting")]
+    Overloaded,
+    /// It may have happened: retry with the same key.
+    #[error("the outcome is not known")]
+    Unknown,
+}
+
+/// How new the view must be that answers a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Freshness {
+    /// At the leader, after a ReadIndex.
+    Linearizable,
+    /// Any replica that has applied this position.
+    Any { min_seq: Option<(ConvId, Seq)> },
+}
+
+/// A session as the push streams know it before it has a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub instance: Instance,
+    pub attempt: u64,
+}
+
+/// Keeps a session attached; dropped = detached.
+pub struct AttachGuard {
+    pub id: u64,
+    detach: Option<Box<dyn FnOnce(u64) + Send + Sync>>,
+}
+
+impl AttachGuard {
+    pub fn new(id: u64, detach: impl FnOnce(u64) + Send + Sync + 'static) -> Self {
+        Self { id, detach: Some(Box::new(detach)) }
+    }
+}
+
+impl Drop for AttachGuard {
+    fn drop(&mut self) {
+        if let Some(detach) = self.detach.take() {
+            detach(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for AttachGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AttachGuard({})", self.id)
+    }
+}
+
+/// News for one attached session. A full queue may lose some: then `Resync` follows (the sender's duty).
+#[derive(Debug, Clone)]
+pub enum Push {
+    /// Committed news: the effective head for this session's user, and the entries that came along (contiguous up to the
+    /// head, maybe none). `rev` once the row is durable.
+    Head { conv: ConvId, head: Seq, n_head: Count, rev: Option<Rev>, entries: Vec<Arc<Entry>> },
+    /// The row changed otherwise: read it and send `conv`.
+    Conv { conv: ConvId, rev: Rev },
+    /// Close with the code of `Ended`.
+    End(Ended),
+    /// Something may have been lost: read rows above the last rev again, at the leader.
+    Resync,
+    /// Close with this code: 4006 lease lost, 4001 going away.
+    Close(u16),
+}
+
+/// This node as its clients may know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    pub id: NodeId,
+    pub incarnation: Incarnation,
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    /// Client URLs of all nodes, this one's first.
+    pub urls: Vec<String>,
+    /// `goaway` goes to every connection, and no new one is taken.
+    pub draining: bool,
+    /// Registered, and its replicas serve.
+    pub ready: bool,
+}
+
+/// One key that signs access tokens. Only the nodes that could unwrap it hold the private half.
+#[derive(Clone)]
+pub struct SigningKey {
+    pub id: u32,
+    pub public: [u8; 32],
+    pub private: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.id)
+    }
+}
+
+pub trait Backend: Send + Sync + 'static {
+    /// One deadline of 5 s inside. `Reply::Rejected` comes as `CallError::Rejected`, never in `Ok`.
+    fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>>;
+
+    /// One deadline of 5 s inside. `Answer::Moved` is retried inside and never comes out.
+    fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>>;
+
+    /// Registered before `OpenSession` is proposed, so that no head falls between the two.
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard;
+
+    /// The session has this number and its rows have been looked at up to `rev`. Called again as `rev` rises.
+    fn confirm(&self, guard: &AttachGuard, number: SessionNo, rev: Rev);
+
+    fn node(&self) -> watch::Receiver<NodeView>;
+
+    /// All valid keys, the newest last; it signs.
+    fn keys(&self) -> watch::Receiver<Vec<SigningKey>>;
+}

@@ -1,0 +1,1 @@
+//! WebSocket sessions: pure state machines and the actor around them.

@@ -1,0 +1,1 @@
+//! A small registry of counters, gauges and histograms.
