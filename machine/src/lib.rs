@@ -5,18 +5,36 @@
 //!
 //! - [`command`], [`reply`], [`effect`] what goes in and comes out
 //! - [`query`] what may be read
-//! - [`txn`] the state under the writes made so far
+//! - [`txn`] the state under the writes made so far; [`table`] how a table is declared and reached
+//! - [`meta`] what a shard knows about itself: clocks, slots, settings, fences
+//! - [`conversation`], [`user`], [`control`] the rules, one file per table and one per family of commands
 
+pub mod apply;
 pub mod command;
+pub mod control;
+pub mod conversation;
 pub mod effect;
+pub mod meta;
 pub mod query;
 pub mod reply;
+pub mod table;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod txn;
+pub mod user;
+
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use flotilla_proto::codec::CodecError;
-use flotilla_proto::ids::ShardId;
+use flotilla_proto::ids::{Hash32, ShardId};
 use flotilla_storage::{Read, StorageError};
+use sha2::{Digest as _, Sha256};
+
+use apply::{Ctx, Outcome, Stop};
+use meta::Meta;
+use query::ShardState;
+use table::{Rows, View};
 
 pub use command::{Command, Stamp};
 pub use effect::Effect;
@@ -43,21 +61,116 @@ pub struct Applied {
 }
 
 /// Applies the commands of one proposal in order.
-pub fn apply(_txn: &mut Txn<'_>, _shard: ShardId, _stamp: &Stamp, commands: &[Bytes]) -> Result<Applied, Fatal> {
-    let mut applied = Applied::default();
+pub fn apply(txn: &mut Txn<'_>, shard: ShardId, stamp: &Stamp, commands: &[Bytes]) -> Result<Applied, Fatal> {
+    let mut meta = Meta::load(txn, shard)?;
+    meta.advance(txn, stamp);
+    let mut ctx = Ctx { txn, meta, effects: Vec::new() };
+    let mut replies = Vec::with_capacity(commands.len());
     for bytes in commands {
-        Command::decode(bytes)?;
-        applied.replies.push(Reply::Done);
+        let command = Command::decode(bytes)?;
+        replies.push(apply_one(&mut ctx, &command)?);
     }
-    Ok(applied)
+    Ok(Applied { replies, effects: ctx.effects })
+}
+
+fn apply_one(ctx: &mut Ctx<'_, '_>, command: &Command) -> Result<Reply, Fatal> {
+    let writes = ctx.txn.writes_made();
+    match dispatch(ctx, command) {
+        Ok(reply) => Ok(reply),
+        Err(Stop::Rejected(rejection)) => {
+            debug_assert_eq!(ctx.txn.writes_made(), writes, "a rejected command has no effect: {command:?}");
+            Ok(Reply::Rejected(rejection))
+        }
+        Err(Stop::Fatal(fatal)) => Err(fatal),
+    }
+}
+
+fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
+    match command {
+        Command::Tick => Ok(Reply::Done),
+
+        Command::Append(c) => conversation::append(ctx, c),
+        Command::Receipts(items) => conversation::receipts(ctx, items),
+        Command::ClearDirty { target, items } => conversation::clear_dirty(ctx, *target, items),
+        Command::ClearReceiptDirty { items } => conversation::clear_receipt_dirty(ctx, items),
+        Command::EvictDedup { limit } => conversation::evict_dedup(ctx, *limit),
+
+        Command::Register(c) => user::register(ctx, c),
+        Command::Login(c) => user::login(ctx, c),
+        Command::RotateToken(c) => user::rotate_token(ctx, c),
+        Command::Logout { user, device } => user::logout(ctx, user, *device),
+        Command::RevokeDevice { user, device, request } => user::revoke_device(ctx, user, *device, *request),
+        Command::RenameDevice { user, device, name } => user::rename_device(ctx, user, *device, name),
+        Command::SetPassword { user, phc, request } => user::set_password(ctx, user, phc, *request),
+        Command::OpenSession(c) => user::open_session(ctx, c),
+        Command::CloseSession { user, device, number } => user::close_session(ctx, user, *device, *number),
+        Command::Notify(items) => user::notify(ctx, items),
+        Command::Marks(items) => user::marks(ctx, items),
+        Command::PeerMarks(items) => user::peer_marks(ctx, items),
+        Command::ClearReceiptDue { items } => user::clear_receipt_due(ctx, items),
+
+        Command::Fence { node, lowest, limit } => user::fence(ctx, *node, *lowest, *limit),
+        Command::StepJob { limit } => user::step_job(ctx, *limit),
+        Command::SetSlots(slots) => Ok(ctx.meta.set_slots(ctx.txn, slots).map(|()| Reply::Done)?),
+        Command::SetSettings(settings) => Ok(ctx.meta.set_settings(ctx.txn, settings).map(|()| Reply::Done)?),
+
+        Command::Control(c) => control::apply(ctx, c),
+
+        Command::Digest => Ok(Reply::Digest(digest_of(ctx.txn)?)),
+    }
 }
 
 /// Answers a query from one view of a shard's state. `prefix` as in [`Txn`].
-pub fn query(_read: &dyn Read, _prefix: &[u8], _shard: ShardId, _query: &Query) -> Result<Answer, Fatal> {
-    Ok(Answer::NotFound)
+pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> Result<Answer, Fatal> {
+    let view = View { read, prefix };
+    let meta = Meta::load(&view, shard)?;
+    match query {
+        Query::Changed { .. }
+        | Query::Pending { .. }
+        | Query::Rows { .. }
+        | Query::Row { .. }
+        | Query::Sessions { .. }
+        | Query::Account { .. }
+        | Query::LiveSessions { .. }
+        | Query::ReceiptsDue { .. } => user::query(&view, &meta, query),
+
+        Query::Entries { .. }
+        | Query::Conversation { .. }
+        | Query::Members { .. }
+        | Query::Dirty { .. }
+        | Query::DirtyTargets
+        | Query::ReceiptsDirty { .. } => conversation::query(&view, &meta, query),
+
+        Query::ShardState => shard_state(&view, &meta),
+        Query::ControlState => control::query(&view, &meta),
+    }
+}
+
+fn shard_state(view: &View<'_>, meta: &Meta) -> Result<Answer, Fatal> {
+    Ok(Answer::ShardState(ShardState {
+        age: meta.clock.age,
+        display: meta.clock.display,
+        slots: meta.slot_table(),
+        settings: meta.settings.clone(),
+        fences: meta::fences(view)?,
+        job_due: conversation::eviction_due(view, meta)? || user::job_due(view)?,
+    }))
 }
 
 /// The digest of all replicated tables, without the prefix.
-pub fn digest(_read: &dyn Read, _prefix: &[u8]) -> Result<flotilla_proto::ids::Hash32, Fatal> {
-    Ok(flotilla_proto::ids::Hash32::default())
+pub fn digest(read: &dyn Read, prefix: &[u8]) -> Result<Hash32, Fatal> {
+    digest_of(&View { read, prefix })
+}
+
+/// SHA-256 over every key and value in key order, each behind its length.
+fn digest_of(rows: &dyn Rows) -> Result<Hash32, Fatal> {
+    let mut hash = Sha256::new();
+    table::scan_all(rows, &mut |key, value| {
+        for part in [key, value] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Hash32(hash.finalize().into()))
 }

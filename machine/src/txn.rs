@@ -14,11 +14,12 @@ pub struct Txn<'a> {
     base: &'a dyn Read,
     prefix: Vec<u8>,
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    writes_made: u64,
 }
 
 impl<'a> Txn<'a> {
     pub fn new(base: &'a dyn Read, prefix: Vec<u8>) -> Self {
-        Self { base, prefix, writes: BTreeMap::new() }
+        Self { base, prefix, writes: BTreeMap::new(), writes_made: 0 }
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
@@ -29,11 +30,18 @@ impl<'a> Txn<'a> {
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Bytes) {
+        self.writes_made += 1;
         self.writes.insert(key, Some(value));
     }
 
     pub fn delete(&mut self, key: Vec<u8>) {
+        self.writes_made += 1;
         self.writes.insert(key, None);
+    }
+
+    /// Puts and deletes so far. A rejected command leaves it as it was.
+    pub fn writes_made(&self) -> u64 {
+        self.writes_made
     }
 
     /// Visits the rows of [from, to) in key order until the visitor breaks. The visitor gets keys without the prefix.

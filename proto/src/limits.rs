@@ -49,6 +49,15 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 /// Proposals of one shard that are appended and not yet applied.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 
+/// One stored row, as decoded.
+pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX + 4 * 1024;
+/// Items of one command that carries a list (receipts, marks, heads, clears); each touches few rows.
+pub const COMMAND_ITEMS_MAX: usize = 256;
+/// Stays of one member that are kept in its row; a join beyond is refused.
+pub const INTERVALS_PER_MEMBER_MAX: usize = 64;
+/// Edits of one message.
+pub const EDITS_PER_MESSAGE_MAX: usize = 100;
+
 /// One node-to-node frame, both ways.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// One chunk of a snapshot on the bulk connection.

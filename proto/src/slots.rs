@@ -41,6 +41,11 @@ impl SlotTable {
         Self { version: 1, shards: deal }
     }
 
+    /// The table that names these owners, slot 0 first. May be partial: see [`SlotTable::is_whole`].
+    pub fn from_owners(version: u64, owners: Vec<ShardId>) -> Self {
+        Self { version, shards: owners }
+    }
+
     pub fn is_whole(&self) -> bool {
         self.shards.len() == usize::from(SLOTS) && self.shards.iter().all(|s| *s != ShardId::CONTROL)
     }
