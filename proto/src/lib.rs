@@ -5,10 +5,12 @@
 //! - [`slots`] the hash of conversations and users into slots, and the table of their shards
 //! - [`entry`] one entry of a conversation, its body hash and its chain
 //! - [`member`] intervals of membership and what they make readable
+//! - [`frame`] client frames, errors and close codes, in JSON and MessagePack
 //! - [`codec`] the one module that names bincode
 
 pub mod codec;
 pub mod entry;
+pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod member;
