@@ -233,12 +233,12 @@ fn server_samples() -> Vec<(String, ServerMessage)> {
     ];
     for (i, what) in sample_whats().into_iter().enumerate() {
         let name = format!("entry_{}_{i}", what.kind());
-        frames.push((name, None, ServerFrame::Entry(EntryFrame::of(&entry(i as u64 + 1, what)))));
+        frames.push((name, None, ServerFrame::Entry(Box::new(EntryFrame::of(&entry(i as u64 + 1, what))))));
     }
     let mut redacted = entry(40, sample_whats().swap_remove(0));
-    frames.push(("entry_echo".into(), None, ServerFrame::Entry(EntryFrame::echo_of(&redacted))));
+    frames.push(("entry_echo".into(), None, ServerFrame::Entry(Box::new(EntryFrame::echo_of(&redacted)))));
     redacted.what = None;
-    frames.push(("entry_redacted".into(), None, ServerFrame::Entry(EntryFrame::of(&redacted))));
+    frames.push(("entry_redacted".into(), None, ServerFrame::Entry(Box::new(EntryFrame::of(&redacted)))));
     frames.into_iter().map(|(name, id, frame)| (name, ServerMessage { id, frame })).collect()
 }
 
@@ -362,7 +362,7 @@ fn the_largest_body_fits_a_message_in_every_encoding() {
     };
     let mut largest = entry(u64::MAX >> 12, what);
     largest.conv = ConvId::direct(&user(&"a".repeat(64)), &user(&"b".repeat(64)));
-    let message = ServerMessage { id: None, frame: ServerFrame::Entry(EntryFrame::of(&largest)) };
+    let message = ServerMessage { id: None, frame: ServerFrame::Entry(Box::new(EntryFrame::of(&largest))) };
     for encoding in BOTH {
         assert!(packed_server(encoding, &message).len() < flotilla_proto::limits::MESSAGE_BYTES_MAX, "{encoding:?}");
     }
@@ -434,7 +434,7 @@ proptest! {
     fn any_entry_comes_back_whole(what in any_what(), seq in 1u64..1 << 52, id in any::<Option<u32>>(), raw in any::<u128>()) {
         let mut entry = entry(seq, what);
         (entry.cid, entry.device, entry.msg_id) = (Cid(raw), DeviceId(!raw), MsgId(raw as u64));
-        let message = ServerMessage { id, frame: ServerFrame::Entry(EntryFrame::of(&entry)) };
+        let message = ServerMessage { id, frame: ServerFrame::Entry(Box::new(EntryFrame::of(&entry))) };
         for encoding in BOTH {
             let back = decode_server(encoding, &packed_server(encoding, &message), CodecLimits::OPEN);
             prop_assert_eq!(&back.frames, &[Decoded::Message(message.clone())]);

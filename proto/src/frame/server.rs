@@ -23,7 +23,7 @@ pub enum ServerFrame {
     Accepted(Accepted),
     Reply(Reply),
     Error(ErrorBody),
-    Entry(EntryFrame),
+    Entry(Box<EntryFrame>),
     Gap(Gap),
     Conv(Box<Conv>),
     CaughtUp(CaughtUp),
