@@ -5,7 +5,7 @@
 //! - [`error`]: what can go wrong, and what the caller does next.
 //! - [`key`]: helpers for big-endian keys; [`value`]: version byte, payload, checksum.
 //! - [`mem`]: [`MemEngine`] on a [`MemDisk`], which models a disk that loses what was not synced.
-//! - `rocks` (feature `rocksdb`): `RocksEngine`, one RocksDB with one write-ahead log.
+//! - `rocks` (feature `rocksdb`): `RocksEngine`, one RocksDB with one write-ahead log, for real nodes.
 //! - [`watermark`]: the small file that notices a lost synced tail.
 //! - `conformance` (feature `conformance`, or tests): the suite that every engine passes.
 //!
@@ -20,10 +20,14 @@ pub mod engine;
 pub mod error;
 pub mod key;
 pub mod mem;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
 pub mod value;
 pub mod watermark;
 
 pub use engine::{Batch, Durability, Engine, Op, Order, Read, Visitor, WriteNo};
 pub use error::StorageError;
 pub use mem::{Faults, MemDisk, MemEngine};
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksEngine, RocksOptions};
 pub use watermark::{Watermark, WatermarkFile, WatermarkStore};

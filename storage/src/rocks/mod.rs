@@ -1,0 +1,223 @@
+//! The engine of real nodes: one RocksDB with one write-ahead log.
+//!
+//! Invariants:
+//! - Every write goes through the log, in order. Files are never ingested or dropped behind its back.
+//! - After a failed write or sync the handle answers `Closed` until the database is opened again: what
+//!   the kernel says after a failed fsync means nothing. After a full disk it refuses writes with `Full` until
+//!   then, and serves reads; RocksDB's own recovery from a full disk is not relied on.
+//! - [`Engine::synced`] never exceeds what is durable, also when callers write at the same time.
+
+mod error;
+mod options;
+mod sync_meter;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{DB, WriteBatch, WriteOptions, properties};
+
+pub use options::{OnSync, RocksOptions};
+
+use self::error::{translate, translate_open};
+use self::sync_meter::SyncMeter;
+use self::view::View;
+use crate::{Batch, Durability, Engine, Op, Order, Read, StorageError, Visitor, WriteNo};
+
+/// An open RocksDB. It is closed when the engine and all its views are dropped.
+pub struct RocksEngine {
+    shared: Arc<Shared>,
+    synced: AtomicU64,
+    meter: SyncMeter,
+}
+
+/// What the engine and its views hold on to.
+struct Shared {
+    db: DB,
+    dir: PathBuf,
+    /// Set once, by the first write or sync that failed.
+    failed: OnceLock<StorageError>,
+}
+
+/// Figures for metrics. Sizes are those of this moment, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RocksStats {
+    pub syncs: u64,
+    pub last_sync_micros: u64,
+    pub total_sync_micros: u64,
+    pub memtable_bytes: u64,
+    pub block_cache_bytes: u64,
+    pub table_reader_bytes: u64,
+    pub table_file_bytes: u64,
+}
+
+impl RocksStats {
+    /// What the database holds in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memtable_bytes + self.block_cache_bytes + self.table_reader_bytes
+    }
+}
+
+impl RocksEngine {
+    /// Opens or creates the database in `dir`, and locks it.
+    pub fn open(dir: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        let db = DB::open(&options.to_rocksdb(), dir).map_err(|error| translate_open(dir, &error))?;
+        // Recovery flushed what it replayed into synced tables: all that came back is durable.
+        let synced = AtomicU64::new(db.latest_sequence_number());
+        let shared = Arc::new(Shared::new(db, dir));
+        Ok(Self { shared, synced, meter: SyncMeter::new(options.on_sync) })
+    }
+
+    /// Reads a database that no process has open, or a checkpoint, without changing a byte of it.
+    pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Read>, StorageError> {
+        Ok(Arc::new(open_copy(dir)?))
+    }
+
+    pub fn stats(&self) -> RocksStats {
+        // A property that the database does not know reads as 0: figures are not worth an error.
+        let figure = |name: &properties::PropName| self.shared.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        RocksStats {
+            syncs: self.meter.syncs(),
+            last_sync_micros: self.meter.last_micros(),
+            total_sync_micros: self.meter.total_micros(),
+            memtable_bytes: figure(properties::CUR_SIZE_ALL_MEM_TABLES),
+            block_cache_bytes: figure(properties::BLOCK_CACHE_USAGE),
+            table_reader_bytes: figure(properties::ESTIMATE_TABLE_READERS_MEM),
+            table_file_bytes: figure(properties::TOTAL_SST_FILES_SIZE),
+        }
+    }
+
+    fn write_synced(&self, batch: WriteBatch, ops: u64) -> Result<WriteNo, StorageError> {
+        // Everything numbered so far is in the log ahead of this batch, which gets `ops` higher numbers;
+        // so this much is durable afterwards. The newest number after the write would claim too much:
+        // it may be that of a buffered write that came in between.
+        let covered = self.last_write().0 + ops;
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        let written = self.meter.measure(|| self.shared.db.write_opt(batch, &options));
+        written.map_err(|error| self.shared.fail("a synced write", &error))?;
+        self.synced.fetch_max(covered, Ordering::AcqRel);
+        Ok(WriteNo(covered))
+    }
+
+    fn write_buffered(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
+        let written = self.shared.db.write_opt(batch, &WriteOptions::default());
+        written.map_err(|error| self.shared.fail("a write", &error))?;
+        // At or above this batch's own number: whoever waits for it to be synced waits long enough.
+        Ok(self.last_write())
+    }
+}
+
+impl Read for RocksEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.shared.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
+        self.shared.scan(from, to, order, visit)
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<WriteNo, StorageError> {
+        self.shared.check_writable()?;
+        match durability {
+            Durability::Synced if batch.is_empty() => self.sync(),
+            Durability::Buffered if batch.is_empty() => Ok(self.last_write()),
+            Durability::Synced => {
+                let ops = batch.len() as u64;
+                self.write_synced(encode(batch), ops)
+            }
+            Durability::Buffered => self.write_buffered(encode(batch)),
+        }
+    }
+
+    fn sync(&self) -> Result<WriteNo, StorageError> {
+        self.shared.check_writable()?;
+        let covered = self.last_write();
+        let synced = self.meter.measure(|| self.shared.db.flush_wal(true));
+        synced.map_err(|error| self.shared.fail("a sync", &error))?;
+        self.synced.fetch_max(covered.0, Ordering::AcqRel);
+        Ok(covered)
+    }
+
+    fn last_write(&self) -> WriteNo {
+        WriteNo(self.shared.db.latest_sequence_number())
+    }
+
+    fn synced(&self) -> WriteNo {
+        WriteNo(self.synced.load(Ordering::Acquire))
+    }
+
+    fn view(&self) -> Arc<dyn Read> {
+        Arc::new(View::new(self.shared.clone()))
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), StorageError> {
+        let covered = self.sync()?;
+        let failed = |error| translate("a checkpoint", &error);
+        Checkpoint::new(&self.shared.db).map_err(failed)?.create_checkpoint(dir).map_err(failed)?;
+        let copied = open_copy(dir)?.db.latest_sequence_number();
+        if copied < covered.0 {
+            let what = format!("the checkpoint {} ends at write {copied}, not {}", dir.display(), covered.0);
+            return Err(StorageError::Corrupt { what });
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn new(db: DB, dir: &Path) -> Self {
+        Self { db, dir: dir.to_path_buf(), failed: OnceLock::new() }
+    }
+
+    /// Remembers the first failure, after which nothing is written any more.
+    fn fail(&self, doing: &'static str, error: &rocksdb::Error) -> StorageError {
+        let error = translate(doing, error);
+        let after = match &error {
+            StorageError::Full { .. } => error.clone(),
+            other => StorageError::Closed { reason: format!("{}: {other}", self.dir.display()) },
+        };
+        // Of failures at the same time, the first one is the reason.
+        let _ = self.failed.set(after);
+        error
+    }
+
+    fn check_writable(&self) -> Result<(), StorageError> {
+        self.failed.get().cloned().map_or(Ok(()), Err)
+    }
+
+    fn check_readable(&self) -> Result<(), StorageError> {
+        match self.failed.get() {
+            Some(closed @ StorageError::Closed { .. }) => Err(closed.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn encode(batch: Batch) -> WriteBatch {
+    let mut encoded = WriteBatch::default();
+    for op in batch.into_ops() {
+        match op {
+            Op::Put(key, value) => encoded.put(key, value),
+            Op::Delete(key) => encoded.delete(key),
+            Op::DeleteRange { from, to } => encoded.delete_range(from, to),
+        }
+    }
+    encoded
+}
+
+fn open_copy(dir: &Path) -> Result<Shared, StorageError> {
+    // RocksDB would make the directory before it says that there is nothing in it.
+    if !dir.join("CURRENT").is_file() {
+        let detail = format!("{} holds no database", dir.display());
+        return Err(StorageError::Io { doing: "opening a copy", detail });
+    }
+    let db = DB::open_for_read_only(&options::for_a_copy(), dir, false).map_err(|error| translate_open(dir, &error))?;
+    Ok(Shared::new(db, dir))
+}

@@ -1,0 +1,106 @@
+//! How the one RocksDB of a node is set up, and why.
+//!
+//! Invariant: whatever the sizes, no setting here lets a write bypass the write-ahead log or lets a crash
+//! lose anything but a suffix of whole batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options};
+
+const MIB: usize = 1 << 20;
+
+/// Called with the duration of every sync, for a histogram. Must be quick: the writer waits for it.
+pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// Sizes of a RocksDB. The defaults keep a node with little data well below 100 MiB: memory is at most
+/// about `block_cache_bytes + write_buffer_bytes * write_buffers`, and memtables grow as they fill.
+#[derive(Clone)]
+pub struct RocksOptions {
+    /// Blocks, indexes and filters of the tables, uncompressed.
+    pub block_cache_bytes: usize,
+    /// One memtable; also bounds how much log a restart replays.
+    pub write_buffer_bytes: usize,
+    /// The one being filled and those being flushed.
+    pub write_buffers: u8,
+    /// Threads for flushes and compactions.
+    pub background_jobs: u8,
+    /// Table files kept open.
+    pub open_files: u16,
+    /// Hears about every sync.
+    pub on_sync: Option<OnSync>,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: 32 * MIB,
+            write_buffer_bytes: 16 * MIB,
+            write_buffers: 3,
+            background_jobs: 2,
+            open_files: 256,
+            on_sync: None,
+        }
+    }
+}
+
+impl RocksOptions {
+    pub(super) fn to_rocksdb(&self) -> Options {
+        let mut options = Options::default();
+        durability(&mut options);
+        self.sizes(&mut options);
+        quiet(&mut options);
+        options
+    }
+
+    fn sizes(&self, options: &mut Options) {
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(&Cache::new_lru_cache(self.block_cache_bytes));
+        tables.set_block_size(8 << 10);
+        // Indexes and filters live in the cache, so that the cache bounds them too.
+        tables.set_cache_index_and_filter_blocks(true);
+        tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        // 10 bits a key: about 1 % of the lookups of absent keys read a block.
+        tables.set_bloom_filter(10.0, false);
+        options.set_block_based_table_factory(&tables);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_max_write_buffer_number(i32::from(self.write_buffers));
+        options.set_max_background_jobs(i32::from(self.background_jobs));
+        options.set_max_open_files(i32::from(self.open_files));
+        // Tables are written back steadily instead of in one burst that would stall the log's syncs.
+        options.set_bytes_per_sync(MIB as u64);
+    }
+}
+
+/// The settings that decide whether data survives; none of them is an option of ours.
+fn durability(options: &mut Options) {
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    // A batch that was torn by a crash ends the log; everything before it is kept, nothing after it.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A closed and synced log file that went missing or shrank is an error at open, not a silent loss.
+    // The live log is not covered by this; the node's watermark is there for that.
+    options.set_track_and_verify_wals_in_manifest(true);
+    // A buffered write is in the page cache when it returns: a killed process loses nothing.
+    options.set_manual_wal_flush(false);
+    // A recycled log could show old records behind the new ones; cheaper syncs are not worth the proof.
+    options.set_recycle_log_file_num(0);
+}
+
+/// An idle node should cost nothing.
+fn quiet(options: &mut Options) {
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 * MIB);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+}
+
+/// For reading a copy, or a stopped node's directory, without changing anything in it, log files included.
+pub(super) fn for_a_copy() -> Options {
+    let mut options = RocksOptions { block_cache_bytes: 8 * MIB, ..RocksOptions::default() }.to_rocksdb();
+    options.create_if_missing(false);
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Error, |_, _| {}));
+    options
+}
