@@ -79,7 +79,8 @@ pub enum Command {
         device: DeviceId,
         number: SessionNo,
     },
-    /// Heads (and membership parts) of conversations for the users of this shard.
+    /// Heads (and membership parts) of conversations for the users of this shard. At most
+    /// `NOTIFY_USERS_PER_COMMAND_MAX` (conversation, user) pairs: cut longer ones with `user::split_notify`.
     Notify(Vec<Notify>),
     Marks(Vec<Mark>),
     /// The peer's watermarks of a direct conversation.
@@ -230,6 +231,7 @@ pub struct NotifyUser {
 pub struct Mark {
     pub user: UserId,
     pub device: DeviceId,
+    /// The current session's, or [`Mark::SESSIONLESS`].
     pub number: SessionNo,
     pub conv: ConvId,
     pub kind: MarkKind,
@@ -239,6 +241,11 @@ pub struct Mark {
     /// The committed head that the gateway knows; merged by max before the mark moves.
     pub head: Seq,
     pub n_head: Count,
+}
+
+impl Mark {
+    /// An ack over HTTP: the gateway has verified the `upto` token instead of a session. No session has this number.
+    pub const SESSIONLESS: SessionNo = SessionNo(0);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

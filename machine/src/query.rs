@@ -191,7 +191,7 @@ pub struct DeviceView {
     pub name: String,
     pub created: TsMs,
     pub install: Hash32,
-    /// None after logout.
+    /// The family's id: the hash of its first refresh token. None after logout.
     pub family: Option<Hash32>,
 }
 
@@ -268,6 +268,8 @@ pub struct ControlState {
     pub slots: SlotTable,
     pub settings: Settings,
     pub placement: Vec<(ShardId, Vec<ReplicaId>)>,
+    /// Replicas of the placement that an `AllocateReplica` replaces: the reconciler removes them from their groups.
+    pub retiring: Vec<(ShardId, ReplicaId)>,
     pub nodes: Vec<NodeRow>,
     pub keys: Vec<KeyRow>,
     /// Next generation per (shard, node) is above all ever allocated.

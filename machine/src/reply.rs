@@ -59,7 +59,7 @@ pub struct Replaced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MarkReply {
     Done,
-    /// The row is missing here or the seq lies outside its known intervals: keep it and retry.
+    /// The row is missing here, the seq lies above its known intervals, or the command was full: keep it and retry.
     Ahead,
     /// The session number is not the current one.
     StaleSession,

@@ -67,6 +67,7 @@ pub mod kind {
     pub const USER_REQUEST: u8 = 0x39;
     pub const USER_JOB: u8 = 0x3a;
     pub const TOKEN: u8 = 0x3b;
+    pub const DEVICE_GONE: u8 = 0x3c;
     /// Reserved: one-time prekeys.
     pub const PREKEY: u8 = 0x40;
     /// Reserved.

@@ -51,8 +51,35 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 
 /// One stored row, as decoded.
 pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX + 4 * 1024;
-/// Items of one command that carries a list (receipts, marks, heads, clears); each touches few rows.
-pub const COMMAND_ITEMS_MAX: usize = 256;
+/// Items of one command that carries a list (receipts, marks, clears); each touches few rows.
+pub const COMMAND_ITEMS_MAX: usize = 250;
+/// (conversation, user) pairs of one `Notify` command; each touches the user, the row, two places of the rev index, a
+/// reserve, and at worst a cursor of every device. `user::split_notify` cuts to this.
+pub const NOTIFY_USERS_PER_COMMAND_MAX: usize = ROWS_PER_COMMAND_MAX / (DEVICES_PER_USER_MAX + 5);
+/// Rows that one step of a sweep or of a removal deletes at most.
+pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
+/// Rows of inboxes in one answer.
+pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
+/// Users of one question for live sessions.
+pub const LIVE_SESSIONS_USERS_MAX: usize = 4_096;
+/// A password hash in PHC form.
+pub const PHC_BYTES_MAX: usize = 512;
+/// Refresh tokens issued from one predecessor while none of them has been used.
+pub const REFRESH_FRESH_MAX: usize = 4;
+/// Used refresh tokens of a family that are recognised when presented again.
+pub const REFRESH_SPENT_MAX: usize = 256;
+/// Requests that set a password, remembered per user so that a repeat has no effect.
+pub const PASSWORD_REQUESTS_KEPT: usize = 8;
+
+/// Nodes of a cluster, gone ones included.
+pub const NODES_MAX: usize = 256;
+/// An address or base URL of a node.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Replicas of one group in the placement, leaving ones included.
+pub const REPLICAS_PER_SHARD_MAX: usize = 16;
+pub const SIGNING_KEYS_MAX: usize = 16;
+/// A wrapped private key.
+pub const WRAPPED_KEY_BYTES_MAX: usize = 1_024;
 /// Stays of one member that are kept in its row; a join beyond is refused.
 pub const INTERVALS_PER_MEMBER_MAX: usize = 64;
 /// Edits of one message.
@@ -86,4 +113,6 @@ const _: () = assert!(
 );
 const _: () = assert!(WINDOW_ENTRIES_PER_CONV < WINDOW_ENTRIES);
 const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
+const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item touches four rows or fewer");
+const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");
 const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);

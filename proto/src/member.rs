@@ -82,6 +82,26 @@ impl MembershipPart {
         self.intervals.iter().any(|i| i.contains(seq))
     }
 
+    /// Is anything of (cursor, head] delivered to the user?
+    pub fn pending(&self, cursor: Seq, head: Seq) -> bool {
+        self.intervals
+            .iter()
+            .any(|i| i.from.max(cursor.next()) <= i.until.map_or(head, |until| head.min(until)) && cursor < head)
+    }
+
+    /// The highest entry at or below `seq` that is delivered to the user.
+    pub fn floor(&self, seq: Seq) -> Option<Seq> {
+        let reached = self.intervals.iter().filter(|i| i.from <= seq);
+        reached.map(|i| i.until.map_or(seq, |until| seq.min(until))).max()
+    }
+
+    /// In order, without overlap, only the last one open: what every part of a conversation's log satisfies.
+    pub fn is_well_formed(&self) -> bool {
+        let each = self.intervals.iter().all(|i| i.until.is_none_or(|until| i.from <= until) && i.from > Seq::ZERO);
+        let ordered = self.intervals.windows(2).all(|w| w[0].until.is_some_and(|until| until < w[1].from));
+        each && ordered
+    }
+
     /// May this entry be paged by the user?
     pub fn may_read(&self, seq: Seq) -> bool {
         self.intervals.iter().any(|i| i.history_from <= seq && i.until.is_none_or(|until| seq <= until))
@@ -96,7 +116,7 @@ impl MembershipPart {
                 let top = if i.until.is_some() { n_head.min(i.n_until) } else { n_head };
                 top.0.saturating_sub(seen.max(i.n_before).0)
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -122,6 +142,23 @@ mod tests {
         assert_eq!(seen, [2, 3, 4, 5, 9, 10, 11]);
         assert_eq!(part.unread(Count(11), Count(0), Count(0)), 4 + 3);
         assert_eq!(part.unread(Count(11), Count(10), Count(0)), 1);
+    }
+
+    #[test]
+    fn only_entries_inside_a_stay_are_pending() {
+        let part = MembershipPart { intervals: vec![stay(2, Some(5)), stay(9, None)], ..Default::default() };
+        for cursor in 0..12 {
+            for head in 0..12 {
+                let expected = (cursor + 1..=head).any(|s| part.receives(Seq(s)));
+                assert_eq!(part.pending(Seq(cursor), Seq(head)), expected, "({cursor}, {head}]");
+            }
+        }
+        assert!(!part.pending(Seq(u64::MAX), Seq(u64::MAX)));
+        let floors: Vec<u64> = (0..11).map(|s| part.floor(Seq(s)).map_or(0, |s| s.0)).collect();
+        assert_eq!(floors, [0, 0, 2, 3, 4, 5, 5, 5, 5, 9, 10]);
+        assert!(part.is_well_formed());
+        let overlapping = MembershipPart { intervals: vec![stay(2, None), stay(9, None)], ..Default::default() };
+        assert!(!overlapping.is_well_formed());
     }
 
     #[test]

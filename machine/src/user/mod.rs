@@ -1,6 +1,10 @@
 //! The user side: accounts, devices, sessions, inbox rows, cursors. Being built.
 
+mod split;
+
 use flotilla_proto::ids::*;
+
+pub use split::split_notify;
 
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
