@@ -87,6 +87,38 @@ pub const EDITS_PER_MESSAGE_MAX: usize = 100;
 
 /// One node-to-node frame, both ways.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A peer connection: messages and bytes that wait for the socket, and requests without an answer yet; above it, `NotSent`.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
+pub const PEER_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const PEER_IN_FLIGHT_MAX: usize = 8_192;
+/// Bytes gathered for one write to a peer's socket (a single larger message goes alone).
+pub const PEER_BATCH_BYTES: usize = 1024 * 1024;
+/// Requests of one connection that are served at the same time, for Raft and for everything else; above it, `overloaded`.
+pub const PEER_SERVE_RAFT_MAX: usize = 1_024;
+pub const PEER_SERVE_REQUESTS_MAX: usize = 1_024;
+/// A served request is given up after this; a long poll must answer earlier.
+pub const PEER_SERVE_MS: u64 = 60_000;
+/// A frame before the handshake is done.
+pub const PEER_HELLO_BYTES_MAX: usize = 4 * 1024;
+/// The sentence in a refusal.
+pub const PEER_SENTENCE_BYTES_MAX: usize = 512;
+pub const PEER_HANDSHAKE_MS: u64 = 5_000;
+/// Accepted peer connections, and those of them that have not said who they are.
+pub const PEER_CONNECTIONS_MAX: usize = 4_096;
+pub const PEER_HANDSHAKES_MAX: usize = 64;
+/// A connection that has heard nothing for the first asks; after the second it is dead.
+pub const PEER_PING_MS: u64 = 1_000;
+pub const PEER_SILENCE_MS: u64 = 5_000;
+/// Reconnects wait this long at first and at most, doubled in between, with jitter.
+pub const PEER_BACKOFF_MIN_MS: u64 = 50;
+pub const PEER_BACKOFF_MAX_MS: u64 = 1_000;
+/// Transfers to one peer at the same time, chunks of one on their way, and how long one may stand still.
+pub const PEER_BULK_STREAMS_MAX: usize = 4;
+pub const PEER_BULK_WINDOW_CHUNKS: usize = 4;
+pub const PEER_BULK_IDLE_MS: u64 = 10_000;
+/// Inbound transfers that are served at the same time.
+pub const PEER_BULK_SERVE_MAX: usize = 32;
+
 /// One chunk of a snapshot on the bulk connection.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 
@@ -116,3 +148,5 @@ const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating 
 const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item touches four rows or fewer");
 const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");
 const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_BATCH_BYTES < PEER_FRAME_BYTES_MAX && SNAPSHOT_CHUNK_BYTES * 2 < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PEER_BACKOFF_MAX_MS);

@@ -1,0 +1,3 @@
+//! What is one thing in production and another in the simulator.
+
+pub mod net;

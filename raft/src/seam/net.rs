@@ -1,0 +1,85 @@
+//! Listener and stream: the one place where the product gets its sockets.
+//!
+//! Thin over TCP (no Nagle, so that a batch leaves at once). The simulator will wrap a window, delay, resets and silent death
+//! around [`Stream`] here. It does not know who is at the other end, nor what is said.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+/// Accepts connections on one address.
+pub struct Listener {
+    inner: TcpListener,
+}
+
+impl Listener {
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (inner, from) = self.inner.accept().await?;
+        Ok((Stream::new(inner)?, from))
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+/// One connection, both directions. Written bytes may wait until a flush.
+pub struct Stream {
+    inner: TcpStream,
+}
+
+impl Stream {
+    fn new(inner: TcpStream) -> io::Result<Self> {
+        inner.set_nodelay(true)?;
+        Ok(Self { inner })
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer_addr()
+    }
+}
+
+/// Listens on `host:port`; port 0 takes a free one.
+pub async fn bind(addr: &str) -> io::Result<Listener> {
+    let inner = TcpListener::bind(addr).await?;
+    Ok(Listener { inner })
+}
+
+/// Connects to `host:port` before the deadline.
+pub async fn connect(addr: &str, deadline: Instant) -> io::Result<Stream> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match tokio::time::timeout(left, TcpStream::connect(addr)).await {
+        Ok(connected) => Stream::new(connected?),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {addr} in time"))),
+    }
+}
+
+/// What `host:port` stands for, in the resolver's order.
+pub async fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host(addr).await?.collect())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
