@@ -131,6 +131,59 @@ pub const NOTIFY_CONVERSATIONS_MAX: usize = 256;
 
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
+/// Life of an access token.
+pub const ACCESS_TOKEN_S: u64 = 15 * 60;
+/// `signal auth_expiring` goes out this long before the end of an open socket's token.
+pub const AUTH_EXPIRING_MS: u64 = 60_000;
+pub const TOKEN_BYTES_MAX: usize = 2_048;
+pub const PASSWORD_HASHES_AT_ONCE: usize = 2;
+/// Above it, `overloaded`.
+pub const PASSWORD_HASHES_WAITING_MAX: usize = 64;
+/// Addresses and accounts whose tries are remembered.
+pub const LIMITER_KEYS_MAX: usize = 16_384;
+pub const LOGIN_BURST: u32 = 20;
+pub const LOGIN_PER_MINUTE: u32 = 30;
+
+/// Client connections of one node, and of one address, before anything is allocated for them.
+pub const CONNECTIONS_MAX: usize = 20_000;
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 20_000;
+pub const HEADER_DEADLINE_MS: u64 = 5_000;
+pub const HELLO_DEADLINE_MS: u64 = 10_000;
+/// The server pings when it has sent or received nothing for this long.
+pub const PING_AFTER_MS: u64 = 25_000;
+/// Either side gives up after receiving nothing for this long.
+pub const SILENCE_MAX_MS: u64 = 35_000;
+/// A socket that takes no byte for this long, and entries unacked for this long: close 4003.
+pub const SOCKET_FULL_MAX_MS: u64 = 30_000;
+pub const UNACKED_MAX_MS: u64 = 60_000;
+/// Acks and reads are gathered this long into one batch; a failed batch is tried again after the second.
+pub const MARKS_GATHER_MS: u64 = 200;
+pub const MARKS_RETRY_MS: u64 = 1_000;
+pub const MARKS_PER_BATCH_MAX: usize = 256;
+/// Conversations of one connection with a mark that waits.
+pub const MARKS_WAITING_MAX: usize = CONVERSATIONS_PER_USER_MAX;
+/// `conv` frames for changed rows are gathered this long.
+pub const CONV_GATHER_MS: u64 = 200;
+/// Pushes waiting for one connection; above it some are lost and `Resync` follows.
+pub const PUSHES_WAITING_MAX: usize = 256;
+/// Positions that a connection keeps of conversations where nothing is pending.
+pub const IDLE_POSITIONS_MAX: usize = 128;
+/// Log reads of one connection at once, and what each asks for.
+pub const LOG_READS_AT_ONCE: usize = 4;
+pub const LOG_READ_BYTES: usize = 128 * 1024;
+/// Entries that came with pushes and wait for their turn on one connection.
+pub const PUSHED_BYTES_WAITING_MAX: usize = 512 * 1024;
+/// A failed read of a row or log is tried again after this long.
+pub const READ_RETRY_MS: u64 = 1_000;
+/// Rows asked for in one page.
+pub const ROWS_PER_PAGE: u32 = 200;
+/// Encoded bytes waiting for one socket; above it nothing more is read from the client or the log.
+pub const OUT_BYTES_MAX: usize = 128 * 1024;
+/// cids that a connection remembers to send its own entries back without content.
+pub const ECHO_CIDS_MAX: usize = 256;
+pub const LONG_POLL_MS_MAX: u64 = 30_000;
+pub const LONG_POLL_LOOK_MS: u64 = 5_000;
+pub const HISTORY_ENTRIES_MAX: u32 = 200;
 pub const DEDUP_WINDOW_MS: u64 = 24 * 3_600 * 1_000;
 /// A leader whose clock is further than this from the median of those it sees stamps the median.
 pub const CLOCK_SKEW_MAX_MS: u64 = 10_000;
