@@ -1,8 +1,29 @@
 //! The only crate that knows openraft: replicated logs, the applier, snapshots, groups and the transport between nodes.
 //!
 //! The map:
+//! - [`types`]: what openraft is configured with; [`entry`]: how a log entry looks on disk and on the wire
+//! - [`runtime`]: openraft's view of the runtime, and the one place where blocking work is sent off
+//! - [`keys`]: every key that this crate writes
+//! - [`log`]: one writer for the logs and votes of all groups of a node
+//! - [`state`]: applies committed entries through `machine`
+//! - [`snapshot`]: consistent views out, staged generations in
+//! - [`config`]: the settings of a group
 //! - [`peer`]: requests, casts and transfers between nodes
 //! - [`seam`]: what is one thing in production and another in the simulator
 
+pub mod config;
+pub mod entry;
+pub mod hooks;
+pub mod keys;
+pub mod log;
 pub mod peer;
+pub mod runtime;
 pub mod seam;
+pub mod snapshot;
+pub mod state;
+pub mod types;
+
+pub use config::Timings;
+pub use hooks::Hooks;
+pub use snapshot::{SnapshotChunk, SnapshotSink, SnapshotView, StagedSnapshot};
+pub use types::{Entry, LogId, Proposal, Replies, SnapshotData, TypeConfig, Vote};

@@ -1,3 +1,5 @@
 //! What is one thing in production and another in the simulator.
 
+pub mod clock;
+pub mod fault;
 pub mod net;

@@ -1,0 +1,12 @@
+//! What this crate tells the node. Called from async tasks: implementations return at once and never block.
+
+use flotilla_machine::Effect;
+use flotilla_proto::ids::ShardId;
+
+pub trait Hooks: Send + Sync + 'static {
+    /// Hints from entries that have just been applied here, leader or not. May be lost or repeated.
+    fn on_applied(&self, shard: ShardId, effects: Vec<Effect>);
+
+    /// This process must stop: nothing that the group or the disk says can be trusted from here on.
+    fn on_fatal(&self, shard: Option<ShardId>, reason: String);
+}
