@@ -85,6 +85,26 @@ pub const INTERVALS_PER_MEMBER_MAX: usize = 64;
 /// Edits of one message.
 pub const EDITS_PER_MESSAGE_MAX: usize = 100;
 
+/// Writes of all groups that wait for the node's log writer; above it, appends wait.
+pub const LOG_WRITER_QUEUE_MAX: usize = 1_024;
+/// What one sync of the log writer covers at most: bytes of keys and values, and calls.
+pub const LOG_WRITE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const LOG_WRITES_PER_SYNC_MAX: usize = 1_024;
+/// One read of a log, for replication or for applying: encoded bytes (one entry comes in any case).
+pub const LOG_READ_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The newest entries of one group's log kept in memory, beyond those that are not durable yet.
+pub const LOG_CACHE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries of one replication rpc, besides the bound on its bytes.
+pub const APPEND_ENTRIES_MAX: u64 = 512;
+/// Log entries between two snapshots, and those kept behind one (defaults).
+pub const SNAPSHOT_LOG_ENTRIES: u64 = 20_000;
+pub const SNAPSHOT_LOG_KEPT: u64 = 10_000;
+/// What one write of applied state takes from the log at most.
+pub const APPLY_BYTES_MAX: usize = 512 * 1024;
+pub const APPLY_ENTRIES_MAX: usize = 256;
+/// Writes of applied state of one group remembered until a sync covers them.
+pub const APPLIED_MARKS_MAX: usize = 1_024;
+
 /// One node-to-node frame, both ways.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A peer connection: messages and bytes that wait for the socket, and requests without an answer yet; above it, `NotSent`.
@@ -203,3 +223,6 @@ const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a sessio
 const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(PEER_BATCH_BYTES < PEER_FRAME_BYTES_MAX && SNAPSHOT_CHUNK_BYTES * 2 < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PEER_BACKOFF_MAX_MS);
+const _: () =
+    assert!(LOG_READ_BYTES_MAX + 2 * PROPOSAL_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "what replication reads fits a frame");
+const _: () = assert!(APPLIED_MARKS_MAX > 1);

@@ -7,6 +7,9 @@ pub trait Hooks: Send + Sync + 'static {
     /// Hints from entries that have just been applied here, leader or not. May be lost or repeated.
     fn on_applied(&self, shard: ShardId, effects: Vec<Effect>);
 
+    /// The state of this group jumped ahead by a snapshot: no effects came for what it skipped.
+    fn on_installed(&self, _shard: ShardId) {}
+
     /// This process must stop: nothing that the group or the disk says can be trusted from here on.
     fn on_fatal(&self, shard: Option<ShardId>, reason: String);
 }

@@ -36,7 +36,7 @@ pub type Raft = openraft::Raft<TypeConfig, crate::state::Applier>;
 
 /// The log id of `index` in `term`.
 pub fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new(leader_id_std::CommittedLeaderId { term }, index)
+    LogId::new(term.into(), index)
 }
 
 /// One log entry of commands: stamped by the leader, applied in order. Commands are encoded once and stay opaque here.

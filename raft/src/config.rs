@@ -1,0 +1,89 @@
+//! Settings of a group. Some are not optional: without them data was lost or writes stood still in experiments.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_proto::limits::{APPEND_ENTRIES_MAX, SNAPSHOT_LOG_ENTRIES, SNAPSHOT_LOG_KEPT};
+use openraft::{Config, ConfigError, SnapshotPolicy};
+
+/// Durations that the simulator makes smaller, and how often snapshots are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// For one whole snapshot to one follower.
+    pub snapshot_timeout: Duration,
+    /// A leader with nothing to propose stamps a tick this often.
+    pub tick: Duration,
+    /// The same while the shard holds a row with a life of less than an hour.
+    pub tick_short_lived: Duration,
+    /// A snapshot is built after this many entries.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot. Generous: a purge that overtakes a queued apply kills the group's core.
+    pub kept_entries: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(1_500),
+            election_max: Duration::from_millis(3_000),
+            snapshot_timeout: Duration::from_secs(600),
+            tick: Duration::from_secs(600),
+            tick_short_lived: Duration::from_secs(60),
+            snapshot_entries: SNAPSHOT_LOG_ENTRIES,
+            kept_entries: SNAPSHOT_LOG_KEPT,
+        }
+    }
+}
+
+impl Timings {
+    /// openraft's settings for one group.
+    pub fn config(&self, cluster: &str) -> Result<Arc<Config>, ConfigError> {
+        let election_max = millis(self.election_max);
+        let config = Config {
+            cluster_name: cluster.to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: election_max,
+            install_snapshot_timeout: millis(self.snapshot_timeout),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            // Less far behind than this: entries; further: a snapshot. Above what is kept there is no choice anyway.
+            replication_lag_threshold: self.snapshot_entries + self.kept_entries,
+            // One range deletion for many entries.
+            purge_batch_size: self.snapshot_entries.clamp(1, 256),
+            // A restarted leader that resumes its vote hands out a log id a second time for another payload, because
+            // entries are replicated before they are flushed locally: acknowledged writes vanish after a power loss.
+            enable_leader_restore: Some(false),
+            // Without it a one-way cut of a leader's inbound side, or a bridge partition, blocks writes for ever.
+            quorum_loss_probe_interval: Some(2 * election_max),
+            enable_pre_vote: Some(true),
+            // A log that goes back means a replica that forgot a promise: it leaves and comes back under a new id.
+            allow_log_reversion: Some(false),
+            ..Config::default()
+        };
+        config.validate().map(Arc::new)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_that_are_not_optional_are_set() {
+        let config = Timings::default().config("test").expect("the defaults are valid");
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_eq!(config.allow_log_reversion, Some(false));
+        assert!(config.quorum_loss_probe_interval >= Some(2 * config.election_timeout_max));
+    }
+}

@@ -1,0 +1,157 @@
+//! The one task that writes logs and votes, for all groups of a node: whatever waits shares one sync.
+//!
+//! After a failed write nothing that this process says can be trusted: the hooks hear of it once, everything that waits
+//! gets an error, and the task ends, so nothing later is ever confirmed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotilla_proto::limits::{LOG_WRITE_BYTES_MAX, LOG_WRITER_QUEUE_MAX, LOG_WRITES_PER_SYNC_MAX};
+use flotilla_storage::{Batch, Durability, Engine, StorageError};
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot};
+
+use super::store::Shared;
+use crate::hooks::Hooks;
+use crate::runtime::blocking_write;
+use crate::seam::fault;
+use crate::types::TypeConfig;
+
+/// A handle to the node's writer. The task ends with its last handle.
+#[derive(Clone)]
+pub struct LogWriter {
+    queue: mpsc::Sender<Write>,
+    stats: Arc<WriterStats>,
+}
+
+/// What the writer has done so far.
+#[derive(Debug, Default)]
+pub struct WriterStats {
+    /// Calls of all groups.
+    pub writes: AtomicU64,
+    /// Batches given to the engine.
+    pub batches: AtomicU64,
+    /// Those of them that were synced.
+    pub syncs: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+struct Write {
+    batch: Batch,
+    durability: Durability,
+    then: Then,
+}
+
+/// What happens after the write.
+pub(super) enum Then {
+    Nothing,
+    /// Entries of a group up to this index are durable.
+    Flushed {
+        log: Arc<Shared>,
+        index: u64,
+        callback: IOFlushed<TypeConfig>,
+    },
+    Answer(oneshot::Sender<()>),
+}
+
+impl LogWriter {
+    pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
+        let (queue, waiting) = mpsc::channel(LOG_WRITER_QUEUE_MAX);
+        let stats = Arc::new(WriterStats::default());
+        let task = Task { engine, hooks, waiting, stats: stats.clone() };
+        tokio::spawn(task.run());
+        Self { queue, stats }
+    }
+
+    pub fn stats(&self) -> &WriterStats {
+        &self.stats
+    }
+
+    /// Queues a write; waits only while the queue is full.
+    pub(super) async fn submit(&self, batch: Batch, durability: Durability, then: Then) -> io::Result<()> {
+        let write = Write { batch, durability, then };
+        self.queue.send(write).await.map_err(|_| stopped())
+    }
+
+    /// Writes, and returns when it is durable.
+    pub(super) async fn write_synced(&self, batch: Batch) -> io::Result<()> {
+        let (answer, done) = oneshot::channel();
+        self.submit(batch, Durability::Synced, Then::Answer(answer)).await?;
+        done.await.map_err(|_| stopped())
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the log writer has stopped after a failed write")
+}
+
+struct Task {
+    engine: Arc<dyn Engine>,
+    hooks: Arc<dyn Hooks>,
+    waiting: mpsc::Receiver<Write>,
+    stats: Arc<WriterStats>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while let Some(first) = self.waiting.recv().await {
+            let (batch, durability, thens) = self.gather(first);
+            fault::point("log.before_sync");
+            let result = self.write(batch, durability).await;
+            fault::point("log.after_sync_before_callback");
+            if let Err(error) = self.complete(thens, result) {
+                // The queue closes before the hook runs: nothing queued later can be confirmed any more.
+                self.waiting.close();
+                self.hooks.on_fatal(None, format!("the log cannot be written: {error}"));
+                return;
+            }
+        }
+    }
+
+    /// Takes whatever waits, up to the bounds.
+    fn gather(&mut self, first: Write) -> (Batch, Durability, Vec<Then>) {
+        let Write { mut batch, mut durability, then } = first;
+        let mut thens = vec![then];
+        while thens.len() < LOG_WRITES_PER_SYNC_MAX && batch.bytes() < LOG_WRITE_BYTES_MAX {
+            let Ok(mut next) = self.waiting.try_recv() else { break };
+            batch.append(&mut next.batch);
+            if next.durability == Durability::Synced {
+                durability = Durability::Synced;
+            }
+            thens.push(next.then);
+        }
+        (batch, durability, thens)
+    }
+
+    async fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        self.stats.batches.fetch_add(1, Ordering::Relaxed);
+        self.stats.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        if durability == Durability::Synced {
+            self.stats.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        let engine = self.engine.clone();
+        blocking_write(&*self.engine, move || engine.write(batch, durability).map(|_| ())).await
+    }
+
+    fn complete(&self, thens: Vec<Then>, result: Result<(), StorageError>) -> Result<(), StorageError> {
+        self.stats.writes.fetch_add(thens.len() as u64, Ordering::Relaxed);
+        for then in thens {
+            match (then, &result) {
+                (Then::Nothing, _) => {}
+                (Then::Flushed { log, index, callback }, Ok(())) => {
+                    log.lock().cache.mark_durable(index);
+                    callback.io_completed(Ok(()));
+                }
+                (Then::Flushed { callback, .. }, Err(error)) => {
+                    callback.io_completed(Err(io::Error::other(error.clone())));
+                }
+                // A receiver that is gone belongs to a group that was dropped; the write stands.
+                (Then::Answer(answer), Ok(())) => drop(answer.send(())),
+                // Dropping the sender tells the waiter that nothing is promised.
+                (Then::Answer(_), Err(_)) => {}
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,268 @@
+//! Applies committed entries, builds snapshots, installs them: openraft's state machine.
+
+use std::io;
+use std::sync::Arc;
+
+use flotilla_machine as machine;
+use flotilla_machine::{Effect, Txn};
+use flotilla_proto::ids::ShardId;
+use flotilla_proto::limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX};
+use flotilla_storage::{Batch, Durability, Engine, Read, StorageError, WriteNo};
+use futures::{Stream, StreamExt as _};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::{AppliedMark, Pointer, StateError, mark_damaged};
+use crate::entry;
+use crate::hooks::Hooks;
+use crate::keys;
+use crate::runtime::{blocking, blocking_write};
+use crate::seam::fault;
+use crate::snapshot::{Generations, SnapshotError, SnapshotSink, SnapshotView, StagedSnapshot};
+use crate::types::{Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// The owner of one group's applied state.
+pub struct Applier {
+    generations: Generations,
+    pointer: Pointer,
+    mark: AppliedMark,
+    hooks: Arc<dyn Hooks>,
+}
+
+type Responder = Option<ApplyResponder<TypeConfig>>;
+
+/// What one write of applied entries leaves for the async side.
+struct Done {
+    pointer: Pointer,
+    write: WriteNo,
+    replies: Vec<Replies>,
+    effects: Vec<Effect>,
+}
+
+impl Applier {
+    /// `pointer` as [`super::open`] gave it.
+    pub fn new(generations: Generations, pointer: Pointer, mark: AppliedMark, hooks: Arc<dyn Hooks>) -> Self {
+        Self { generations, pointer, mark, hooks }
+    }
+
+    fn shard(&self) -> ShardId {
+        self.generations.shard()
+    }
+
+    fn engine(&self) -> &Arc<dyn Engine> {
+        self.generations.engine()
+    }
+
+    /// One write for all of these entries, then the replies, then the hints.
+    async fn flush(&mut self, entries: Vec<Entry>, responders: Vec<Responder>) -> io::Result<()> {
+        let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
+        let (engine, shard, pointer) = (self.engine().clone(), self.shard(), self.pointer.clone());
+        let result = blocking_write(&**self.engine(), move || apply_entries(&*engine, shard, pointer, &entries)).await;
+        let done = match result {
+            Ok(done) => done,
+            Err(fatal) => return Err(self.stop(last, fatal).await),
+        };
+        self.pointer = done.pointer;
+        self.mark.wrote(done.write, last.index());
+        fault::point("state.applied_before_reply");
+        for (responder, replies) in responders.into_iter().zip(done.replies) {
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+        }
+        if !done.effects.is_empty() {
+            self.hooks.on_applied(self.shard(), done.effects);
+        }
+        Ok(())
+    }
+
+    /// This replica cannot go on without differing from the others.
+    async fn stop(&self, at: LogId, fatal: machine::Fatal) -> io::Error {
+        if is_damage(&fatal) {
+            let (engine, shard) = (self.engine().clone(), self.shard());
+            blocking(move || mark_damaged(&*engine, shard)).await;
+        }
+        let reason = format!("shard {} cannot apply up to {at}: {fatal}", self.shard());
+        self.hooks.on_fatal(Some(self.shard()), reason.clone());
+        io::Error::other(reason)
+    }
+
+    async fn stage(&self, meta: &SnapshotMeta, view: SnapshotView) -> Result<StagedSnapshot, SnapshotError> {
+        let mut sink = SnapshotSink::begin(&self.generations, meta.clone()).await?;
+        let mut chunks = view.chunks();
+        while let Some(chunk) = chunks.next().await? {
+            sink.write(chunk).await?;
+        }
+        sink.finish()
+    }
+
+    /// Flips to the staged generation in one synced batch; a crash before it leaves the old state whole.
+    async fn flip(&mut self, meta: &SnapshotMeta, staged: StagedSnapshot) -> io::Result<()> {
+        if staged.shard != self.shard() {
+            return Err(io::Error::other(format!("a snapshot of shard {} came to {}", staged.shard, self.shard())));
+        }
+        let pointer = Pointer {
+            generation: staged.lease.generation,
+            replica: self.pointer.replica,
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
+        let mut batch = Batch::new();
+        pointer.put(self.shard(), &mut batch);
+        fault::point("snapshot.before_flip");
+        let engine = self.engine().clone();
+        let flipped = blocking_write(&**self.engine(), move || engine.write(batch, Durability::Synced)).await;
+        if let Err(error) = flipped {
+            return Err(self.fail("installing a snapshot", error));
+        }
+        self.pointer = pointer;
+        if let Some(applied) = meta.last_log_id {
+            self.mark.is_durable(applied.index());
+        }
+        drop(staged);
+        fault::point("snapshot.installed");
+        let generations = self.generations.clone();
+        let swept = blocking_write(&**self.engine(), move || generations.sweep()).await;
+        swept.map_err(|error| self.fail_state("sweeping the state before a snapshot", error))?;
+        self.hooks.on_installed(self.shard());
+        Ok(())
+    }
+
+    fn fail(&self, doing: &str, error: StorageError) -> io::Error {
+        let reason = format!("{doing} for shard {} failed: {error}", self.shard());
+        self.hooks.on_fatal(Some(self.shard()), reason);
+        io::Error::other(error)
+    }
+
+    fn fail_state(&self, doing: &str, error: StateError) -> io::Error {
+        let reason = format!("{doing} for shard {} failed: {error}", self.shard());
+        self.hooks.on_fatal(Some(self.shard()), reason);
+        io::Error::other(error)
+    }
+}
+
+/// True if stored rows are not what was written.
+pub(crate) fn is_damage(fatal: &machine::Fatal) -> bool {
+    matches!(fatal, machine::Fatal::Damaged { .. } | machine::Fatal::Storage(StorageError::Corrupt { .. }))
+}
+
+fn apply_entries(
+    engine: &dyn Engine,
+    shard: ShardId,
+    mut pointer: Pointer,
+    entries: &[Entry],
+) -> Result<Done, machine::Fatal> {
+    let base: &dyn Read = engine;
+    let mut txn = Txn::new(base, keys::state(shard, pointer.generation));
+    let mut replies = Vec::with_capacity(entries.len());
+    let mut effects = Vec::new();
+    for entry in entries {
+        let next = pointer.applied.map_or(0, |applied| applied.index() + 1);
+        assert_eq!(entry.log_id.index(), next, "entries are applied in order and once");
+        let mut entry_replies = Replies::default();
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(proposal) => {
+                let applied = machine::apply(&mut txn, shard, &proposal.stamp, &proposal.commands)?;
+                entry_replies.0 = applied.replies;
+                effects.extend(applied.effects);
+            }
+            EntryPayload::Membership(membership) => {
+                pointer.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            }
+        }
+        pointer.applied = Some(entry.log_id);
+        replies.push(entry_replies);
+    }
+    let mut batch = txn.into_batch();
+    pointer.put(shard, &mut batch);
+    let write = engine.write(batch, Durability::Buffered)?;
+    Ok(Done { pointer, write, replies, effects })
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.pointer.applied, self.pointer.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut stream: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let (mut entries, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(next) = stream.next().await {
+            let (entry, responder) = next?;
+            bytes += entry::encoded_len(&entry);
+            entries.push(entry);
+            responders.push(responder);
+            if bytes >= APPLY_BYTES_MAX || entries.len() >= APPLY_ENTRIES_MAX {
+                self.flush(std::mem::take(&mut entries), std::mem::take(&mut responders)).await?;
+                bytes = 0;
+            }
+        }
+        self.flush(entries, responders).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { generations: self.generations.clone(), hooks: self.hooks.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        if meta.last_log_id < self.pointer.applied {
+            // Only a transfer that was overtaken ends here; what it staged goes with the next sweep.
+            tracing::info!(shard = %self.shard(), "a snapshot older than the applied state is not installed");
+            return Ok(());
+        }
+        let staged = match data {
+            SnapshotData::Staged(staged) => staged,
+            SnapshotData::Live(view) => self.stage(meta, view).await.map_err(io::Error::other)?,
+        };
+        self.flip(meta, staged).await
+    }
+
+    /// Always the state as of now: newer than the last one built, and as consistent.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        if self.pointer.applied.is_none() {
+            return Ok(None);
+        }
+        let (engine, shard) = (self.engine().clone(), self.shard());
+        let view = blocking(move || SnapshotView::take(&*engine, shard)).await.map_err(io::Error::other)?;
+        Ok(view.map(snapshot_of))
+    }
+}
+
+fn snapshot_of(view: SnapshotView) -> Snapshot {
+    Snapshot { meta: view.meta(), snapshot: SnapshotData::Live(view) }
+}
+
+/// Builds a snapshot: takes a view and makes what it shows durable, so that the log below it may go.
+pub struct SnapshotBuilder {
+    generations: Generations,
+    hooks: Arc<dyn Hooks>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (engine, shard) = (self.generations.engine().clone(), self.generations.shard());
+        let built = blocking_write(&**self.generations.engine(), move || {
+            let view = SnapshotView::take(&*engine, shard)?;
+            engine.sync()?;
+            Ok::<_, StateError>(view)
+        })
+        .await;
+        match built {
+            Ok(Some(view)) => Ok(snapshot_of(view)),
+            Ok(None) => Err(io::Error::other("the state is not open")),
+            Err(error) => {
+                let reason = format!("building a snapshot of shard {shard} failed: {error}");
+                self.hooks.on_fatal(Some(shard), reason);
+                Err(io::Error::other(error))
+            }
+        }
+    }
+}
