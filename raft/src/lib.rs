@@ -8,7 +8,7 @@
 //! - [`state`]: applies committed entries through `machine`
 //! - [`snapshot`]: consistent views out, staged generations in
 //! - [`config`]: the settings of a group
-//! - [`peer`]: requests, casts and transfers between nodes
+//! - [`peer`]: requests, casts and transfers between nodes; [`network`]: openraft's RPCs over them
 //! - [`seam`]: what is one thing in production and another in the simulator
 
 pub mod config;
@@ -16,6 +16,7 @@ pub mod entry;
 pub mod hooks;
 pub mod keys;
 pub mod log;
+pub mod network;
 pub mod peer;
 pub mod runtime;
 pub mod seam;

@@ -27,6 +27,9 @@ pub enum BulkError {
     Stalled,
     #[error("the peer broke the rules of a transfer")]
     Protocol,
+    /// Not sent: the peer has said its last word, and [`BulkStream::recv`] gives it.
+    #[error("the peer wants no more chunks")]
+    Answered,
     #[error("a chunk is too large")]
     TooLarge,
     #[error("no connection: {0}")]
@@ -53,6 +56,7 @@ pub struct BulkStream {
     /// The consumer holds a chunk that has not been acked.
     owes_ack: bool,
     ended: bool,
+    stopped: bool,
     _permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -70,6 +74,7 @@ impl BulkStream {
             came: VecDeque::new(),
             owes_ack: false,
             ended: false,
+            stopped: false,
             _permits: permits,
         }
     }
@@ -80,6 +85,9 @@ impl BulkStream {
             return Err(BulkError::TooLarge);
         }
         while self.unacked >= limits::PEER_BULK_WINDOW_CHUNKS {
+            if self.stopped {
+                return Err(BulkError::Answered);
+            }
             self.read_some().await?;
         }
         self.unacked += 1;
@@ -108,10 +116,10 @@ impl BulkStream {
         self.write(Message::bare(Type::End)).await
     }
 
-    /// Ends this side and waits, a bounded time, until the peer has hung up: closing a socket with unread bytes in it may take back
+    /// Ends both sides and waits, a bounded time, until the peer has hung up: closing a socket with unread bytes in it may take back
     /// what was sent last.
     pub async fn close(mut self) {
-        if self.finish().await.is_err() {
+        if self.write(Message::bare(Type::Stop)).await.is_err() {
             return;
         }
         let hang_up = async { while let Ok(Some(_)) = self.reader.next().await {} };
@@ -152,6 +160,7 @@ impl BulkStream {
                 }
                 Type::Ack if self.unacked > 0 => self.unacked -= 1,
                 Type::End => self.ended = true,
+                Type::Stop => (self.ended, self.stopped) = (true, true),
                 Type::Refusal => return Err(BulkError::Refused(PeerRefusal::decode(&message.payload))),
                 _ => return Err(BulkError::Protocol),
             }

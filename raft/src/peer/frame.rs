@@ -36,6 +36,8 @@ pub enum Type {
     Ack = 9,
     /// The sender has no more chunks.
     End = 10,
+    /// The sender has no more chunks and wants none.
+    Stop = 11,
 }
 
 impl Type {
@@ -51,6 +53,7 @@ impl Type {
             8 => Self::Chunk,
             9 => Self::Ack,
             10 => Self::End,
+            11 => Self::Stop,
             _ => return None,
         })
     }

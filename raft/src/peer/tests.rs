@@ -34,10 +34,15 @@ impl PeerService for Echo {
         self.casts.lock().expect("not poisoned").push(payload);
     }
 
-    /// Counts the bytes that come, answers the sum; sends that many back if asked for kind 18.
+    /// Counts the bytes that come, answers the sum; sends that many back if asked for kind 18;
+    /// wants nothing of kind 19.
     fn bulk(&self, _: PeerInfo, kind: u8, _: Bytes, mut stream: BulkStream) -> BoxFuture<'static, ()> {
         async move {
             let mut sum = 0u64;
+            if kind == 19 {
+                let _ = stream.send("enough".into()).await;
+                return stream.close().await;
+            }
             while let Ok(Some(chunk)) = stream.recv().await {
                 sum += chunk.len() as u64;
             }
@@ -115,7 +120,7 @@ async fn no_connection_is_not_sent_and_no_answer_is_unknown() {
     assert_eq!(ask(2, NEVER, 50).await, Outcome::Unknown);
     let lost = a.peers.request(NodeId(2), NEVER, Bytes::new(), within(60_000));
     let cut = async {
-        eventually("the request is open", || a.peers.status()[0].open == 1).await;
+        eventually("the request has left", || a.peers.status()[0].open == 1 && a.peers.status()[0].queued == 0).await;
         b.peers.shutdown().await;
     };
     let (outcome, ()) = tokio::join!(lost, cut);
@@ -221,6 +226,19 @@ async fn transfer_is_bounded_by_its_window_and_answers() {
     }
     assert_eq!(back, 101);
     assert_eq!(last, 100_000u64.to_le_bytes()[..]);
+    drop(stream);
+
+    let mut stream = a.peers.bulk(NodeId(2), 19, Bytes::new(), within(5_000)).await.expect("opens");
+    let mut sent = 0;
+    let stopped = loop {
+        assert!(sent < 1_000, "the peer said that it wants no more");
+        match stream.send(Bytes::from_static(b"x")).await {
+            Ok(()) => sent += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(stopped, BulkError::Answered), "{stopped}");
+    assert_eq!(stream.recv().await.expect("the last word"), Some(Bytes::from_static(b"enough")));
     drop(stream);
 
     let mut open = Vec::new();

@@ -1,0 +1,180 @@
+//! openraft's network over [`Peers`]: one client per group and target, all of them on one connection per peer.
+//!
+//! RPCs of one group to one target go one after the other: a pipeline would save a round trip, but after a refusal in the middle it
+//! delivers appends out of order, and openraft takes the conflict that follows for a follower that lost its log. Heartbeats and
+//! appends of many groups share frames because the peer's writer takes everything that waits. What RPCs mean is openraft's.
+
+pub mod receive;
+pub mod snapshot;
+pub mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_proto::ids::{ReplicaId, ShardId};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, RaftNetworkFactory, RaftNetworkV2};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
+
+use crate::peer::{NotSent, Outcome, PeerRefusal, Peers};
+use crate::types::{Snapshot, SnapshotData, TypeConfig, Vote};
+use wire::{Route, kind};
+
+/// An append with entries waits for the follower's disk, so it gets longer than a heartbeat; a dead connection is noticed at once
+/// and a silent one by the heartbeats beside it.
+const APPEND_PATIENCE: u32 = 8;
+/// Waits between tries to reach a target, the last one again and again.
+const BACKOFF_MS: [u64; 4] = [50, 100, 200, 400];
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Makes the clients of one group's replica.
+#[derive(Clone)]
+pub struct Network {
+    peers: Arc<Peers>,
+    shard: ShardId,
+    me: ReplicaId,
+}
+
+impl Network {
+    pub fn new(peers: Arc<Peers>, shard: ShardId, me: ReplicaId) -> Self {
+        Self { peers, shard, me }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        Client { network: self.clone(), target: ReplicaId::from_raft(target) }
+    }
+}
+
+/// RPCs of one replica to another.
+pub struct Client {
+    network: Network,
+    target: ReplicaId,
+}
+
+impl Client {
+    fn route(&self) -> Route {
+        Route { shard: self.network.shard, generation: self.target.generation }
+    }
+
+    async fn send(&self, kind: u8, payload: Bytes, action: RPCTypes, ttl: Duration) -> Rpc<Bytes> {
+        let deadline = Instant::now() + ttl;
+        match self.network.peers.request(self.target.node, kind, payload, deadline).await {
+            Outcome::Answer(answer) => Ok(answer),
+            Outcome::Refused(PeerRefusal::Overloaded) | Outcome::NotSent(NotSent::Overloaded) => {
+                Err(retry("overloaded"))
+            }
+            Outcome::Refused(refusal) => Err(unreachable(refusal)),
+            Outcome::Unknown | Outcome::NotSent(NotSent::Expired) if Instant::now() >= deadline => {
+                let (id, target) = (self.network.me.to_raft(), self.target.to_raft());
+                Err(RPCError::Timeout(Timeout { action, id, target, timeout: ttl }))
+            }
+            Outcome::Unknown => Err(unreachable("connection lost")),
+            Outcome::NotSent(reason) => Err(unreachable(reason)),
+        }
+    }
+
+    async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        kind: u8,
+        rpc: &Q,
+        action: RPCTypes,
+        ttl: Duration,
+    ) -> Rpc<A> {
+        let payload = wire::encode(self.route(), rpc).map_err(unreachable)?;
+        let answer = self.send(kind, payload, action, ttl).await?;
+        wire::decode(&answer).map_err(unreachable)
+    }
+}
+
+/// Worth another try at once.
+fn retry(reason: impl ToString) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(reason))
+}
+
+/// Worth another try after a while.
+fn unreachable(reason: impl ToString) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(reason))
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let patience = if rpc.entries.is_empty() { 1 } else { APPEND_PATIENCE };
+        let (payload, cut) = wire::encode_append(self.route(), &rpc).map_err(unreachable)?;
+        let ttl = option.soft_ttl() * patience;
+        let answer = self.send(kind::APPEND, payload, RPCTypes::AppendEntries, ttl).await?;
+        let response = wire::decode(&answer).map_err(unreachable)?;
+        Ok(match (response, cut) {
+            (AppendEntriesResponse::Success, Some(last)) => AppendEntriesResponse::PartialSuccess(Some(last)),
+            (response, _) => response,
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.call(kind::VOTE, &rpc, RPCTypes::Vote, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.call(kind::PRE_VOTE, &rpc, RPCTypes::Vote, option.soft_ttl()).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        self.call(kind::TRANSFER_LEADER, &rpc, RPCTypes::TransferLeader, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::Live(view) = snapshot.snapshot else {
+            return Err(StreamingError::Unreachable(Unreachable::from_string("a staged snapshot is not for sending")));
+        };
+        let opening = wire::encode(self.route(), &wire::SnapshotOpen { vote, meta: snapshot.meta })
+            .map_err(|e| StreamingError::Unreachable(Unreachable::from_string(e)))?;
+        let deadline = Instant::now() + option.soft_ttl();
+        let sending = snapshot::send(&self.network.peers, self.target.node, opening, view.chunks(), deadline);
+        tokio::select! {
+            biased;
+            // Dropping the transfer closes its connection, and the receiver drops what it has.
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(e) => {
+                    tracing::warn!(shard = %self.network.shard, target = %self.target, error = %e, "snapshot not delivered");
+                    Err(StreamingError::Unreachable(Unreachable::from_string(e)))
+                }
+            },
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = BACKOFF_MS[BACKOFF_MS.len() - 1];
+        let waits = BACKOFF_MS.into_iter().chain(std::iter::repeat(last));
+        Some(Backoff::new(waits.map(Duration::from_millis)))
+    }
+}
