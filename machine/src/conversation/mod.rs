@@ -1,39 +1,30 @@
-//! The conversation side: the log, its members, dedup, and what is owed to user shards. Being built.
+//! The conversation side: the log, its members, dedup, and what is owed to user shards.
+//!
+//! - [`append`] one entry asked for by a client: the order of checks; [`validate`] what a client may put into it;
+//!   [`plan`] who may and what changes, by kind ([`direct`], [`group`], [`target`]); [`write`] the one place that writes it
+//! - [`receipts`], [`clear`], [`evict`] the other commands
+//! - [`queries`] what may be read; [`tables`] what is stored
+//!
+//! Invariants: seq has no hole and one seq per (conversation, sender, cid) inside the dedup window (I2); every user shard
+//! with a member, or a leaver that has not been told, has a dirty row until it has confirmed the head and the parts.
+//!
+//! It does not know sessions, inboxes or nodes: it owes, the pumps pay.
 
-use flotilla_proto::ids::*;
+mod append;
+mod clear;
+mod direct;
+mod evict;
+mod group;
+mod plan;
+mod queries;
+mod receipts;
+pub mod tables;
+mod target;
+mod validate;
+mod write;
 
-use crate::Fatal;
-use crate::apply::{Ctx, Outcome};
-use crate::command::*;
-use crate::meta::Meta;
-use crate::query::{Answer, Query};
-use crate::reply::{Rejection, Reply};
-use crate::table::View;
-
-pub fn append(_ctx: &mut Ctx<'_, '_>, _c: &Append) -> Outcome {
-    Err(Rejection::Validation("not built yet".into()).into())
-}
-
-pub fn receipts(_ctx: &mut Ctx<'_, '_>, _items: &[Receipt]) -> Outcome {
-    Ok(Reply::Done)
-}
-
-pub fn clear_dirty(_ctx: &mut Ctx<'_, '_>, _target: ShardId, _items: &[ClearDirty]) -> Outcome {
-    Ok(Reply::Done)
-}
-
-pub fn clear_receipt_dirty(_ctx: &mut Ctx<'_, '_>, _items: &[ClearReceipt]) -> Outcome {
-    Ok(Reply::Done)
-}
-
-pub fn evict_dedup(_ctx: &mut Ctx<'_, '_>, _limit: u32) -> Outcome {
-    Ok(Reply::Step { more: false })
-}
-
-pub fn eviction_due(_view: &View<'_>, _meta: &Meta) -> Result<bool, Fatal> {
-    Ok(false)
-}
-
-pub fn query(_view: &View<'_>, _meta: &Meta, _query: &Query) -> Result<Answer, Fatal> {
-    Ok(Answer::NotFound)
-}
+pub use append::append;
+pub use clear::{clear_dirty, clear_receipt_dirty};
+pub use evict::{evict_dedup, eviction_due};
+pub use queries::{for_reader, query};
+pub use receipts::receipts;

@@ -1,1 +1,3 @@
-//! Tools for tests of this crate and of others: a machine on an in-memory engine, and generators of command logs.
+//! Tools for tests of this crate and of others: arbitrary values, a machine on an in-memory engine, generated command logs.
+
+pub mod arb;

@@ -1,0 +1,139 @@
+//! Who may append what, and what changes by it. Reads rows, writes none: a rejection here has no effect.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::entry::What;
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+
+use super::tables::conversation::{ConversationRow, Conversations};
+use super::tables::member::{MemberRow, Members};
+use super::{direct, group, target};
+use crate::apply::Stop;
+use crate::command::Append;
+use crate::meta::Meta;
+use crate::reply::Rejection;
+use crate::table::{self, Rows};
+use crate::{Fatal, Txn};
+
+/// What one accepted append changes. Decided whole before anything is written.
+#[derive(Debug)]
+pub struct Plan {
+    /// The row as it was (empty for a new conversation), but for name, history access and archiving.
+    pub conversation: ConversationRow,
+    /// The content of the entry: as asked, but for the heir of a leaving owner.
+    pub what: What,
+    /// The members whose stay or role this entry changes.
+    pub changes: BTreeMap<UserId, Change>,
+    /// The sender's own row where it is a member before the entry; a message raises its `n_sent`.
+    pub sender: Option<MemberRow>,
+    /// Entries whose content goes.
+    pub redact: Vec<Seq>,
+    /// A message and all its edits, this entry's seq included.
+    pub revision: Option<(Seq, Vec<Seq>)>,
+}
+
+/// A member's row as this entry leaves it.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub row: MemberRow,
+    pub step: Step,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Joins,
+    /// Only the role changes.
+    Stays,
+    Leaves,
+}
+
+/// What a kind's own rules look at.
+pub struct Asked<'a> {
+    pub rows: &'a Txn<'a>,
+    pub meta: &'a Meta,
+    pub append: &'a Append,
+    /// The seq that the entry will have.
+    pub seq: Seq,
+}
+
+impl Plan {
+    pub fn new(conversation: ConversationRow, append: &Append) -> Self {
+        Self {
+            conversation,
+            what: append.what.clone(),
+            changes: BTreeMap::new(),
+            sender: None,
+            redact: Vec::new(),
+            revision: None,
+        }
+    }
+
+    pub fn change(&mut self, user: UserId, row: MemberRow, step: Step) {
+        self.changes.insert(user, Change { row, step });
+    }
+}
+
+pub fn plan(rows: &Txn<'_>, meta: &Meta, append: &Append) -> Result<Plan, Stop> {
+    let found = table::get::<Conversations>(rows, &append.conv)?;
+    let seq = found.as_ref().map_or(Seq(1), |row| row.head.next());
+    let asked = Asked { rows, meta, append, seq };
+    let plan = match append.conv.kind() {
+        ConvKind::Direct => direct::plan(&asked, found)?,
+        ConvKind::Group => group::plan(&asked, found)?,
+        ConvKind::Channel => return Err(Rejection::Validation("channels are not built yet".into()).into()),
+    };
+    check_rows(meta, &plan)?;
+    Ok(plan)
+}
+
+/// Rules that direct conversations and groups share: a member writes, edits, deletes, reacts.
+pub fn by_member(asked: &Asked<'_>, plan: &mut Plan, member: &MemberRow) -> Result<(), Stop> {
+    match &asked.append.what {
+        What::Message { reply_to: Some(reply_to), .. } => target::check_reply(asked, member, *reply_to)?,
+        What::Message { .. } => {}
+        What::Edit { target, .. } => target::edit(asked, plan, member, *target)?,
+        What::Delete { target } => target::delete(asked, plan, member, *target)?,
+        What::React { target, .. } => target::react(asked, member, *target)?,
+        _ => return Err(Rejection::Validation("this is for groups only".into()).into()),
+    }
+    Ok(())
+}
+
+/// The sender's row if it is a member now; `NotMember` otherwise.
+pub fn member(asked: &Asked<'_>) -> Result<MemberRow, Stop> {
+    match row_of(asked.rows, &asked.append.conv, &asked.append.sender)? {
+        Some(row) if row.is_member() => Ok(row),
+        _ => Err(Rejection::NotMember.into()),
+    }
+}
+
+pub fn row_of(rows: &dyn Rows, conv: &ConvId, user: &UserId) -> Result<Option<MemberRow>, Fatal> {
+    table::get::<Members>(rows, &(conv.clone(), user.clone()))
+}
+
+/// The users that a gateway must check first.
+pub fn check_peers<'u>(append: &Append, joining: impl Iterator<Item = &'u UserId>) -> Result<(), Rejection> {
+    let missing: Vec<UserId> = joining.filter(|user| !append.checked.contains(user)).cloned().collect();
+    if missing.is_empty() { Ok(()) } else { Err(Rejection::NeedPeers(missing)) }
+}
+
+/// A command touches a bounded number of rows. Only a change of many members that live on hundreds of shards comes near.
+fn check_rows(meta: &Meta, plan: &Plan) -> Result<(), Rejection> {
+    const FIXED: usize = 8;
+    if plan.changes.len() + plan.redact.len() + FIXED + plan.conversation.targets.len()
+        <= limits::ROWS_PER_COMMAND_MAX / 2
+    {
+        return Ok(());
+    }
+    let mut targets = std::collections::BTreeSet::new();
+    targets.extend(plan.changes.keys().filter_map(|user| meta.shard_of_user(user)));
+    let rosters = targets.len();
+    targets.extend(plan.conversation.targets.iter().map(|t| t.shard));
+    let rows = FIXED + plan.changes.len() + plan.redact.len() + rosters + targets.len();
+    if rows <= limits::ROWS_PER_COMMAND_MAX {
+        Ok(())
+    } else {
+        Err(Rejection::Validation("too many members at once: use several steps".into()))
+    }
+}

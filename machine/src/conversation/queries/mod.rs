@@ -1,0 +1,67 @@
+//! What may be read of the conversation side. Pure functions of one view.
+
+mod log;
+mod owed;
+mod people;
+
+pub use log::for_reader;
+
+use flotilla_proto::ids::*;
+
+use super::plan::row_of;
+use super::tables::conversation::{ConversationRow, Conversations};
+use super::tables::member::MemberRow;
+use crate::Fatal;
+use crate::meta::Meta;
+use crate::query::{Answer, Query};
+use crate::table::{self, View};
+
+/// Answers the queries of this side; a query of another side is answered `NotFound`.
+pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fatal> {
+    match query {
+        Query::Entries { conv, user, from, to, newest_first, limit, bytes_max } => {
+            with(view, meta, conv, user, |row, member| {
+                let page = log::Page {
+                    from: *from,
+                    to: *to,
+                    newest_first: *newest_first,
+                    limit: *limit,
+                    bytes_max: *bytes_max,
+                };
+                log::entries(view, conv, &row, &member, &page)
+            })
+        }
+        Query::Conversation { conv, user } => {
+            with(view, meta, conv, user, |row, member| people::conversation(view, conv, row, &member))
+        }
+        Query::Members { conv, user, after, limit } => with(view, meta, conv, user, |row, member| {
+            people::members(view, conv, &row, &member, after.as_ref(), *limit)
+        }),
+        Query::Dirty { target, after, limit, bytes_max } => {
+            owed::dirty(view, *target, after.as_ref(), *limit, *bytes_max)
+        }
+        Query::DirtyTargets => owed::targets(view),
+        Query::ReceiptsDirty { target, limit } => owed::receipts(view, *target, *limit),
+        _ => Ok(Answer::NotFound),
+    }
+}
+
+/// Finds the conversation and the user's membership, present or past.
+fn with(
+    view: &View<'_>,
+    meta: &Meta,
+    conv: &ConvId,
+    user: &UserId,
+    answer: impl FnOnce(ConversationRow, MemberRow) -> Result<Answer, Fatal>,
+) -> Result<Answer, Fatal> {
+    if meta.check_conversation(conv).is_err() {
+        return Ok(Answer::Moved);
+    }
+    let Some(row) = table::get::<Conversations>(view, conv)? else {
+        return Ok(Answer::NotFound);
+    };
+    match row_of(view, conv, user)? {
+        Some(member) => answer(row, member),
+        None => Ok(Answer::NotMember),
+    }
+}
