@@ -139,6 +139,20 @@ pub const PEER_BULK_IDLE_MS: u64 = 10_000;
 /// Inbound transfers that are served at the same time.
 pub const PEER_BULK_SERVE_MAX: usize = 32;
 
+/// A replica must have been live and caught up for this long before leadership is handed to it.
+pub const LEADER_STEADY_MS: u64 = 3_000;
+/// Between two transfers of one group's leadership; doubled, up to the maximum, while they do not last.
+pub const LEADER_TRANSFER_MS: u64 = 10_000;
+pub const LEADER_TRANSFER_MS_MAX: u64 = 600_000;
+/// A replica that lags by no more entries than this counts as caught up.
+pub const CAUGHT_UP_ENTRIES: u64 = 512;
+/// How often a leader looks after the membership and the leadership of its group.
+pub const TEND_MS: u64 = 500;
+/// A stopping node hands its leaderships over within this.
+pub const HAND_OVER_MS: u64 = 5_000;
+/// One change of a membership, its wait for the commit included.
+pub const MEMBERSHIP_CHANGE_MS: u64 = 30_000;
+
 /// One chunk of a snapshot on the bulk connection.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 

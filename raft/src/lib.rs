@@ -20,6 +20,7 @@ pub mod network;
 pub mod peer;
 pub mod runtime;
 pub mod seam;
+pub mod set;
 pub mod snapshot;
 pub mod state;
 pub mod types;

@@ -1,0 +1,4 @@
+//! All groups of a node.
+
+pub mod plan;
+pub mod spread;
