@@ -38,7 +38,7 @@ pub enum Command {
         target: ShardId,
         items: Vec<ClearDirty>,
     },
-    /// A target user shard has durably taken these peer watermarks.
+    /// A target user shard has durably taken these peer watermarks; users as in its `PeerMarks`.
     ClearReceiptDirty {
         items: Vec<ClearReceipt>,
     },

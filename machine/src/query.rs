@@ -88,6 +88,7 @@ pub enum Query {
     },
     /// Which targets have dirty rows.
     DirtyTargets,
+    /// Up to `limit` peer watermarks owed to one target, ready for `PeerMarks`: each names the user whose row changes.
     ReceiptsDirty {
         target: ShardId,
         limit: u32,

@@ -266,12 +266,17 @@ impl UserId {
         if text.len() > limits::USER_ID_INPUT_BYTES_MAX {
             return Err(IdError::User);
         }
-        let name: String = text.nfkc().flat_map(char::to_lowercase).collect();
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
-        if name.is_empty() || name.len() > limits::USER_ID_BYTES_MAX || !name.bytes().all(allowed) {
-            return Err(IdError::User);
+        // Rows and commands hold normalised ids: decoding them must not pay for Unicode.
+        if Self::is_normal(text) {
+            return Ok(Self(text.to_owned()));
         }
-        Ok(Self(name))
+        let name: String = text.nfkc().flat_map(char::to_lowercase).collect();
+        if Self::is_normal(&name) { Ok(Self(name)) } else { Err(IdError::User) }
+    }
+
+    fn is_normal(name: &str) -> bool {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+        (1..=limits::USER_ID_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
     }
 
     pub fn as_str(&self) -> &str {

@@ -69,8 +69,7 @@ pub fn clear_receipt_dirty(ctx: &mut Ctx<'_, '_>, items: &[ClearReceipt]) -> Out
 }
 
 fn clear_receipt(ctx: &mut Ctx<'_, '_>, item: &ClearReceipt) -> Result<(), Fatal> {
-    let target = item.conv.peer_of(&item.user).and_then(|peer| ctx.meta.shard_of_user(&peer));
-    let Some(target) = target else {
+    let Some(target) = ctx.meta.shard_of_user(&item.user) else {
         return Ok(());
     };
     let key = (target, item.conv.clone(), item.user.clone());

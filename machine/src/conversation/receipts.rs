@@ -63,6 +63,6 @@ fn owe_to_peer(ctx: &mut Ctx<'_, '_>, receipt: &Receipt, row: &MemberRow) {
         return;
     };
     let owed = ReceiptDirtyRow { delivered: row.delivered, read: row.read };
-    table::put::<ReceiptDirties>(ctx.txn, &(target, receipt.conv.clone(), receipt.user.clone()), &owed);
+    table::put::<ReceiptDirties>(ctx.txn, &(target, receipt.conv.clone(), peer), &owed);
     ctx.effects.push(Effect::ReceiptDirty { target, conv: receipt.conv.clone() });
 }

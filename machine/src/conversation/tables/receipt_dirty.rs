@@ -1,6 +1,7 @@
-//! (target user shard, direct conversation, reader) -> the reader's watermarks that the peer's shard has not confirmed.
+//! (target user shard, direct conversation, user of that shard) -> the other one's watermarks, to be shown to this user.
 //!
-//! Key: `17`, target shard u16, slot u16 of the conversation, conversation text, reader text.
+//! Key: `17`, target shard u16, slot u16 of the conversation, conversation text, user text. The user is the one whose inbox
+//! row at the target changes, as in `PeerMarks`: not the reader.
 
 use flotilla_proto::ids::*;
 use flotilla_proto::slots;
@@ -23,9 +24,9 @@ impl Table for ReceiptDirties {
     type Key = (ShardId, ConvId, UserId);
     type Row = ReceiptDirtyRow;
 
-    fn key((target, conv, reader): &Self::Key) -> Vec<u8> {
+    fn key((target, conv, user): &Self::Key) -> Vec<u8> {
         let slot = slots::of_conversation(conv);
-        KeyBuilder::new(Self::KIND).u16(target.0).slot(slot).conv(conv).user(reader).build()
+        KeyBuilder::new(Self::KIND).u16(target.0).slot(slot).conv(conv).user(user).build()
     }
 
     fn parse(key: &mut KeyReader<'_>) -> Option<Self::Key> {
@@ -49,9 +50,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_round_trip(target: u16, conv in arb::conv(), reader in arb::user(), delivered: u64, read: u64) {
+        fn rows_round_trip(target: u16, conv in arb::conv(), user in arb::user(), delivered: u64, read: u64) {
             let row = ReceiptDirtyRow { delivered: Seq(delivered), read: Seq(read) };
-            assert_round_trip::<ReceiptDirties>(&(ShardId(target), conv, reader), &row);
+            assert_round_trip::<ReceiptDirties>(&(ShardId(target), conv, user), &row);
         }
     }
 }
