@@ -85,6 +85,9 @@ pub const INTERVALS_PER_MEMBER_MAX: usize = 64;
 /// Edits of one message.
 pub const EDITS_PER_MESSAGE_MAX: usize = 100;
 
+/// Reads that wait for a shard's next ReadIndex round, and those that share one.
+pub const READ_QUEUE_MAX: usize = 8_192;
+pub const READS_PER_ROUND_MAX: usize = 8_192;
 /// Writes of all groups that wait for the node's log writer; above it, appends wait.
 pub const LOG_WRITER_QUEUE_MAX: usize = 1_024;
 /// What one sync of the log writer covers at most: bytes of keys and values, and calls.

@@ -7,12 +7,13 @@
 //! - [`log`]: one writer for the logs and votes of all groups of a node
 //! - [`state`]: applies committed entries through `machine`
 //! - [`snapshot`]: consistent views out, staged generations in
-//! - [`config`]: the settings of a group
+//! - [`group`]: the handle of one group; [`config`]: its settings
 //! - [`peer`]: requests, casts and transfers between nodes; [`network`]: openraft's RPCs over them
 //! - [`seam`]: what is one thing in production and another in the simulator
 
 pub mod config;
 pub mod entry;
+pub mod group;
 pub mod hooks;
 pub mod keys;
 pub mod log;
@@ -26,6 +27,7 @@ pub mod state;
 pub mod types;
 
 pub use config::Timings;
+pub use group::{Group, GroupOptions, Leadership, ProposeError, ReadError};
 pub use hooks::Hooks;
 pub use snapshot::{SnapshotChunk, SnapshotSink, SnapshotView, StagedSnapshot};
 pub use types::{Entry, LogId, Proposal, Replies, SnapshotData, TypeConfig, Vote};

@@ -13,6 +13,7 @@ mod pointer;
 
 use flotilla_storage::StorageError;
 
+pub(crate) use applier::is_damage;
 pub use applier::{Applier, SnapshotBuilder};
 pub use mark::AppliedMark;
 pub use open::{mark_damaged, open, wipe};
