@@ -12,9 +12,10 @@ use flotilla_proto::limits;
 use tokio::time::Instant;
 
 use super::wire::{self, SnapshotEnd, SnapshotOpen, WireError, kind};
+use crate::group::Group;
 use crate::peer::{BulkError, BulkStream, PeerRefusal, Peers};
-use crate::snapshot::{Generations, SnapshotChunk, SnapshotChunks, SnapshotError, SnapshotSink};
-use crate::types::{Raft, Snapshot, SnapshotData, Vote};
+use crate::snapshot::{SnapshotChunk, SnapshotChunks, SnapshotError};
+use crate::types::{Snapshot, SnapshotData, Vote};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -62,11 +63,11 @@ pub async fn send(
 }
 
 /// Takes a snapshot and installs it. `payload` is the opening behind its route.
-pub async fn receive(raft: Raft, generations: Generations, payload: Bytes, mut stream: BulkStream) {
-    let end = match take(&raft, &generations, &payload, &mut stream).await {
+pub async fn receive(group: &Group, payload: Bytes, mut stream: BulkStream) {
+    let end = match take(group, &payload, &mut stream).await {
         Ok(vote) => SnapshotEnd::Vote(vote),
         Err(e) => {
-            tracing::warn!(shard = %generations.shard(), error = %e, "snapshot not taken");
+            tracing::warn!(shard = %group.shard(), error = %e, "snapshot not taken");
             SnapshotEnd::Failed(e.to_string())
         }
     };
@@ -83,21 +84,16 @@ pub async fn refuse(mut stream: BulkStream, refusal: PeerRefusal) {
     }
 }
 
-async fn take(
-    raft: &Raft,
-    generations: &Generations,
-    payload: &[u8],
-    stream: &mut BulkStream,
-) -> Result<Vote, TransferError> {
+async fn take(group: &Group, payload: &[u8], stream: &mut BulkStream) -> Result<Vote, TransferError> {
     let opening: SnapshotOpen = wire::decode(payload)?;
-    let mut sink = SnapshotSink::begin(generations, opening.meta.clone()).await?;
+    let mut sink = group.begin_snapshot(opening.meta.clone()).await?;
     while let Some(chunk) = stream.recv().await? {
         let chunk: SnapshotChunk = wire::decode_chunk(&chunk)?;
         sink.write(chunk).await?;
     }
     let staged = sink.finish()?;
     let snapshot = Snapshot { meta: opening.meta, snapshot: SnapshotData::Staged(staged) };
-    let installed = raft.install_full_snapshot(opening.vote, snapshot);
+    let installed = group.raft().install_full_snapshot(opening.vote, snapshot);
     let response = keep_alive(stream, installed).await?.map_err(|e| TransferError::Stopped(e.to_string()))?;
     Ok(response.vote)
 }

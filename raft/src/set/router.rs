@@ -1,0 +1,114 @@
+//! Which replica a message is for. Raft's go to the groups of this node, everything else to the node.
+//!
+//! Invariant: an RPC for another generation than the one that runs here is refused: it is meant for a replica that this node no
+//! longer is, or not yet, and answering it under the wrong id could elect a leader without an accepted entry.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use flotilla_proto::ids::ShardId;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+
+use super::Placement;
+use crate::group::Group;
+use crate::network::wire::{self, Route};
+use crate::network::{receive, snapshot};
+use crate::peer::{BulkStream, PeerInfo, PeerRefusal, PeerService, kind};
+
+/// One group of this node.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub group: Group,
+    /// What is wished for; none until somebody says so.
+    pub placement: Option<Placement>,
+    /// One snapshot at a time.
+    pub receiving: Arc<Semaphore>,
+}
+
+/// The groups that run here.
+#[derive(Default)]
+pub(super) struct Table {
+    members: Mutex<BTreeMap<ShardId, Member>>,
+}
+
+impl Table {
+    pub fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, shard: ShardId) -> Option<Member> {
+        self.lock().get(&shard).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Member> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn route(&self, payload: &mut Bytes) -> Result<Member, PeerRefusal> {
+        let route = Route::take(payload).map_err(|e| PeerRefusal::Other(e.to_string()))?;
+        let Some(member) = self.get(route.shard) else {
+            return Err(PeerRefusal::NotReady(format!("shard {} does not run here", route.shard)));
+        };
+        let here = member.group.replica();
+        if here.generation != route.generation {
+            let meant = route.generation;
+            return Err(PeerRefusal::NotReady(format!("shard {} runs here as {here}, not as generation {meant}", route.shard)));
+        }
+        Ok(member)
+    }
+}
+
+/// What [`crate::peer::Peers`] is started with; the groups come to it later.
+pub struct Router {
+    pub(super) table: Arc<Table>,
+    node: Arc<dyn PeerService>,
+}
+
+impl Router {
+    /// `node` gets everything that is not Raft's.
+    pub fn new(node: Arc<dyn PeerService>) -> Arc<Self> {
+        Arc::new(Self { table: Arc::default(), node })
+    }
+}
+
+impl PeerService for Router {
+    fn request(&self, from: PeerInfo, kind: u8, mut payload: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
+        if !kind::is_raft(kind) {
+            return self.node.request(from, kind, payload);
+        }
+        match self.table.route(&mut payload) {
+            Ok(member) => receive::serve(member.group.raft().clone(), kind, payload),
+            Err(refusal) => futures::future::ready(Err(refusal)).boxed(),
+        }
+    }
+
+    fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes) {
+        if !kind::is_raft(kind) {
+            self.node.cast(from, kind, payload);
+        }
+    }
+
+    fn bulk(&self, from: PeerInfo, kind: u8, mut payload: Bytes, stream: BulkStream) -> BoxFuture<'static, ()> {
+        if !kind::is_raft(kind) {
+            return self.node.bulk(from, kind, payload, stream);
+        }
+        if kind != wire::kind::SNAPSHOT {
+            return snapshot::refuse(stream, PeerRefusal::Unsupported(kind)).boxed();
+        }
+        let member = match self.table.route(&mut payload) {
+            Ok(member) => member,
+            Err(refusal) => return snapshot::refuse(stream, refusal).boxed(),
+        };
+        match member.receiving.try_acquire_owned() {
+            Err(_) => snapshot::refuse(stream, PeerRefusal::Overloaded).boxed(),
+            Ok(permit) => async move {
+                snapshot::receive(&member.group, payload, stream).await;
+                drop(permit);
+            }
+            .boxed(),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What leaders do for their groups: bring the membership to the wish, one step at a time, and hand leadership to whom it belongs.
+//!
+//! One task per node looks at all groups it leads; the steps themselves are decided in [`super::plan`] and [`super::spread`].
+//! A step that fails or takes too long is not repeated blindly: the next look starts from what the group then is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_proto::ids::{ReplicaId, ShardId};
+use flotilla_proto::limits;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::metrics::RaftMetrics;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::plan::{self, Seen, Step};
+use super::router::{Member, Table};
+use super::spread::Spread;
+use crate::group::{Group, MembershipError};
+use crate::types::TypeConfig;
+
+pub(super) struct Tender {
+    pub table: Arc<Table>,
+    /// A replica that has not answered for longer is not live.
+    pub alive: Duration,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What is remembered about one group between two looks.
+#[derive(Default)]
+struct Mind {
+    spread: Spread,
+    step: Option<JoinHandle<()>>,
+    waiting_for: Option<&'static str>,
+    handed_over: Option<Instant>,
+}
+
+impl Tender {
+    pub async fn run(mut self) {
+        let mut minds: BTreeMap<ShardId, Mind> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.stop.changed() => return,
+                () = tokio::time::sleep(Duration::from_millis(limits::TEND_MS)) => {}
+            }
+            let members = self.table.all();
+            minds.retain(|shard, _| members.iter().any(|m| m.group.shard() == *shard));
+            // At most one transfer a look, so that a node which comes back is not handed everything at once.
+            let mut may_hand_over = true;
+            for member in &members {
+                let mind = minds.entry(member.group.shard()).or_default();
+                self.look(member, mind, &mut may_hand_over).await;
+            }
+        }
+    }
+
+    async fn look(&self, member: &Member, mind: &mut Mind, may_hand_over: &mut bool) {
+        let busy = mind.step.as_ref().is_some_and(|step| !step.is_finished());
+        let (Some(placement), true, false) = (&member.placement, member.group.leadership().ready, busy) else {
+            return;
+        };
+        let Some(seen) = look_at(&member.group, self.alive) else { return };
+        let shard = member.group.shard();
+        match plan::next(&placement.wish(), &seen) {
+            Step::Done => {
+                mind.waiting_for = None;
+                let good: BTreeSet<_> = seen.configs[0].intersection(&seen.good).copied().collect();
+                if !*may_hand_over {
+                    return;
+                }
+                let own = member.group.replica();
+                if let Some(to) = mind.spread.decide(Instant::now(), own, &placement.order, &good) {
+                    *may_hand_over = false;
+                    hand_over(&member.group, to).await;
+                }
+            }
+            Step::Wait(reason) => {
+                if mind.waiting_for.replace(reason) != Some(reason) {
+                    tracing::info!(%shard, reason, "the membership is not as wished");
+                }
+            }
+            Step::HandOver(to) => {
+                let pause = Duration::from_millis(limits::LEADER_STEADY_MS);
+                if mind.handed_over.is_none_or(|at| at.elapsed() >= pause) {
+                    mind.handed_over = Some(Instant::now());
+                    hand_over(&member.group, to).await;
+                }
+            }
+            step => mind.step = Some(tokio::spawn(perform(member.group.clone(), step))),
+        }
+    }
+}
+
+async fn hand_over(group: &Group, to: ReplicaId) {
+    tracing::info!(shard = %group.shard(), %to, "handing leadership over");
+    if let Err(error) = group.transfer_leader(to).await {
+        tracing::warn!(shard = %group.shard(), %to, %error, "cannot hand leadership over");
+    }
+}
+
+async fn perform(group: Group, step: Step) {
+    let shard = group.shard();
+    tracing::info!(%shard, ?step, "changing the membership");
+    let work = async {
+        match &step {
+            Step::AddLearner(id) => group.add_learner(*id).await,
+            Step::Voters(voters) | Step::Settle(voters) => group.change_membership(voters, false).await,
+            Step::RemoveLearner(id) => group.remove_learners(&BTreeSet::from([*id])).await,
+            Step::Done | Step::Wait(_) | Step::HandOver(_) => Ok(()),
+        }
+    };
+    match tokio::time::timeout(Duration::from_millis(limits::MEMBERSHIP_CHANGE_MS), work).await {
+        Ok(Ok(())) => tracing::info!(%shard, ?step, "the membership has changed"),
+        Ok(Err(MembershipError::NotLeader { .. } | MembershipError::Stopped)) => {}
+        Ok(Err(error)) => tracing::warn!(%shard, ?step, %error, "the membership has not changed"),
+        Err(_) => tracing::warn!(%shard, ?step, "changing the membership takes too long"),
+    }
+}
+
+/// What this replica, as the leader, sees of its group; none if it does not lead.
+pub(super) fn look_at(group: &Group, alive: Duration) -> Option<Seen> {
+    let metrics = group.metrics();
+    let metrics = metrics.borrow_watched();
+    if !metrics.state.is_leader() || metrics.running_state.is_err() {
+        return None;
+    }
+    let membership = metrics.membership_config.membership();
+    let replicas = |ids: &BTreeSet<u64>| ids.iter().map(|id| ReplicaId::from_raft(*id)).collect();
+    Some(Seen {
+        configs: membership.get_joint_config().iter().map(replicas).collect(),
+        learners: membership.learner_ids().map(ReplicaId::from_raft).collect(),
+        settled: metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
+        leader: Some(group.replica()),
+        good: good(&metrics, group.replica(), alive),
+    })
+}
+
+/// Replicas that have answered lately and lag by little.
+fn good(metrics: &RaftMetrics<TypeConfig>, own: ReplicaId, alive: Duration) -> BTreeSet<ReplicaId> {
+    let last = metrics.last_log_index.unwrap_or(0);
+    let mut good = BTreeSet::from([own]);
+    let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat) else { return good };
+    for (id, matched) in replication {
+        let close = matched.is_some_and(|m| m.index() + limits::CAUGHT_UP_ENTRIES >= last);
+        let answered = heartbeat.get(id).copied().flatten().is_some_and(|at| at.into_inner().0.elapsed() <= alive);
+        if close && answered {
+            good.insert(ReplicaId::from_raft(*id));
+        }
+    }
+    good
+}
