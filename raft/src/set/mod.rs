@@ -21,6 +21,7 @@ use std::time::Duration;
 use flotilla_proto::ids::{NodeId, ReplicaId, ShardId};
 use flotilla_proto::limits;
 use flotilla_storage::Engine;
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -163,7 +164,17 @@ impl Groups {
 
     fn group_options(&self, shard: ShardId, replica: ReplicaId) -> GroupOptions {
         let SetOptions { cluster, timings, engine, hooks, display, log_cache_bytes } = self.options.clone();
-        GroupOptions { shard, replica, cluster, timings, engine, writer: self.writer.clone(), hooks, display, log_cache_bytes }
+        GroupOptions {
+            shard,
+            replica,
+            cluster,
+            timings,
+            engine,
+            writer: self.writer.clone(),
+            hooks,
+            display,
+            log_cache_bytes,
+        }
     }
 
     fn on_refused(&self, shard: ShardId, replica: ReplicaId, error: &StartError) {
@@ -194,7 +205,7 @@ impl Groups {
             shard: group.shard(),
             replica: group.replica(),
             leadership: group.leadership(),
-            last_log_index: group.last_log_index(),
+            last_log_index: group.metrics().borrow_watched().last_log_index,
             applied_index: group.applied_index(),
             seen: tend::look_at(&group, self.options.timings.election_min),
         };

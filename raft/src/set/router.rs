@@ -55,7 +55,10 @@ impl Table {
         let here = member.group.replica();
         if here.generation != route.generation {
             let meant = route.generation;
-            return Err(PeerRefusal::NotReady(format!("shard {} runs here as {here}, not as generation {meant}", route.shard)));
+            return Err(PeerRefusal::NotReady(format!(
+                "shard {} runs here as {here}, not as generation {meant}",
+                route.shard
+            )));
         }
         Ok(member)
     }

@@ -1,0 +1,354 @@
+//! Three nodes in one process: real peers over loopback, real groups, disks in memory.
+
+use bytes::Bytes;
+use flotilla_machine::command::Register;
+use flotilla_machine::{Command, Reply};
+use flotilla_proto::ids::{Cid, ClusterId, Generation, Incarnation, UserId};
+use flotilla_proto::slots::SlotTable;
+use flotilla_storage::Order;
+use flotilla_storage::mem::{MemDisk, MemEngine};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::group::ProposeError;
+use crate::peer::{self, BulkStream, PeerInfo, PeerRefusal, PeerService, PeersConfig};
+use crate::seam::clock;
+
+const SHARDS: u16 = 3;
+const NODES: u16 = 3;
+
+struct Nothing;
+
+impl PeerService for Nothing {
+    fn request(&self, _: PeerInfo, kind: u8, _: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
+        async move { Err(PeerRefusal::Unsupported(kind)) }.boxed()
+    }
+
+    fn cast(&self, _: PeerInfo, _: u8, _: Bytes) {}
+
+    fn bulk(&self, _: PeerInfo, _: u8, _: Bytes, _: BulkStream) -> BoxFuture<'static, ()> {
+        async {}.boxed()
+    }
+}
+
+/// Remembers what must not happen.
+#[derive(Default)]
+struct Watch {
+    fatal: Mutex<Vec<String>>,
+    installed: Mutex<BTreeSet<ShardId>>,
+}
+
+impl Hooks for Watch {
+    fn on_applied(&self, _: ShardId, _: Vec<flotilla_machine::Effect>) {}
+
+    fn on_installed(&self, shard: ShardId) {
+        self.installed.lock().expect("not poisoned").insert(shard);
+    }
+
+    fn on_fatal(&self, _: Option<ShardId>, reason: String) {
+        self.fatal.lock().expect("not poisoned").push(reason);
+    }
+}
+
+struct Node {
+    id: u16,
+    addr: String,
+    peers: Arc<Peers>,
+    groups: Arc<Groups>,
+    watch: Arc<Watch>,
+}
+
+/// Nodes by id; a killed one leaves its disk.
+struct Cluster {
+    timings: Timings,
+    nodes: Vec<Option<Node>>,
+    disks: Vec<MemDisk>,
+    incarnation: u64,
+    users: u64,
+}
+
+fn r(node: u16, generation: u32) -> ReplicaId {
+    ReplicaId::new(NodeId(node), Generation(generation))
+}
+
+fn first_voters() -> BTreeSet<ReplicaId> {
+    (1..=NODES).map(|node| r(node, 1)).collect()
+}
+
+fn shards() -> impl Iterator<Item = ShardId> {
+    (1..=SHARDS).map(ShardId)
+}
+
+/// Shard 1 prefers node 1, shard 2 node 2, and so on.
+fn order(shard: ShardId) -> Placement {
+    Placement::of_voters((0..NODES).map(|i| r((shard.0 - 1 + i) % NODES + 1, 1)))
+}
+
+fn timings() -> Timings {
+    Timings {
+        heartbeat: Duration::from_millis(50),
+        election_min: Duration::from_millis(300),
+        election_max: Duration::from_millis(600),
+        ..Timings::default()
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Cluster {
+    async fn start(timings: Timings) -> Self {
+        let disks = (0..NODES).map(|_| MemDisk::new()).collect();
+        let mut cluster = Self { timings, nodes: Vec::new(), disks, incarnation: 0, users: 0 };
+        cluster.nodes.resize_with(usize::from(NODES), || None);
+        for id in 1..=NODES {
+            cluster.start_node(id, 1).await;
+        }
+        for shard in shards() {
+            cluster.propose(shard, Command::SetSlots(SlotTable::even(SHARDS))).await;
+        }
+        cluster
+    }
+
+    async fn start_node(&mut self, id: u16, generation: u32) {
+        self.incarnation += 1;
+        let disk = &self.disks[usize::from(id) - 1];
+        let engine: Arc<dyn Engine> = Arc::new(MemEngine::open(disk).expect("opens"));
+        // In the simulator all addresses belong to one machine, too.
+        let listener = peer::bind("127.0.0.1:0", false).await.expect("a free port");
+        let addr = listener.local_addr().expect("bound").to_string();
+        let config = PeersConfig {
+            node: NodeId(id),
+            incarnation: Incarnation(self.incarnation),
+            cluster: Some(ClusterId(1)),
+            insecure_peers: false,
+        };
+        let router = Router::new(Arc::new(Nothing));
+        let peers = Peers::start(config, listener, router.clone());
+        let watch = Arc::new(Watch::default());
+        let options = SetOptions {
+            cluster: "test".into(),
+            timings: self.timings,
+            engine,
+            hooks: watch.clone(),
+            display: clock::local(),
+            log_cache_bytes: 1024 * 1024,
+        };
+        let groups = Groups::start(options, peers.clone(), &router);
+        for other in self.nodes.iter().flatten() {
+            other.peers.set_address(NodeId(id), &addr);
+            peers.set_address(NodeId(other.id), &other.addr);
+        }
+        for shard in shards() {
+            let start = if generation == 1 { Start::Found(first_voters()) } else { Start::Resume };
+            groups.open(shard, r(id, generation), start).await.expect("opens");
+            groups.place(shard, order(shard));
+        }
+        self.nodes[usize::from(id) - 1] = Some(Node { id, addr, peers, groups, watch });
+    }
+
+    /// As a power loss: what was not synced is gone.
+    async fn kill(&mut self, id: u16) {
+        let Some(node) = self.nodes[usize::from(id) - 1].take() else { panic!("node {id} is dead already") };
+        assert_eq!(*node.watch.fatal.lock().expect("not poisoned"), Vec::<String>::new(), "before the kill of {id}");
+        self.disks[usize::from(id) - 1].crash(0);
+        node.peers.shutdown().await;
+        for shard in shards() {
+            node.groups.close(shard).await;
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().flatten()
+    }
+
+    fn leader(&self, shard: ShardId) -> Option<Group> {
+        self.live().filter_map(|n| n.groups.get(shard)).find(|g| g.leadership().ready)
+    }
+
+    async fn propose(&self, shard: ShardId, command: Command) {
+        let command = command.encode().expect("encodes");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(Instant::now() < deadline, "no leader takes a command of shard {shard}");
+            if let Some(leader) = self.leader(shard) {
+                match leader.propose(command.clone()).await {
+                    Ok(Reply::Rejected(rejection)) => panic!("rejected: {rejection:?}"),
+                    Ok(_) => return,
+                    Err(ProposeError::Stopped) => panic!("a live group has stopped"),
+                    Err(_) => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Registers `count` users in each shard.
+    async fn write(&mut self, count: u64) {
+        let table = SlotTable::even(SHARDS);
+        for shard in shards() {
+            let mut made = 0;
+            while made < count {
+                self.users += 1;
+                let user = UserId::parse(&format!("u{}", self.users)).expect("a valid name");
+                if table.shard_of_user(&user) == Some(shard) {
+                    made += 1;
+                    let register = Register { user, phc: String::new(), request: Cid(u128::from(self.users)) };
+                    self.propose(shard, Command::Register(register)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until all live replicas have applied the same, and compares every row.
+    async fn agree(&self) {
+        for shard in shards() {
+            eventually(&format!("replicas of shard {shard} catch up"), || {
+                let applied: BTreeSet<_> =
+                    self.live().filter_map(|n| n.groups.get(shard)).map(|g| g.applied_index()).collect();
+                applied.len() == 1
+            })
+            .await;
+            let mut states = Vec::new();
+            for node in self.live() {
+                let Some(group) = node.groups.get(shard) else { continue };
+                let view = group.view().await.expect("a state");
+                let (prefix, mut rows) = (view.prefix(), Vec::new());
+                let end = flotilla_storage::key::prefix_end(&prefix).expect("not the last prefix");
+                view.read()
+                    .scan(&prefix, &end, Order::Forward, &mut |key, row| {
+                        rows.push((key[prefix.len()..].to_vec(), row.to_vec()));
+                        std::ops::ControlFlow::Continue(())
+                    })
+                    .expect("reads");
+                assert!(!rows.is_empty());
+                states.push(rows);
+            }
+            assert!(states.windows(2).all(|w| w[0] == w[1]), "replicas of shard {shard} differ");
+        }
+        for node in self.live() {
+            assert_eq!(*node.watch.fatal.lock().expect("not poisoned"), Vec::<String>::new(), "node {}", node.id);
+        }
+    }
+
+    async fn stop(self) {
+        for node in self.nodes.into_iter().flatten() {
+            node.groups.shutdown().await;
+            node.peers.shutdown().await;
+        }
+    }
+}
+
+fn leads(cluster: &Cluster, shard: ShardId, node: u16) -> bool {
+    cluster.leader(shard).is_some_and(|g| g.replica().node.0 == node)
+}
+
+#[tokio::test]
+async fn groups_elect_write_lose_a_node_go_on_and_catch_up_by_the_log() {
+    let mut cluster = Cluster::start(timings()).await;
+    cluster.write(20).await;
+    cluster.agree().await;
+    cluster.kill(1).await;
+    cluster.write(20).await;
+    cluster.start_node(1, 1).await;
+    cluster.write(5).await;
+    cluster.agree().await;
+    let back = cluster.nodes[0].as_ref().expect("alive");
+    assert!(back.watch.installed.lock().expect("not poisoned").is_empty(), "the log was enough");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn node_that_was_away_for_long_catches_up_by_snapshot() {
+    let timings = Timings { snapshot_entries: 50, kept_entries: 10, ..timings() };
+    let mut cluster = Cluster::start(timings).await;
+    cluster.write(5).await;
+    cluster.kill(2).await;
+    cluster.write(200).await;
+    let purged = |g: &Group| g.metrics().borrow_watched().purged.map_or(0, |id| id.index());
+    eventually("logs are purged", || shards().all(|s| cluster.leader(s).is_some_and(|g| purged(&g) > 50))).await;
+    cluster.start_node(2, 1).await;
+    cluster.agree().await;
+    let back = cluster.nodes[1].as_ref().expect("alive");
+    assert_eq!(back.watch.installed.lock().expect("not poisoned").len(), usize::from(SHARDS));
+    cluster.write(5).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn leaders_spread_by_placement_again_after_a_failure() {
+    let mut cluster = Cluster::start(timings()).await;
+    let spread = |cluster: &Cluster| shards().all(|s| leads(cluster, s, s.0));
+    eventually("every shard is led by its first choice", || spread(&cluster)).await;
+    cluster.kill(3).await;
+    eventually("another leads shard 3", || cluster.leader(ShardId(3)).is_some()).await;
+    cluster.start_node(3, 1).await;
+    eventually("node 3 has its shard back", || spread(&cluster)).await;
+    cluster.write(3).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn replica_of_a_new_generation_replaces_a_wiped_one() {
+    let mut cluster = Cluster::start(timings()).await;
+    cluster.write(10).await;
+    cluster.kill(3).await;
+    cluster.disks[2] = MemDisk::new();
+    cluster.start_node(3, 2).await;
+    for shard in shards() {
+        let mut placement = order(shard);
+        placement.order.iter_mut().filter(|id| id.node.0 == 3).for_each(|id| *id = r(3, 2));
+        cluster.live().for_each(|node| node.groups.place(shard, placement.clone()));
+    }
+    let wished: BTreeSet<_> = [r(1, 1), r(2, 1), r(3, 2)].into();
+    eventually("the new generation votes and the old one is gone", || {
+        shards().all(|s| {
+            let seen = cluster.leader(s).and_then(|g| tend::look_at(&g, Duration::from_secs(1)));
+            seen.is_some_and(|seen| seen.configs == vec![wished.clone()] && seen.learners.is_empty())
+        })
+    })
+    .await;
+    cluster.write(5).await;
+    cluster.agree().await;
+    // With the new replica the group survives the loss of another one.
+    cluster.kill(1).await;
+    cluster.write(5).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_node_hands_its_leaderships_over_before_it_goes() {
+    let mut cluster = Cluster::start(timings()).await;
+    eventually("every shard is led by its first choice", || shards().all(|s| leads(&cluster, s, s.0))).await;
+    let node = cluster.nodes[0].take().expect("alive");
+    let before = Instant::now();
+    node.groups.shutdown().await;
+    eventually("another leads shard 1", || cluster.leader(ShardId(1)).is_some_and(|g| g.replica().node.0 != 1)).await;
+    assert!(before.elapsed() < timings().election_min, "handed over, not timed out: {:?}", before.elapsed());
+    node.peers.shutdown().await;
+    cluster.write(3).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn rpc_for_another_generation_is_refused() {
+    let cluster = Cluster::start(timings()).await;
+    let node = cluster.nodes[0].as_ref().expect("alive");
+    let route = crate::network::wire::Route { shard: ShardId(1), generation: Generation(9) };
+    let rpc = crate::network::wire::encode(route, &()).expect("encodes");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    eventually("1 connects to 2", || node.peers.is_connected(NodeId(2))).await;
+    let outcome = node.peers.request(NodeId(2), crate::network::wire::kind::VOTE, rpc, deadline).await;
+    assert!(matches!(outcome, peer::Outcome::Refused(PeerRefusal::NotReady(_))), "{outcome:?}");
+    cluster.stop().await;
+}
