@@ -241,6 +241,7 @@ impl Groups {
         let group = &member.group;
         let own = group.replica();
         let mut leadership = group.watch_leadership();
+        let mut alone = 0;
         while leadership.borrow().leads && Instant::now() < deadline {
             let Some(seen) = tend::look_at(group, self.options.timings.election_min) else { return };
             let voters = seen.configs.last().cloned().unwrap_or_default();
@@ -248,8 +249,12 @@ impl Groups {
             let preferred = member.placement.iter().flat_map(|p| &p.order).find(|id| able(id));
             if let Some(to) = preferred.or_else(|| voters.iter().find(|id| able(id))) {
                 let _ = group.transfer_leader(*to).await;
-            } else if voters.len() <= 1 {
-                return;
+            } else {
+                // Nobody is there to take it: the whole cluster stops, perhaps.
+                alone += 1;
+                if alone > 2 || voters.len() <= 1 {
+                    return;
+                }
             }
             let gone = leadership.wait_for(|l| !l.leads);
             let _ = tokio::time::timeout(Duration::from_millis(limits::TEND_MS), gone).await;
