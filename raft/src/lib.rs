@@ -24,6 +24,8 @@ pub mod seam;
 pub mod set;
 pub mod snapshot;
 pub mod state;
+#[cfg(all(test, not(madsim)))]
+mod testkit;
 pub mod types;
 
 pub use config::Timings;

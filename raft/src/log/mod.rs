@@ -11,6 +11,8 @@ mod cache;
 mod open;
 mod reader;
 mod store;
+#[cfg(all(test, not(madsim)))]
+mod tests;
 mod writer;
 
 pub use open::OpenError;

@@ -53,7 +53,7 @@ fn load(
 ) -> Result<Shared, OpenError> {
     let vote = load_row(&*engine, &keys::vote(shard, generation), "the vote")?;
     let purged = load_row(&*engine, &keys::purged(shard, generation), "the purge position")?;
-    let state = State { vote, purged, last: purged, cache: Cache::new(cache_bytes) };
+    let state = State { vote, purged, last: purged, begin: 0, cache: Cache::new(cache_bytes) };
     let log = Shared { engine, shard, generation, state: Mutex::new(state) };
     load_entries(&log)?;
     Ok(log)

@@ -39,6 +39,8 @@ pub(super) struct State {
     pub vote: Option<Vote>,
     pub purged: Option<LogId>,
     pub last: Option<LogId>,
+    /// Where a log begins that nothing was purged from: 0, but for openraft's test suite.
+    pub begin: u64,
     pub cache: Cache,
 }
 
@@ -52,7 +54,7 @@ impl Shared {
 impl State {
     /// The lowest index that may exist.
     pub fn first_index(&self) -> u64 {
-        self.purged.map_or(0, |id| id.index() + 1)
+        self.purged.map_or(self.begin, |id| id.index() + 1)
     }
 
     /// One above the highest index that exists.
@@ -106,6 +108,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             for entry in entries {
                 let end = state.end_index();
                 assert!(end == 0 || entry.log_id.index() == end, "a log has no holes: {} after {end}", entry.log_id);
+                if end == 0 {
+                    state.begin = entry.log_id.index();
+                }
                 self.put_entry(&entry, &mut batch);
                 state.last = Some(entry.log_id);
                 state.cache.push(entry);
@@ -121,7 +126,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let from = last.map_or(0, |id| id.index() + 1);
         {
             let mut state = self.log.lock();
-            assert!(from >= state.first_index(), "purged entries are committed and cannot be truncated");
+            assert!(
+                state.purged.is_none_or(|purged| from > purged.index()),
+                "purged entries are committed and cannot be truncated"
+            );
             if state.end_index() > from {
                 state.last = last;
             }

@@ -11,6 +11,8 @@
 
 mod generations;
 mod sink;
+#[cfg(all(test, not(madsim)))]
+mod tests;
 mod view;
 
 use bytes::Bytes;

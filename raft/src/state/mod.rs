@@ -7,6 +7,8 @@
 //! - Only one state generation of a shard counts; every start sweeps the others.
 
 mod applier;
+#[cfg(all(test, not(madsim)))]
+mod conformance;
 mod mark;
 mod open;
 mod pointer;
