@@ -58,12 +58,13 @@ impl Broken {
     }
 
     fn write_each_alone(&self, ops: Vec<Op>, durability: Durability) -> Result<WriteNo, StorageError> {
+        let mut number = self.engine.last_write();
         for op in ops {
             let mut single = Batch::new();
             single.push(op);
-            self.engine.write(single, durability)?;
+            number = self.engine.write(single, durability)?;
         }
-        Ok(self.last_write())
+        Ok(number)
     }
 
     fn scan_live(&self, from: &[u8], to: &[u8], visit: Visitor<'_>) -> Result<(), StorageError> {
