@@ -122,9 +122,10 @@ fn owe(ctx: &mut Ctx<'_, '_>, user: &UserId, conv: &ConvId, marks: Due) -> Resul
     let key = (user.clone(), conv.clone());
     let old = table::get::<DueTable>(ctx.txn, &key)?.unwrap_or_default();
     let due = Due { delivered: old.delivered.max(marks.delivered), read: old.read.max(marks.read) };
-    if due != old {
-        table::put::<DueTable>(ctx.txn, &key, &due);
+    if due == old {
+        return Ok(());
     }
+    table::put::<DueTable>(ctx.txn, &key, &due);
     if let Some(target) = ctx.meta.shard_of_conversation(conv) {
         ctx.effects.push(Effect::ReceiptDue { target, user: user.clone(), conv: conv.clone() });
     }

@@ -20,7 +20,7 @@ mod query;
 pub mod session;
 mod split;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod token;
 
 pub use account::{register, set_password};

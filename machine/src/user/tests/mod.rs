@@ -1,1 +1,10 @@
+//! Stories and properties of the user side.
 
+mod accounts;
+mod agreement;
+mod delivery;
+mod inbox;
+pub(crate) mod kit;
+mod marks;
+mod sessions;
+mod tables;

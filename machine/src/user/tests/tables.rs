@@ -1,0 +1,46 @@
+//! Every table gives back what was put in.
+
+use flotilla_proto::ids::*;
+use proptest::prelude::*;
+
+use super::kit;
+use crate::table::assert_round_trip;
+use crate::user::account::{UserRow, UserTable};
+use crate::user::cursor::CursorTable;
+use crate::user::device::{DeviceRow, DeviceTable, GoneTable};
+use crate::user::inbox::{InboxTable, RevTable, Row};
+use crate::user::job::{Job, JobTable};
+use crate::user::marks::{Due, DueTable};
+use crate::user::session::{AtNode, SessionNodeTable, SessionRow, SessionTable};
+use crate::user::token::{Family, TokenTable};
+
+fn user() -> impl Strategy<Value = UserId> {
+    "[a-z0-9_.-]{1,64}".prop_map(|name| kit::user(&name))
+}
+
+proptest! {
+    #[test]
+    fn rows_round_trip(user in user(), peer in user(), n: u64, id: u128, byte: u8, node: u16, text in ".{0,40}") {
+        let (device, key) = (DeviceId(id), (user.clone(), DeviceId(id)));
+        let conv = ConvId::direct(&user, &peer);
+        let account = UserRow { rev: Rev(n), passwords: vec![Cid(id)], ..UserRow::new(&text, TsMs(n), Some(Cid(id))) };
+        assert_round_trip::<UserTable>(&user, &account);
+        let row = DeviceRow { install: kit::hash(byte), name: text, created: TsMs(n), number: SessionNo(n) };
+        assert_round_trip::<DeviceTable>(&key, &row);
+        assert_round_trip::<GoneTable>(&key, &TsMs(n));
+        assert_round_trip::<TokenTable>(&key, &Family::new(kit::hash(byte)));
+        let (node, incarnation) = (NodeId(node), Incarnation(n));
+        let session = SessionRow {
+            node, incarnation, number: SessionNo(n), instance: Instance(id), attempt: n, since: SessionNo(n),
+        };
+        assert_round_trip::<SessionTable>(&key, &session);
+        assert_round_trip::<SessionNodeTable>(&AtNode { node, incarnation, user: user.clone(), device }, &());
+        let row = Row { head: Seq(n), part: kit::part(n, &[kit::stay(3, Some(n))]), ..Row::default() };
+        assert_round_trip::<InboxTable>(&(user.clone(), conv.clone()), &row);
+        assert_round_trip::<RevTable>(&(user.clone(), Rev(n)), &conv);
+        assert_round_trip::<CursorTable>(&(user.clone(), device, conv.clone()), &Seq(n));
+        assert_round_trip::<DueTable>(&(user.clone(), conv), &Due { delivered: Seq(n), read: Seq(n) });
+        assert_round_trip::<JobTable>(&Job::Sweep(node), &());
+        assert_round_trip::<JobTable>(&Job::RemoveCursors(user, device), &());
+    }
+}
