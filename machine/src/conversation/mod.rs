@@ -20,6 +20,8 @@ mod queries;
 mod receipts;
 pub mod tables;
 mod target;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod write;
 

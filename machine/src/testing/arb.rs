@@ -28,7 +28,7 @@ pub fn history() -> impl Strategy<Value = HistoryAccess> {
 
 /// Positions: small ones that hit something, and any at all.
 pub fn seq() -> impl Strategy<Value = Seq> {
-    prop_oneof![8 => 0u64..20, 1 => any::<u64>(), 1 => Just(u64::MAX)].prop_map(Seq)
+    prop_oneof![12 => 1u64..9, 3 => 0u64..25, 1 => any::<u64>(), 1 => Just(u64::MAX)].prop_map(Seq)
 }
 
 fn bytes() -> impl Strategy<Value = Blob> {
@@ -41,21 +41,21 @@ fn bytes() -> impl Strategy<Value = Blob> {
 /// What a message may hold, valid or not. `users` is where names come from.
 pub fn what(users: BoxedStrategy<UserId>) -> impl Strategy<Value = What> {
     let some = prop::collection::vec(users.clone(), 0..5);
-    let kind = prop_oneof![8 => Just("message".to_owned()), 1 => Just("note".to_owned()), 1 => any::<String>(), 1 => Just("leave".into())];
+    let kind = prop_oneof![12 => Just("message".to_owned()), 3 => Just("note".to_owned()), 1 => any::<String>(), 1 => Just("leave".into())];
     prop_oneof![
-        8 => (kind, bytes(), prop::option::of(seq()), some.clone(), prop::option::of(any::<String>())).prop_map(
+        6 => (kind, bytes(), prop::option::weighted(0.2, seq()), some.clone(), prop::option::weighted(0.1, any::<String>())).prop_map(
             |(kind, body, reply_to, mentions, media)| What::Message { kind, body, reply_to, mentions, media }
         ),
-        2 => plain().prop_map(|body| What::Message { kind: "message".into(), body, reply_to: None, mentions: vec![], media: None }),
-        3 => (seq(), bytes()).prop_map(|(target, body)| What::Edit { target, body }),
-        2 => seq().prop_map(|target| What::Delete { target }),
-        2 => (seq(), ".{0,9}", any::<bool>()).prop_map(|(target, emoji, on)| What::React { target, emoji, on }),
+        4 => plain().prop_map(|body| What::Message { kind: "message".into(), body, reply_to: None, mentions: vec![], media: None }),
+        5 => (seq(), bytes()).prop_map(|(target, body)| What::Edit { target, body }),
+        3 => seq().prop_map(|target| What::Delete { target }),
+        2 => (seq(), ".{1,9}", any::<bool>()).prop_map(|(target, emoji, on)| What::React { target, emoji, on }),
         2 => (".{0,20}", some.clone(), history()).prop_map(|(name, members, history)| What::Create { name, members, history }),
         3 => some.prop_map(|users| What::Add { users }),
         3 => users.clone().prop_map(|user| What::Remove { user }),
         3 => prop::option::of(users.clone()).prop_map(|heir| What::Leave { heir }),
         3 => (users, role()).prop_map(|(user, role)| What::SetRole { user, role }),
-        1 => ".{0,300}".prop_map(|name| What::Rename { name }),
+        1 => prop_oneof![3 => "[a-z ]{0,20}", 1 => ".{0,300}"].prop_map(|name| What::Rename { name }),
         1 => history().prop_map(|history| What::SetHistory { history }),
     ]
 }

@@ -1,0 +1,102 @@
+//! Watermarks of members, and what a peer is shown.
+
+use flotilla_proto::ids::*;
+
+use super::kit::*;
+use crate::command::*;
+use crate::query::{Answer, Query};
+use crate::reply::Reply;
+use crate::testing::arb::named;
+
+fn receipt(room: &mut Room, who: &str, delivered: u64, read: u64) {
+    let conv = room.conv.clone();
+    let receipt = Receipt { user: named(who), conv, delivered: Seq(delivered), read: Seq(read) };
+    assert_eq!(room.machine.one(Command::Receipts(vec![receipt])), Reply::Done);
+}
+
+fn marks(room: &Room, who: &str) -> (u64, u64) {
+    let row = room.member(who);
+    (row.delivered.0, row.read.0)
+}
+
+fn owed(room: &Room, target: u16) -> Vec<Receipt> {
+    match room.machine.query(&Query::ReceiptsDirty { target: ShardId(target), limit: 9 }) {
+        Answer::Receipts { items, more: false } => items,
+        other => panic!("expected receipts, got {other:?}"),
+    }
+}
+
+#[test]
+fn watermarks_are_monotone_clamped_and_read_implies_delivered() {
+    let mut room = Room::direct("alice", "bob");
+    for _ in 0..5 {
+        room.says("alice", "x");
+    }
+    receipt(&mut room, "bob", 2, 0);
+    assert_eq!(marks(&room, "bob"), (2, 0));
+    receipt(&mut room, "bob", 1, 3);
+    assert_eq!(marks(&room, "bob"), (3, 3));
+    receipt(&mut room, "bob", 0, 1);
+    assert_eq!(marks(&room, "bob"), (3, 3));
+    receipt(&mut room, "bob", u64::MAX, 0);
+    assert_eq!(marks(&room, "bob"), (5, 3), "never past the head");
+}
+
+#[test]
+fn watermarks_count_only_inside_the_stays() {
+    let mut room = Room::group("alice", &["bob"]);
+    room.does("alice", remove("bob"));
+    receipt(&mut room, "bob", 2, 2);
+    assert_eq!(marks(&room, "bob"), (0, 0), "a leaver's receipt is answered done and changes nothing");
+    room.says("alice", "secret");
+    room.does("alice", add(&["bob"]));
+    receipt(&mut room, "bob", 3, 3);
+    assert_eq!(marks(&room, "bob"), (2, 2), "3 was never delivered to bob");
+}
+
+#[test]
+fn receipts_of_strangers_and_for_nothing_are_answered_done() {
+    let mut room = Room::direct("alice", "bob");
+    receipt(&mut room, "alice", 1, 1);
+    room.says("alice", "x");
+    receipt(&mut room, "carol", 1, 1);
+    assert!(owed(&room, 2).is_empty() && owed(&room, 3).is_empty());
+}
+
+#[test]
+fn the_peer_of_a_direct_conversation_is_owed_the_marks_until_its_shard_confirms() {
+    let mut room = Room::direct("alice", "bob");
+    room.says("alice", "x");
+    room.says("alice", "y");
+    receipt(&mut room, "bob", 1, 0);
+    let item = owed(&room, 2).remove(0);
+    assert_eq!((item.user.clone(), item.delivered, item.read), (named("alice"), Seq(1), Seq(0)));
+    receipt(&mut room, "bob", 2, 2);
+    let clear = |item: &Receipt| Command::ClearReceiptDirty {
+        items: vec![ClearReceipt {
+            user: item.user.clone(),
+            conv: item.conv.clone(),
+            delivered: item.delivered,
+            read: item.read,
+        }],
+    };
+    room.machine.one(clear(&item));
+    assert_eq!(owed(&room, 2).len(), 1, "a late clear leaves what rose since");
+    let newer = owed(&room, 2).remove(0);
+    room.machine.one(clear(&newer));
+    room.machine.one(clear(&newer));
+    assert!(owed(&room, 2).is_empty());
+    receipt(&mut room, "bob", 2, 2);
+    assert!(owed(&room, 2).is_empty(), "nothing rose, nothing is owed");
+}
+
+#[test]
+fn groups_and_self_chats_owe_no_marks_to_anybody() {
+    let mut group = Room::group("alice", &["bob"]);
+    receipt(&mut group, "bob", 1, 1);
+    assert_eq!(marks(&group, "bob"), (1, 1));
+    let mut own = Room::direct("carol", "carol");
+    own.says("carol", "note");
+    receipt(&mut own, "carol", 1, 1);
+    assert!((0..5).all(|target| owed(&group, target).is_empty() && owed(&own, target).is_empty()));
+}
