@@ -1,0 +1,156 @@
+//! Acks and reads on their way to the user's shard: gathered, sent as one batch, kept and repeated until done.
+//!
+//! Invariant: one batch at a time; a newer mark of a conversation replaces an older one; nothing is forgotten but by
+//! `Done`, and by the news that this session is no longer the device's own.
+
+use std::collections::BTreeMap;
+
+use flotilla_machine::command::MarkKind;
+use flotilla_machine::reply::MarkReply;
+use flotilla_proto::ids::{ConvId, Count, Seq};
+use flotilla_proto::limits;
+
+/// One mark as the shard wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    pub conv: ConvId,
+    pub kind: MarkKind,
+    pub seq: Seq,
+    pub n: Count,
+    pub head: Seq,
+    pub n_head: Count,
+}
+
+/// What the answers to a batch mean for the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Fine,
+    /// Another session took over: its marks count, ours do not.
+    Stale,
+    Revoked,
+}
+
+#[derive(Debug, Default)]
+pub struct Marks {
+    waiting: BTreeMap<(ConvId, MarkKind), Want>,
+    in_flight: Vec<(ConvId, MarkKind, Seq)>,
+    due_at: Option<u64>,
+    stale: bool,
+}
+
+impl Marks {
+    pub fn put(&mut self, want: Want, now: u64) {
+        let key = (want.conv.clone(), want.kind);
+        let is_new = !self.waiting.contains_key(&key);
+        if self.stale || (is_new && self.waiting.len() >= limits::MARKS_WAITING_MAX) {
+            return;
+        }
+        let kept = self.waiting.entry(key).or_insert_with(|| want.clone());
+        if want.seq > kept.seq {
+            *kept = want;
+        }
+        self.due_at.get_or_insert(now + limits::MARKS_GATHER_MS);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// When the next batch is due; none while one is under way or nothing waits.
+    pub fn due_at(&self) -> Option<u64> {
+        self.due_at.filter(|_| self.in_flight.is_empty())
+    }
+
+    pub fn take(&mut self, now: u64) -> Option<Vec<Want>> {
+        self.due_at().filter(|at| *at <= now)?;
+        self.take_now()
+    }
+
+    /// Whatever waits, due or not: when the connection ends.
+    pub fn take_now(&mut self) -> Option<Vec<Want>> {
+        if !self.in_flight.is_empty() || self.waiting.is_empty() {
+            return None;
+        }
+        let batch: Vec<Want> = self.waiting.values().take(limits::MARKS_PER_BATCH_MAX).cloned().collect();
+        self.in_flight = batch.iter().map(|w| (w.conv.clone(), w.kind, w.seq)).collect();
+        self.due_at = None;
+        Some(batch)
+    }
+
+    /// Answers in the order of the batch.
+    pub fn done(&mut self, replies: &[MarkReply], now: u64) -> Verdict {
+        let batch = std::mem::take(&mut self.in_flight);
+        let mut verdict = Verdict::Fine;
+        let mut ahead = replies.len() < batch.len();
+        for ((conv, kind, seq), reply) in batch.into_iter().zip(replies) {
+            match reply {
+                MarkReply::Done => {
+                    let key = (conv, kind);
+                    if self.waiting.get(&key).is_some_and(|w| w.seq <= seq) {
+                        self.waiting.remove(&key);
+                    }
+                }
+                MarkReply::Ahead => ahead = true,
+                MarkReply::StaleSession => verdict = Verdict::Stale,
+                MarkReply::NoDevice => verdict = Verdict::Revoked,
+            }
+        }
+        if verdict != Verdict::Fine {
+            self.stale = true;
+            self.waiting.clear();
+        }
+        let wait = if ahead { limits::MARKS_RETRY_MS } else { limits::MARKS_GATHER_MS };
+        self.due_at = (!self.waiting.is_empty()).then_some(now + wait);
+        verdict
+    }
+
+    /// No answer, or none that says that it happened.
+    pub fn failed(&mut self, now: u64) {
+        self.in_flight.clear();
+        self.due_at = (!self.waiting.is_empty()).then_some(now + limits::MARKS_RETRY_MS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn want(conv: &ConvId, seq: u64) -> Want {
+        let (seq, n) = (Seq(seq), Count(seq));
+        Want { conv: conv.clone(), kind: MarkKind::Ack, seq, n, head: seq, n_head: n }
+    }
+
+    fn conv() -> ConvId {
+        ConvId::parse(&format!("g{:032x}", 1)).expect("valid")
+    }
+
+    #[test]
+    fn acks_of_200_ms_leave_as_one_and_stay_until_done() {
+        let mut marks = Marks::default();
+        let c = conv();
+        for seq in [3, 5, 4] {
+            marks.put(want(&c, seq), 1_000);
+        }
+        assert_eq!(marks.take(1_199), None);
+        assert_eq!(marks.take(1_200), Some(vec![want(&c, 5)]));
+        marks.put(want(&c, 6), 1_210);
+        assert_eq!(marks.take(9_999), None, "one batch at a time");
+        marks.failed(1_300);
+        assert_eq!(marks.take(2_300), Some(vec![want(&c, 6)]), "the newer mark covers the older");
+        assert_eq!(marks.done(&[MarkReply::Ahead], 2_400), Verdict::Fine);
+        assert_eq!(marks.take(3_399), None);
+        assert_eq!(marks.take(3_400), Some(vec![want(&c, 6)]));
+        assert_eq!(marks.done(&[MarkReply::Done], 3_500), Verdict::Fine);
+        assert!(marks.is_empty());
+    }
+
+    #[test]
+    fn a_stale_session_stops_trying() {
+        let mut marks = Marks::default();
+        marks.put(want(&conv(), 3), 0);
+        assert!(marks.take(200).is_some());
+        assert_eq!(marks.done(&[MarkReply::StaleSession], 300), Verdict::Stale);
+        marks.put(want(&conv(), 4), 400);
+        assert_eq!(marks.take(10_000), None);
+    }
+}
