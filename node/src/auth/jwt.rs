@@ -39,19 +39,24 @@ pub struct Issued {
 
 /// Signs with the newest key whose private half is here; none if there is no such key.
 pub fn issue(keys: &[SigningKey], cluster: ClusterId, user: &UserId, device: DeviceId, now: TsMs) -> Option<Issued> {
-    let (key, private) = keys.iter().rev().find_map(|k| k.private.as_ref().map(|p| (k, p)))?;
     let iat = now.0 / 1_000;
     let exp = iat + limits::ACCESS_TOKEN_S;
-    let header = Header { alg: "EdDSA".into(), typ: "JWT".into(), kid: key.id.to_string() };
     let claims = Claims { sub: user.clone(), dev: device, iat, exp, aud: cluster };
+    Some(Issued { token: seal(keys, "JWT", &claims)?, expires: TsMs(exp * 1_000) })
+}
+
+/// Any claims under a signature. `typ` keeps one kind of token from being taken for another.
+pub fn seal<T: Serialize>(keys: &[SigningKey], typ: &str, claims: &T) -> Option<String> {
+    let (key, private) = keys.iter().rev().find_map(|k| k.private.as_ref().map(|p| (k, p)))?;
+    let header = Header { alg: "EdDSA".into(), typ: typ.to_owned(), kid: key.id.to_string() };
     let mut token = String::with_capacity(384);
     part(&header, &mut token);
     token.push('.');
-    part(&claims, &mut token);
+    part(claims, &mut token);
     let signature = ed25519_dalek::SigningKey::from_bytes(private).sign(token.as_bytes());
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature.to_bytes(), &mut token);
-    Some(Issued { token, expires: TsMs(exp * 1_000) })
+    Some(token)
 }
 
 fn part<T: Serialize>(value: &T, out: &mut String) {
@@ -64,18 +69,7 @@ pub fn verify(keys: &[SigningKey], cluster: ClusterId, token: &str, now: TsMs) -
     if token.len() > limits::TOKEN_BYTES_MAX {
         return Err(TokenError::Invalid);
     }
-    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
-    let (header, claims) = signed.split_once('.').ok_or(TokenError::Invalid)?;
-    let header: Header = read(header)?;
-    if header.alg != "EdDSA" {
-        return Err(TokenError::Invalid);
-    }
-    let key = keys.iter().find(|k| k.id.to_string() == header.kid).ok_or(TokenError::Invalid)?;
-    let key = VerifyingKey::from_bytes(&key.public).map_err(|_| TokenError::Invalid)?;
-    let signature = bytes(signature)?;
-    let signature = Signature::from_slice(&signature).map_err(|_| TokenError::Invalid)?;
-    key.verify_strict(signed.as_bytes(), &signature).map_err(|_| TokenError::Invalid)?;
-    let claims: Claims = read(claims)?;
+    let claims: Claims = open(keys, "JWT", token)?;
     if claims.aud != cluster {
         return Err(TokenError::Invalid);
     }
@@ -84,6 +78,22 @@ pub fn verify(keys: &[SigningKey], cluster: ClusterId, token: &str, now: TsMs) -
         return Err(TokenError::Expired);
     }
     Ok(Caller { user: claims.sub, device: Some(claims.dev), expires: Some(expires) })
+}
+
+/// The claims of a token that [`seal`] made with the same `typ`. The caller bounds its length.
+pub fn open<T: for<'de> Deserialize<'de>>(keys: &[SigningKey], typ: &str, token: &str) -> Result<T, TokenError> {
+    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
+    let (header, claims) = signed.split_once('.').ok_or(TokenError::Invalid)?;
+    let header: Header = read(header)?;
+    if header.alg != "EdDSA" || header.typ != typ {
+        return Err(TokenError::Invalid);
+    }
+    let key = keys.iter().find(|k| k.id.to_string() == header.kid).ok_or(TokenError::Invalid)?;
+    let key = VerifyingKey::from_bytes(&key.public).map_err(|_| TokenError::Invalid)?;
+    let signature = bytes(signature)?;
+    let signature = Signature::from_slice(&signature).map_err(|_| TokenError::Invalid)?;
+    key.verify_strict(signed.as_bytes(), &signature).map_err(|_| TokenError::Invalid)?;
+    read(claims)
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>, TokenError> {

@@ -3,7 +3,21 @@
 //! - [`window`] what was sent and what comes next, per conversation
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
+//! - [`hello`] from the first frame to an open session
+//! - [`sends`] the order of pipelined sends
+//! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
+//!   [`socket`] its bytes
+//! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
 
+pub mod asks;
+pub mod connection;
+pub mod errors;
+pub mod hello;
 pub mod marks;
+pub mod ops;
+pub mod requests;
+pub mod sends;
 pub mod session;
+pub mod shared;
+pub mod socket;
 pub mod window;

@@ -63,7 +63,12 @@ impl Item {
 pub enum Ask {
     Row(ConvId),
     /// `fresh`: an earlier answer was not new enough, ask the leader.
-    Log { conv: ConvId, from: Seq, to: Seq, fresh: bool },
+    Log {
+        conv: ConvId,
+        from: Seq,
+        to: Seq,
+        fresh: bool,
+    },
 }
 
 /// What an ack means here.
@@ -121,7 +126,11 @@ impl Conv {
     }
 
     fn is_idle(&self) -> bool {
-        self.base.is_some() && self.unacked.is_empty() && self.buffer.is_empty() && !self.asking && self.need() > self.head
+        self.base.is_some()
+            && self.unacked.is_empty()
+            && self.buffer.is_empty()
+            && !self.asking
+            && self.need() > self.head
     }
 }
 
@@ -472,7 +481,7 @@ fn drop_front(c: &mut Conv, buffered: &mut usize, bytes: &mut usize) -> Option<I
 }
 
 /// Entries from `need` on and the gaps that the page itself proves. Stops before a hole that it does not explain.
-fn explain(page: &EntriesPage, mut need: Seq, head: Seq) -> Vec<Item> {
+pub fn explain(page: &EntriesPage, mut need: Seq, head: Seq) -> Vec<Item> {
     let mut items = Vec::with_capacity(page.entries.len());
     if page.floor > need && need <= head {
         let to = page.floor.prev().min(head);

@@ -1,1 +1,13 @@
-//! Accept loop, REST, health.
+//! HTTP: accept loop, WebSocket upgrade, REST, health.
+//!
+//! - [`server`] connections, caps and the router
+//! - [`ws`] the upgrade to a WebSocket
+//! - [`api`] every REST operation, also for `call` over the socket
+//! - [`accounts`], [`groups`], [`inbox`] the operations by subject
+
+pub mod accounts;
+pub mod api;
+pub mod groups;
+pub mod inbox;
+pub mod server;
+pub mod ws;

@@ -1,0 +1,160 @@
+//! From `hello` to an open session: who it is, which device, which session number.
+//!
+//! Invariant: a stop-class code only for what a commit or a ReadIndex has shown; in doubt 4006. The session is attached
+//! before it is opened, so that no news falls between.
+
+use std::net::IpAddr;
+
+use flotilla_machine::command::{Login, OpenSession};
+use flotilla_machine::reply::Opened;
+use flotilla_machine::{Command, Rejection, Reply};
+use flotilla_proto::frame::{CloseCode, ErrorCode, Hello, Reset};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use tokio::sync::mpsc;
+
+use super::shared::Shared;
+use crate::auth::{self, Caller, TokenError};
+use crate::backend::{Attach, AttachGuard, CallError, Push, Route};
+
+/// A session that is open.
+pub struct Session {
+    pub caller: Caller,
+    pub device: DeviceId,
+    pub number: SessionNo,
+    pub rev: Rev,
+    /// Where the client's store stands.
+    pub since: Rev,
+    pub reset: Option<Reset>,
+    pub epoch: Epoch,
+    pub guard: AttachGuard,
+    pub pushes: mpsc::Receiver<Push>,
+}
+
+pub fn token_code(error: TokenError) -> CloseCode {
+    match error {
+        TokenError::Invalid => CloseCode::AuthFailed,
+        TokenError::Expired => CloseCode::TokenExpired,
+    }
+}
+
+pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr) -> Result<Session, CloseCode> {
+    let node = shared.node();
+    if node.draining || !node.ready {
+        return Err(CloseCode::NotReady);
+    }
+    if hello.install.is_empty() || hello.install.len() > limits::NAME_BYTES_MAX {
+        return Err(CloseCode::BadFrame);
+    }
+    let (since, mut reset) = match &hello.rev {
+        None => (Rev(0), None),
+        Some(token) => match token.parse() {
+            None => return Err(CloseCode::RevRejected),
+            Some((epoch, _)) if epoch != node.epoch => (Rev(0), Some(Reset::Restored)),
+            Some((_, rev)) => (rev, None),
+        },
+    };
+    let caller = shared.authenticate(&hello.token, peer).map_err(token_code)?;
+    let install = auth::secret_hash(hello.install.as_bytes());
+    let mut device = match (caller.device, hello.device) {
+        (Some(own), asked) => {
+            shared.check_device(&caller.user, own).await.map_err(|e| match e.code {
+                ErrorCode::Unauthenticated => CloseCode::ReauthRequired,
+                _ => CloseCode::NotReady,
+            })?;
+            // A device made for a lost store is named by `hello` only; its `install` proves it.
+            asked.unwrap_or(own)
+        }
+        (None, Some(asked)) => asked,
+        (None, None) => login(shared, &caller.user, install, hello, true).await?,
+    };
+    let opened = match try_open(shared, hello, &caller.user, device, install).await {
+        Err(CallError::Rejected(Rejection::WrongInstall)) => None,
+        // A demo user needs no registration; its device may be of a cluster that is gone.
+        Err(CallError::Rejected(Rejection::Unauthenticated)) if caller.device.is_none() => None,
+        other => Some(other.map_err(open_code)?),
+    };
+    let ((opened, guard, pushes), since) = match opened {
+        Some(opened) if since > opened.0.rev => {
+            reset = Some(Reset::Unknown);
+            (opened, Rev(0))
+        }
+        Some(opened) => (opened, since),
+        None => {
+            device = login(shared, &caller.user, install, hello, caller.device.is_none()).await?;
+            reset = Some(Reset::NewDevice);
+            (try_open(shared, hello, &caller.user, device, install).await.map_err(open_code)?, Rev(0))
+        }
+    };
+    let (number, rev, epoch) = (opened.number, opened.rev, node.epoch);
+    shared.backend.confirm(&guard, number, rev);
+    Ok(Session { caller, device, number, rev, since, reset, epoch, guard, pushes })
+}
+
+/// Finds or makes the device of this install. Its refresh token is known to nobody.
+async fn login(
+    shared: &Shared,
+    user: &UserId,
+    install: Hash32,
+    hello: &Hello,
+    create: bool,
+) -> Result<DeviceId, CloseCode> {
+    let command = Command::Login(Login {
+        user: user.clone(),
+        install,
+        device: DeviceId(auth::random_u128()),
+        name: hello.client.name.chars().take(64).collect(),
+        refresh: auth::refresh::hash(&auth::refresh::random_secret()),
+        create,
+    });
+    match shared.backend.execute(Route::User(user.clone()), command).await {
+        Ok(Reply::LoggedIn { device, .. }) => Ok(device),
+        Ok(_) => Err(CloseCode::Internal),
+        Err(error) => Err(open_code(error)),
+    }
+}
+
+type Attached = (Opened, AttachGuard, mpsc::Receiver<Push>);
+
+async fn try_open(
+    shared: &Shared,
+    hello: &Hello,
+    user: &UserId,
+    device: DeviceId,
+    install: Hash32,
+) -> Result<Attached, CallError> {
+    let (instance, attempt) = (hello.instance, hello.attempt);
+    let (tx, pushes) = mpsc::channel(limits::PUSHES_WAITING_MAX);
+    let guard = shared.backend.attach(Attach { user: user.clone(), device, instance, attempt }, tx);
+    let node = shared.node();
+    let (node, incarnation) = (node.id, node.incarnation);
+    let command = OpenSession { user: user.clone(), device, install, node, incarnation, instance, attempt };
+    match shared.backend.execute(Route::User(user.clone()), Command::OpenSession(command)).await? {
+        Reply::Opened(opened) => Ok((opened, guard, pushes)),
+        _ => Err(CallError::Unknown),
+    }
+}
+
+fn open_code(error: CallError) -> CloseCode {
+    let CallError::Rejected(rejection) = error else { return CloseCode::NotReady };
+    match rejection {
+        Rejection::Revoked => CloseCode::DeviceRevoked,
+        Rejection::Superseded => CloseCode::Superseded,
+        Rejection::Unauthenticated | Rejection::WrongInstall => CloseCode::AuthFailed,
+        Rejection::Forbidden(_) => CloseCode::AccountDisabled,
+        Rejection::Quota(_) => CloseCode::ConnectionLimit,
+        Rejection::NotFound => CloseCode::AuthFailed,
+        Rejection::Moved
+        | Rejection::Fenced
+        | Rejection::Validation(_)
+        | Rejection::NotMember
+        | Rejection::Blocked
+        | Rejection::Conflict(_)
+        | Rejection::ConversationFull
+        | Rejection::OutOfOrder
+        | Rejection::TooOld
+        | Rejection::IdempotencyMismatch
+        | Rejection::NeedPeers(_)
+        | Rejection::Exists => CloseCode::NotReady,
+    }
+}

@@ -1,0 +1,179 @@
+//! What every connection and request of a node shares: the backend, the clock, keys, limits and metrics.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flotilla_machine::query::Account;
+use flotilla_machine::{Answer, Query};
+use flotilla_proto::frame::{ErrorBody, ErrorCode};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use tokio::time::Instant;
+
+use super::errors;
+use crate::auth::limiter::Limiter;
+use crate::auth::password::Passwords;
+use crate::auth::{self, Caller, TokenError, jwt};
+use crate::backend::{Backend, Freshness, NodeView, Route};
+use crate::metrics::{Counter, Gauge, Histogram, Registry};
+
+/// The wall clock, read in one place of the product.
+pub type Clock = Arc<dyn Fn() -> TsMs + Send + Sync>;
+
+/// How this node treats its clients.
+pub struct Options {
+    /// Take `dev:USER` tokens from loopback; only on a node that listens on loopback.
+    pub dev_auth: bool,
+    /// Origins of browsers that may connect; empty: any.
+    pub origins: Vec<String>,
+    pub connections_max: usize,
+    pub connections_per_address_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dev_auth: false,
+            origins: Vec::new(),
+            connections_max: limits::CONNECTIONS_MAX,
+            connections_per_address_max: limits::CONNECTIONS_PER_ADDRESS_MAX,
+        }
+    }
+}
+
+/// Handles taken once.
+pub struct Figures {
+    pub registry: Arc<Registry>,
+    pub connections: Arc<Gauge>,
+    pub sessions: Arc<Gauge>,
+    pub refused: Arc<Counter>,
+    pub accept_seconds: Arc<Histogram>,
+    pub delivery_seconds: Arc<Histogram>,
+    pub entries_sent: Arc<Counter>,
+    pub bad_acks: Arc<Counter>,
+    pub requests_waiting: Arc<Gauge>,
+}
+
+impl Figures {
+    fn new(registry: Arc<Registry>) -> Self {
+        let r = &registry;
+        Self {
+            connections: r.gauge("flotilla_connections", "Open client connections.", &[]),
+            sessions: r.gauge("flotilla_sessions", "Open sessions.", &[]),
+            refused: r.counter("flotilla_connections_refused_total", "Connections over the limits.", &[]),
+            accept_seconds: r.histogram("flotilla_accept_seconds", "From a send's frame to its answer.", &[]),
+            delivery_seconds: r.histogram("flotilla_delivery_seconds", "From an entry's ts to its frame.", &[]),
+            entries_sent: r.counter("flotilla_entries_sent_total", "Entry frames written.", &[]),
+            bad_acks: r.counter("flotilla_bad_acks_total", "Acks and reads above what was sent; ignored.", &[]),
+            requests_waiting: r.gauge("flotilla_requests_in_flight", "Client requests under way.", &[]),
+            registry,
+        }
+    }
+
+    pub fn send_result(&self, result: &str) {
+        self.registry.counter("flotilla_sends_total", "Sends by result.", &[("result", result)]).inc();
+    }
+}
+
+pub struct Shared {
+    pub backend: Arc<dyn Backend>,
+    pub clock: Clock,
+    pub options: Options,
+    pub passwords: Passwords,
+    pub logins: Limiter,
+    pub figures: Figures,
+    /// (user, device) that were found in order, and when.
+    checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
+}
+
+const DEVICE_CACHE: Duration = Duration::from_secs(5);
+
+impl Shared {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        clock: Clock,
+        options: Options,
+        passwords: Passwords,
+        registry: Arc<Registry>,
+    ) -> Self {
+        if options.dev_auth {
+            tracing::warn!("--auth dev: ANYONE on this machine may act as ANY user, without a password");
+        }
+        Self {
+            backend,
+            clock,
+            options,
+            passwords,
+            logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
+            figures: Figures::new(registry),
+            checked: Mutex::default(),
+        }
+    }
+
+    pub fn now(&self) -> TsMs {
+        (self.clock)()
+    }
+
+    pub fn node(&self) -> NodeView {
+        self.backend.node().borrow().clone()
+    }
+
+    /// Who a token speaks for. Demo users only where the node allows them, from loopback.
+    pub fn authenticate(&self, token: &str, peer: IpAddr) -> Result<Caller, TokenError> {
+        if token.starts_with("dev:") {
+            let allowed = self.options.dev_auth && peer.is_loopback();
+            let user = auth::dev_user(token).filter(|_| allowed).ok_or(TokenError::Invalid)?;
+            return Ok(Caller { user, device: None, expires: None });
+        }
+        let cluster = self.backend.node().borrow().cluster;
+        jwt::verify(&self.backend.keys().borrow(), cluster, token, self.now())
+    }
+
+    pub async fn account(&self, user: &UserId, freshness: Freshness) -> Result<Option<Account>, ErrorBody> {
+        let query = Query::Account { user: user.clone() };
+        match self.backend.query(Route::User(user.clone()), query, freshness).await {
+            Ok(Answer::Account(account)) => Ok(account),
+            Ok(Answer::NotFound) => Ok(None),
+            Ok(_) => Err(errors::internal("account")),
+            Err(error) => Err(errors::of_call(error)),
+        }
+    }
+
+    /// The device exists and is logged in; remembered for five seconds.
+    pub async fn check_device(&self, user: &UserId, device: DeviceId) -> Result<(), ErrorBody> {
+        let key = (user.clone(), device);
+        let is_fresh = |at: &Instant| at.elapsed() < DEVICE_CACHE;
+        if self.checked().get(&key).is_some_and(is_fresh) {
+            return Ok(());
+        }
+        let account = self.account(user, Freshness::Linearizable).await?;
+        let found = account.as_ref().and_then(|a| a.devices.iter().find(|d| d.device == device));
+        if !found.is_some_and(|d| d.family.is_some()) || account.is_some_and(|a| a.disabled) {
+            return Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device is not logged in"));
+        }
+        let mut checked = self.checked();
+        if checked.len() >= limits::LIMITER_KEYS_MAX {
+            checked.retain(|_, at| is_fresh(at));
+        }
+        if checked.len() < limits::LIMITER_KEYS_MAX {
+            checked.insert(key, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// After a logout or revocation on this node.
+    pub fn forget_device(&self, user: &UserId, device: DeviceId) {
+        self.checked().remove(&(user.clone(), device));
+    }
+
+    fn checked(&self) -> std::sync::MutexGuard<'_, BTreeMap<(UserId, DeviceId), Instant>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn try_login(&self, peer: SocketAddr, user: &UserId) -> bool {
+        let now = Instant::now();
+        self.logins.allow(&peer.ip().to_string(), now) && self.logins.allow(&format!("u:{user}"), now)
+    }
+}

@@ -1,0 +1,232 @@
+//! Accounts and devices: register, log in, rotate, log out, list, revoke.
+//!
+//! Invariant: what is answered to a wrong user and to a wrong password is the same, after the same work.
+
+use flotilla_machine::command::{Login, Register, RotateToken};
+use flotilla_machine::query::Account;
+use flotilla_machine::{Command, Rejection, Reply};
+use flotilla_proto::frame::{ErrorBody, ErrorCode};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{Outcome, Request};
+use crate::auth::{self, Caller, jwt, refresh};
+use crate::backend::{CallError, Freshness, Route};
+use crate::gateway::errors;
+use crate::gateway::shared::Shared;
+
+/// The caller with its device.
+pub struct Me {
+    pub user: UserId,
+    pub device: DeviceId,
+}
+
+#[derive(Deserialize)]
+struct Credentials {
+    user: String,
+    password: String,
+    #[serde(default)]
+    install: String,
+    #[serde(default)]
+    name: String,
+}
+
+impl Credentials {
+    fn user(&self) -> Result<UserId, ErrorBody> {
+        UserId::parse(&self.user).map_err(|e| errors::invalid(e.to_string()))
+    }
+}
+
+fn too_many() -> ErrorBody {
+    let error = ErrorBody::new(ErrorCode::TooManyRequests, "too many tries");
+    ErrorBody { retry_after_ms: Some(60_000 / u64::from(limits::LOGIN_PER_MINUTE)), ..error }
+}
+
+/// Runs a command of one user.
+pub async fn execute(shared: &Shared, user: &UserId, command: Command) -> Result<Reply, ErrorBody> {
+    shared.backend.execute(Route::User(user.clone()), command).await.map_err(errors::of_call)
+}
+
+pub async fn register(shared: &Shared, mut request: Request) -> Outcome {
+    let key = request.key()?;
+    let credentials: Credentials = request.params()?;
+    let user = credentials.user()?;
+    if !shared.try_login(request.peer, &user) {
+        return Err(too_many());
+    }
+    let phc = shared.passwords.hash(&credentials.password).await.map_err(errors::of_password)?;
+    let command = Command::Register(Register { user: user.clone(), phc, request: key });
+    match shared.backend.execute(Route::User(user.clone()), command).await {
+        Ok(_) => Ok(json!({ "user": user })),
+        Err(CallError::Rejected(Rejection::Exists)) => Err(ErrorBody::new(ErrorCode::Conflict, "this name is taken")),
+        Err(error) => Err(errors::of_call(error)),
+    }
+}
+
+pub async fn login(shared: &Shared, mut request: Request) -> Outcome {
+    let credentials: Credentials = request.params()?;
+    let user = credentials.user()?;
+    let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "wrong user or password");
+    if credentials.install.is_empty() || credentials.install.len() > limits::NAME_BYTES_MAX {
+        return Err(errors::invalid("`install` is a secret of the client's store, 1 to 256 bytes"));
+    }
+    if !shared.try_login(request.peer, &user) {
+        return Err(too_many());
+    }
+    let account = shared.account(&user, Freshness::Linearizable).await?;
+    let phc = account.as_ref().map(|a| a.phc.as_str());
+    let fits = shared.passwords.verify(phc, &credentials.password).await.map_err(errors::of_password)?;
+    let account = account.filter(|_| fits).ok_or_else(wrong)?;
+    if account.disabled {
+        return Err(ErrorBody::new(ErrorCode::Forbidden, "this account is disabled"));
+    }
+    let secret = refresh::random_secret();
+    let command = Command::Login(Login {
+        user: user.clone(),
+        install: auth::secret_hash(credentials.install.as_bytes()),
+        device: DeviceId(auth::random_u128()),
+        name: credentials.name,
+        refresh: refresh::hash(&secret),
+        create: false,
+    });
+    match execute(shared, &user, command).await? {
+        Reply::LoggedIn { device, new } => {
+            let mut tokens = tokens(shared, &user, device, &secret)?;
+            tokens["new_device"] = new.into();
+            Ok(tokens)
+        }
+        _ => Err(errors::internal("login")),
+    }
+}
+
+fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Outcome {
+    let cluster = shared.node().cluster;
+    let issued = jwt::issue(&shared.backend.keys().borrow(), cluster, user, device, shared.now());
+    let issued = issued.ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
+    Ok(json!({
+        "user": user,
+        "device": device,
+        "access_token": issued.token,
+        "expires_at": issued.expires,
+        "refresh_token": refresh::token(user, device, secret),
+    }))
+}
+
+pub async fn refresh(shared: &Shared, mut request: Request) -> Outcome {
+    #[derive(Deserialize)]
+    struct Params {
+        refresh_token: String,
+    }
+    let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "the refresh token is not valid");
+    let params: Params = request.params()?;
+    let presented = refresh::parse(&params.refresh_token).ok_or_else(wrong)?;
+    let secret = refresh::random_secret();
+    let (user, device) = (presented.user, presented.device);
+    let (presented, next) = (presented.hash, refresh::hash(&secret));
+    let command = Command::RotateToken(RotateToken { user: user.clone(), device, presented, next });
+    match shared.backend.execute(Route::User(user.clone()), command).await {
+        Ok(_) => tokens(shared, &user, device, &secret),
+        Err(CallError::Rejected(_)) => {
+            shared.forget_device(&user, device);
+            Err(wrong())
+        }
+        Err(error) => Err(errors::of_call(error)),
+    }
+}
+
+/// The device that a token speaks for, found to be logged in. A demo user gets one of its own for HTTP.
+pub async fn device_of(shared: &Shared, caller: &Caller) -> Result<DeviceId, ErrorBody> {
+    if let Some(device) = caller.device {
+        if caller.expires.is_some() {
+            shared.check_device(&caller.user, device).await?;
+        }
+        return Ok(device);
+    }
+    let install = auth::secret_hash(format!("flotilla demo http {}", caller.user).as_bytes());
+    let account = shared.account(&caller.user, Freshness::Any { min_seq: None }).await?;
+    if let Some(device) = account.and_then(|a| a.devices.into_iter().find(|d| d.install == install)) {
+        return Ok(device.device);
+    }
+    let command = Command::Login(Login {
+        user: caller.user.clone(),
+        install,
+        device: DeviceId(auth::random_u128()),
+        name: "http".into(),
+        refresh: refresh::hash(&refresh::random_secret()),
+        create: true,
+    });
+    match execute(shared, &caller.user, command).await? {
+        Reply::LoggedIn { device, .. } => Ok(device),
+        _ => Err(errors::internal("login")),
+    }
+}
+
+pub async fn logout(shared: &Shared, me: Me) -> Outcome {
+    execute(shared, &me.user, Command::Logout { user: me.user.clone(), device: me.device }).await?;
+    shared.forget_device(&me.user, me.device);
+    Ok(json!({}))
+}
+
+async fn account(shared: &Shared, user: &UserId) -> Result<Account, ErrorBody> {
+    let account = shared.account(user, Freshness::Linearizable).await?;
+    account.ok_or_else(|| errors::not_found("no such user"))
+}
+
+pub async fn me(shared: &Shared, me: Me) -> Outcome {
+    let account = account(shared, &me.user).await?;
+    Ok(json!({
+        "user": me.user,
+        "device": me.device,
+        "created": account.created,
+        "conversations": account.conversations,
+    }))
+}
+
+pub async fn user(shared: &Shared, id: &str) -> Outcome {
+    let user = UserId::parse(id).map_err(|_| errors::not_found("no such user"))?;
+    let account = account(shared, &user).await?;
+    Ok(json!({ "user": user, "created": account.created }))
+}
+
+pub async fn devices(shared: &Shared, me: Me) -> Outcome {
+    let account = account(shared, &me.user).await?;
+    let view = |d: &flotilla_machine::query::DeviceView| {
+        json!({
+            "device": d.device,
+            "name": d.name,
+            "created": d.created,
+            "logged_in": d.family.is_some(),
+            "current": d.device == me.device,
+        })
+    };
+    let devices: Vec<Value> = account.devices.iter().map(view).collect();
+    Ok(json!({ "devices": devices }))
+}
+
+fn device_id(text: &str) -> Result<DeviceId, ErrorBody> {
+    DeviceId::parse(text).map_err(|_| errors::not_found("no such device"))
+}
+
+pub async fn rename_device(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
+    #[derive(Deserialize)]
+    struct Params {
+        name: String,
+    }
+    let Params { name } = request.params()?;
+    if name.len() > limits::NAME_BYTES_MAX {
+        return Err(errors::invalid("a name is at most 256 bytes"));
+    }
+    let device = device_id(id)?;
+    execute(shared, &me.user, Command::RenameDevice { user: me.user.clone(), device, name }).await?;
+    Ok(json!({}))
+}
+
+pub async fn revoke_device(shared: &Shared, me: Me, id: &str, request: Request) -> Outcome {
+    let device = device_id(id)?;
+    let key = request.key.unwrap_or_else(|| Cid(auth::random_u128()));
+    execute(shared, &me.user, Command::RevokeDevice { user: me.user.clone(), device, request: key }).await?;
+    shared.forget_device(&me.user, device);
+    Ok(json!({}))
+}

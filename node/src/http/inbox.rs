@@ -1,0 +1,184 @@
+//! The inbox without a socket: long poll, and ack by the signed token of a poll.
+//!
+//! Invariant: only what a poll has returned can be acked, by the device that got it; a poll repeats until the ack.
+
+use std::time::Duration;
+
+use flotilla_machine::command::MarkKind;
+use flotilla_machine::query::InboxRow;
+use flotilla_machine::reply::MarkReply;
+use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::frame::{EntryFrame, ErrorBody, ErrorCode};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::accounts::{self, Me};
+use super::api::{Outcome, Request};
+use super::groups::{conv_id, sessionless};
+use crate::auth::jwt;
+use crate::backend::{Freshness, Route};
+use crate::gateway::shared::Shared;
+use crate::gateway::window::{self, Item};
+use crate::gateway::{errors, ops};
+
+/// What one poll returns at most.
+const POLL_CONVERSATIONS_MAX: u32 = 20;
+const POLL_ENTRIES_MAX: u32 = 100;
+const POLL_BYTES_MAX: usize = 256 * 1024;
+const LOOK: Duration = Duration::from_secs(1);
+const TYP: &str = "upto";
+
+/// The claims of an `upto` token.
+#[derive(Serialize, Deserialize)]
+struct Upto {
+    cluster: ClusterId,
+    user: UserId,
+    device: DeviceId,
+    marks: Vec<(ConvId, Seq, Count)>,
+}
+
+pub async fn poll(shared: &Shared, me: Me, mut request: Request) -> Outcome {
+    #[derive(Deserialize)]
+    struct Params {
+        /// `30s`, or seconds.
+        wait: Option<Value>,
+    }
+    let Params { wait } = request.params()?;
+    let until = Instant::now() + wait_of(wait.as_ref())?;
+    loop {
+        let page = look(shared, &me).await?;
+        if page.is_some() || Instant::now() >= until || shared.node().draining {
+            return Ok(page.unwrap_or_else(|| json!({ "frames": [], "upto": null, "more": false })));
+        }
+        tokio::time::sleep(LOOK.min(until - Instant::now())).await;
+    }
+}
+
+fn wait_of(wait: Option<&Value>) -> Result<Duration, ErrorBody> {
+    let seconds = match wait {
+        None => Some(0),
+        Some(Value::Number(n)) => n.as_u64(),
+        Some(Value::String(text)) => text.trim_end_matches('s').parse().ok(),
+        Some(_) => None,
+    };
+    let seconds = seconds.ok_or_else(|| errors::bad("`wait` is a number of seconds, like 30s"))?;
+    Ok(Duration::from_secs(seconds).min(Duration::from_millis(limits::LONG_POLL_MS_MAX)))
+}
+
+/// What is pending now; none: nothing.
+async fn look(shared: &Shared, me: &Me) -> Result<Option<Value>, ErrorBody> {
+    let (user, device) = (me.user.clone(), me.device);
+    let query = Query::Pending { user, device, after: None, limit: POLL_CONVERSATIONS_MAX };
+    let rows = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
+        Ok(Answer::Rows(page)) => page,
+        Ok(_) => return Err(errors::internal("pending")),
+        Err(error) => return Err(errors::of_call(error)),
+    };
+    let mut frames = Vec::new();
+    let mut marks = Vec::new();
+    let mut bytes = 0;
+    let mut more = rows.more;
+    for row in &rows.rows {
+        if bytes >= POLL_BYTES_MAX {
+            more = true;
+            break;
+        }
+        let head = row.part.effective_head(row.head);
+        let items = pending(shared, me, row, head).await?;
+        let Some(last) = items.last().map(Item::last) else { continue };
+        more |= last < head;
+        let mut n = Count(0);
+        for item in items {
+            match item.into_gap(&row.conv) {
+                Ok(gap) => frames.push(frame("gap", &gap)?),
+                Err(entry) => {
+                    bytes += ops::encoded_bytes(&entry);
+                    n = entry.n;
+                    frames.push(frame("entry", &EntryFrame::of(&entry))?);
+                }
+            }
+        }
+        marks.push((row.conv.clone(), last, n));
+    }
+    if frames.is_empty() {
+        return Ok(None);
+    }
+    let claims = Upto { cluster: shared.node().cluster, user: me.user.clone(), device, marks };
+    let upto = jwt::seal(&shared.backend.keys().borrow(), TYP, &claims)
+        .ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
+    Ok(Some(json!({ "frames": frames, "upto": upto, "more": more })))
+}
+
+fn frame<T: Serialize>(t: &str, d: &T) -> Outcome {
+    Ok(json!({ "t": t, "d": serde_json::to_value(d).map_err(|_| errors::internal("encoding"))? }))
+}
+
+/// Entries and gaps above the cursor. A log that cannot answer now is left for the next poll.
+async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Result<Vec<Item>, ErrorBody> {
+    let (conv, user, from) = (row.conv.clone(), me.user.clone(), row.cursor.next());
+    let (limit, bytes_max) = (POLL_ENTRIES_MAX, limits::LOG_READ_BYTES as u32);
+    let query = Query::Entries { conv, user, from, to: head, newest_first: false, limit, bytes_max };
+    let freshness = Freshness::Any { min_seq: Some((row.conv.clone(), head)) };
+    match ops::entries(shared, query, &row.conv, freshness).await {
+        Ok(page) => Ok(window::explain(&page, from, head)),
+        Err(error) if error.retryable => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn ack(shared: &Shared, me: Me, mut request: Request) -> Outcome {
+    #[derive(Deserialize)]
+    struct Params {
+        upto: String,
+    }
+    let Params { upto } = request.params()?;
+    let refused = || errors::invalid("`upto` is not a token of a poll by this device");
+    let claims: Upto = jwt::open(&shared.backend.keys().borrow(), TYP, &upto).map_err(|_| refused())?;
+    if claims.cluster != shared.node().cluster || claims.user != me.user || claims.device != me.device {
+        return Err(refused());
+    }
+    let mark = |(conv, seq, n)| sessionless(&me, conv, MarkKind::Ack, seq, n);
+    mark_all(shared, &me, claims.marks.into_iter().map(mark).collect()).await
+}
+
+async fn mark_all(shared: &Shared, me: &Me, marks: Vec<flotilla_machine::command::Mark>) -> Outcome {
+    match accounts::execute(shared, &me.user, Command::Marks(marks)).await? {
+        Reply::Marks(replies) if replies.iter().all(|r| *r == MarkReply::Done) => Ok(json!({})),
+        Reply::Marks(replies) if replies.contains(&MarkReply::NoDevice) => {
+            Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device was revoked"))
+        }
+        Reply::Marks(_) => Err(ErrorBody::new(ErrorCode::Unavailable, "not all marks could be taken yet")),
+        _ => Err(errors::internal("marks")),
+    }
+}
+
+/// Moves the read mark; valid up to the device's own cursor.
+pub async fn read(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
+    #[derive(Deserialize)]
+    struct Params {
+        read: Seq,
+    }
+    let Params { read } = request.params()?;
+    let conv = conv_id(id)?;
+    let query = Query::Row { user: me.user.clone(), device: me.device, conv: conv.clone() };
+    let row = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
+        Ok(Answer::Row(Some(row))) => row,
+        Ok(Answer::Row(None) | Answer::NotFound) => return Err(errors::not_found("no such conversation")),
+        Ok(_) => return Err(errors::internal("row")),
+        Err(error) => return Err(errors::of_call(error)),
+    };
+    if read > row.cursor {
+        return Err(errors::invalid("only what this device has acked can be read"));
+    }
+    let (user, bytes_max) = (me.user.clone(), limits::LOG_READ_BYTES as u32);
+    let query =
+        Query::Entries { conv: conv.clone(), user, from: read, to: read, newest_first: false, limit: 1, bytes_max };
+    let freshness = Freshness::Any { min_seq: Some((conv.clone(), read)) };
+    let page = ops::entries(shared, query, &conv, freshness).await?;
+    let entry = page.entries.first().ok_or_else(|| errors::not_found("no such entry"))?;
+    let mark = sessionless(&me, conv, MarkKind::Read, read, entry.n);
+    mark_all(shared, &me, vec![mark]).await
+}

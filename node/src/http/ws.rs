@@ -1,0 +1,103 @@
+//! The upgrade to a WebSocket: origin, subprotocol, handshake.
+//!
+//! A browser cannot see an HTTP error on upgrade: what can be said by a close code is said by one.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, body::Body};
+use flotilla_proto::frame::{CloseCode, Encoding};
+use flotilla_raft::seam::net::Stream;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::api;
+use super::server::Peer;
+use crate::gateway::connection;
+use crate::gateway::errors;
+use crate::gateway::shared::Shared;
+use crate::gateway::socket::Socket;
+
+pub async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let (mut parts, _body) = request.into_parts();
+    let headers = &parts.headers;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_websocket(&parts.method, parts.version, headers));
+    let (Some(key), Some(on_upgrade)) = (key.cloned(), parts.extensions.remove::<OnUpgrade>()) else {
+        return api::problem(&errors::bad("a WebSocket handshake of version 13 is needed here"));
+    };
+    let (encoding, protocol) = negotiate(headers);
+    let refusal = match (origin_allowed(&shared, headers), &encoding) {
+        (false, _) => Some(CloseCode::OriginForbidden),
+        (true, None) => Some(CloseCode::UnsupportedVersion),
+        (true, Some(_)) => None,
+    };
+    tokio::spawn(async move {
+        let Ok(upgraded) = on_upgrade.await else { return };
+        // Out of hyper's boxes: what an idle connection keeps is counted in bytes.
+        let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
+        let socket =
+            Socket::new(parts.io.into_inner(), parts.read_buf.to_vec(), encoding.unwrap_or(Encoding::Json)).await;
+        match refusal {
+            Some(code) => socket.close(code).await,
+            None => connection::run(shared, socket, peer.addr).await,
+        }
+        drop(peer.place);
+    });
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
+        .body(Body::empty())
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    response
+}
+
+fn is_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
+    let has = |name: header::HeaderName, token: &str| {
+        let values = headers.get_all(name);
+        values
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|v| v.trim().eq_ignore_ascii_case(token))
+    };
+    *method == Method::GET
+        && version == Version::HTTP_11
+        && has(header::CONNECTION, "upgrade")
+        && has(header::UPGRADE, "websocket")
+        && has(header::SEC_WEBSOCKET_VERSION, "13")
+}
+
+/// The first one that both know; JSON where none is offered; none where only unknown ones are. The second value is echoed.
+fn negotiate(headers: &HeaderMap) -> (Option<Encoding>, Option<HeaderValue>) {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offers: Vec<&str> =
+        values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
+    let Some(first) = offers.first() else { return (Some(Encoding::Json), None) };
+    match offers.iter().find_map(|name| Encoding::of_subprotocol(name)) {
+        Some(encoding) => (Some(encoding), Some(HeaderValue::from_static(encoding.subprotocol()))),
+        // Some subprotocol must be named, or the browser fails the handshake and never sees 4501.
+        None => (None, HeaderValue::from_str(first).ok()),
+    }
+}
+
+/// Exact match; programs send no origin.
+fn origin_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
+    let allowed = &shared.options.origins;
+    match headers.get(header::ORIGIN) {
+        None => true,
+        Some(_) if allowed.is_empty() => true,
+        Some(origin) => origin.to_str().is_ok_and(|o| allowed.iter().any(|a| a == o)),
+    }
+}
