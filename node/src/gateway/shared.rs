@@ -150,7 +150,7 @@ impl Shared {
         }
         let account = self.account(user, Freshness::Linearizable).await?;
         let found = account.as_ref().and_then(|a| a.devices.iter().find(|d| d.device == device));
-        if !found.is_some_and(|d| d.family.is_some()) || account.is_some_and(|a| a.disabled) {
+        if found.is_none_or(|d| d.family.is_none()) || account.is_some_and(|a| a.disabled) {
             return Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device is not logged in"));
         }
         let mut checked = self.checked();
