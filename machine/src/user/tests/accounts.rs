@@ -38,6 +38,32 @@ fn a_shard_refuses_users_of_slots_that_it_does_not_own() {
 }
 
 #[test]
+fn a_batch_with_one_foreign_user_is_refused_whole() {
+    let mut shard = Shard::new();
+    let ann = shard.user("ann");
+    let device = shard.device(&ann, 1);
+    let number = shard.open(&ann, device);
+    shard.done(news(&group(1), 5, &ann, Some(part(1, &[stay(1, None)]))));
+    // The slots of everybody but ann move away.
+    let owner = |slot| if Slot(slot) == flotilla_proto::slots::of_user(&ann) { ShardId(1) } else { ShardId(2) };
+    shard.done(Command::SetSlots(SlotTable::from_owners(2, (0..limits::SLOTS).map(owner).collect())));
+    let bob = user("bob");
+    let pair = |one: Command, two: Command| match (one, two) {
+        (Command::Notify(mut one), Command::Notify(two)) => {
+            one.extend(two);
+            Command::Notify(one)
+        }
+        other => panic!("two notifies, got {other:?}"),
+    };
+    assert_eq!(shard.rejected(pair(news(&group(1), 6, &ann, None), news(&group(1), 6, &bob, None))), Rejection::Moved);
+    let marks = vec![ack(&ann, device, number, &group(1), 5, 5), ack(&bob, device, number, &group(1), 5, 5)];
+    assert_eq!(shard.rejected(Command::Marks(marks)), Rejection::Moved);
+    let receipt = |user: &UserId| Receipt { user: user.clone(), conv: group(1), delivered: Seq(1), read: Seq(1) };
+    assert_eq!(shard.rejected(Command::PeerMarks(vec![receipt(&ann), receipt(&bob)])), Rejection::Moved);
+    shard.done(news(&group(1), 6, &ann, None));
+}
+
+#[test]
 fn the_same_install_is_the_same_device_and_keeps_its_name() {
     let mut shard = Shard::new();
     let ann = shard.user("ann");
