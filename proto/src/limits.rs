@@ -164,7 +164,7 @@ pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_ENTRIES_MAX: usize = 256;
 /// Encoded entries that ride along with one `notify` to one target.
 pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
-pub const NOTIFY_CONVERSATIONS_MAX: usize = 256;
+pub const NOTIFY_CONVERSATIONS_MAX: usize = COMMAND_ITEMS_MAX;
 
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
@@ -196,7 +196,7 @@ pub const UNACKED_MAX_MS: u64 = 60_000;
 /// Acks and reads are gathered this long into one batch; a failed batch is tried again after the second.
 pub const MARKS_GATHER_MS: u64 = 200;
 pub const MARKS_RETRY_MS: u64 = 1_000;
-pub const MARKS_PER_BATCH_MAX: usize = 256;
+pub const MARKS_PER_BATCH_MAX: usize = COMMAND_ITEMS_MAX;
 /// Conversations of one connection with a mark that waits.
 pub const MARKS_WAITING_MAX: usize = CONVERSATIONS_PER_USER_MAX;
 /// `conv` frames for changed rows are gathered this long.
