@@ -166,6 +166,30 @@ pub const PAGE_ENTRIES_MAX: usize = 256;
 pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
 pub const NOTIFY_CONVERSATIONS_MAX: usize = COMMAND_ITEMS_MAX;
 
+/// The Rust client: commands in its durable outbox that wait for an answer.
+pub const CLIENT_OUTBOX_MAX: usize = 10_000;
+/// The Rust client: commands and calls on the wire at once; below the server's bound.
+pub const CLIENT_REQUESTS_IN_FLIGHT_MAX: usize = 48;
+/// The Rust client: calls that wait for an answer.
+pub const CLIENT_CALLS_MAX: usize = 256;
+/// The Rust client: requests of the application that the device task has not taken yet.
+pub const CLIENT_ASKS_MAX: usize = 256;
+/// The Rust client: events that the application has not taken; above it no more acks, so that the server's window closes.
+pub const CLIENT_EVENTS_MAX: usize = 1_024;
+/// The Rust client: frames between a socket task and the device task, each way.
+pub const CLIENT_FRAMES_QUEUED_MAX: usize = 64;
+/// The Rust client: entries that may wait for their ack.
+pub const CLIENT_ACK_ENTRIES: usize = 64;
+pub const CLIENT_ACK_DELAY_MS: u64 = 200;
+/// The Rust client: positions in one `ack` frame, so that it stays below half a message.
+pub const CLIENT_ACKS_PER_FRAME_MAX: usize = 128;
+/// Either side gives up after this long without receiving anything.
+pub const RECEIVE_TIMEOUT_MS: u64 = 35_000;
+/// The Rust client: an answer is given up after this long, and the command sent again.
+pub const CLIENT_ANSWER_TIMEOUT_MS: u64 = 8_000;
+/// The Rust client resends by itself for this long after the first attempt.
+pub const CLIENT_RESEND_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
 /// Life of an access token.
@@ -233,7 +257,10 @@ const _: () = assert!(
     BODY_BYTES_MAX.div_ceil(3) * 4 + 4 * 1024 < MESSAGE_BYTES_MAX,
     "an entry with the largest body fits a message"
 );
-const _: () = assert!(WINDOW_ENTRIES_PER_CONV < WINDOW_ENTRIES);
+const _: () = assert!(WINDOW_ENTRIES_PER_CONV < WINDOW_ENTRIES && CLIENT_ACK_ENTRIES < WINDOW_ENTRIES_PER_CONV);
+const _: () = assert!(CLIENT_REQUESTS_IN_FLIGHT_MAX < REQUESTS_IN_FLIGHT_MAX);
+const _: () = assert!(CLIENT_ACKS_PER_FRAME_MAX * (CONV_ID_BYTES_MAX + 64) < MESSAGE_BYTES_MAX / 2);
+const _: () = assert!(REQUEST_DEADLINE_MS < CLIENT_ANSWER_TIMEOUT_MS);
 const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
 const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item touches four rows or fewer");
 const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");

@@ -222,7 +222,7 @@ pub struct CommandFrame {
     pub what: What,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     Conv(ConvId),
     /// The direct conversation with this user.

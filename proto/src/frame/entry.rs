@@ -115,6 +115,14 @@ impl EntryFrame {
         }
     }
 
+    /// Puts the content into an echo, from the command that the client sent.
+    pub fn fill_echo(&mut self, what: &What) {
+        if self.echo {
+            self.echo = false;
+            self.fill(what);
+        }
+    }
+
     fn fill(&mut self, what: &What) {
         match what.clone() {
             What::Message { kind: _, body, reply_to, mentions, media } => {

@@ -1,0 +1,271 @@
+//! The outbox: commands in order, per conversation, until each has its answer. Pure: time comes in as milliseconds.
+//!
+//! Invariant: a command is on the wire only while all earlier ones of its conversation are too, so that pipelined order
+//! survives retries: each names the nearest earlier one that is still unanswered as `after`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use flotilla_proto::entry::What;
+use flotilla_proto::frame::{ClientFrame, Delete, Edit, React, SendMessage};
+use flotilla_proto::ids::{Cid, ConvId};
+use flotilla_proto::limits;
+
+use crate::store::SavedCommand;
+
+const RETRY_MS_MIN: u64 = 40;
+const RETRY_MS_MAX: u64 = 2_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not on the wire before this time.
+    Waiting { until_ms: u64 },
+    /// Sent on the current connection; given up at this time.
+    Flying { until_ms: u64 },
+}
+
+#[derive(Debug)]
+struct Item {
+    command: SavedCommand,
+    state: State,
+    /// Attempts so far, those of earlier processes counted as one.
+    attempts: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queues: BTreeMap<ConvId, VecDeque<Item>>,
+    convs: BTreeMap<Cid, ConvId>,
+    flying: usize,
+}
+
+impl Outbox {
+    /// Commands of an earlier process: they may have been attempted.
+    pub fn restored(commands: Vec<SavedCommand>) -> Self {
+        let mut outbox = Self::default();
+        for command in commands {
+            outbox.push(command, 0, 1);
+        }
+        outbox
+    }
+
+    pub fn len(&self) -> usize {
+        self.convs.len()
+    }
+
+    pub fn flying(&self) -> usize {
+        self.flying
+    }
+
+    pub fn add(&mut self, command: SavedCommand, now_ms: u64) {
+        self.push(command, now_ms, 0);
+    }
+
+    fn push(&mut self, command: SavedCommand, now_ms: u64, attempts: u32) {
+        self.convs.insert(command.cid, command.conv.clone());
+        let item = Item { state: State::Waiting { until_ms: now_ms }, attempts, command };
+        self.queues.entry(item.command.conv.clone()).or_default().push_back(item);
+    }
+
+    /// Is there a command for the wire now?
+    pub fn has_next(&self, now_ms: u64) -> bool {
+        self.queues.values().any(|queue| sendable(queue, now_ms).is_some())
+    }
+
+    /// The next command for the wire; it counts as sent.
+    pub fn next(&mut self, now_ms: u64, wall_ms: u64) -> Option<(Cid, ClientFrame)> {
+        let (queue, at) = self.queues.values_mut().find_map(|q| sendable(q, now_ms).map(|at| (q, at)))?;
+        let after = at.checked_sub(1).map(|before| queue[before].command.cid);
+        let item = &mut queue[at];
+        // Never too young: the command was saved before its first attempt, and a part of a second counts whole.
+        let age_s = (item.attempts > 0).then(|| wall_ms.saturating_sub(item.command.saved_ms).div_ceil(1_000).max(1));
+        item.state = State::Flying { until_ms: now_ms + limits::CLIENT_ANSWER_TIMEOUT_MS };
+        item.attempts += 1;
+        self.flying += 1;
+        Some((item.command.cid, frame(&item.command, age_s, after)))
+    }
+
+    /// A final answer: the command goes.
+    pub fn finish(&mut self, cid: Cid) -> Option<SavedCommand> {
+        let conv = self.convs.remove(&cid)?;
+        let queue = self.queues.get_mut(&conv)?;
+        let at = queue.iter().position(|i| i.command.cid == cid)?;
+        let item = queue.remove(at)?;
+        if matches!(item.state, State::Flying { .. }) {
+            self.flying -= 1;
+        }
+        if queue.is_empty() {
+            self.queues.remove(&conv);
+        }
+        Some(item.command)
+    }
+
+    /// Not now: again after a pause that grows with the attempts. `jitter` in 0..=1000.
+    pub fn retry(&mut self, cid: Cid, now_ms: u64, wanted_ms: Option<u64>, jitter: u64) {
+        let Some(item) = self.item(cid) else { return };
+        let grown = RETRY_MS_MIN << item.attempts.saturating_sub(1).min(6);
+        let pause = wanted_ms.unwrap_or(0).max(grown).min(RETRY_MS_MAX);
+        let was = std::mem::replace(
+            &mut item.state,
+            State::Waiting { until_ms: now_ms + pause / 2 + pause / 2 * jitter.min(1_000) / 1_000 },
+        );
+        if matches!(was, State::Flying { .. }) {
+            self.flying -= 1;
+        }
+    }
+
+    /// Nothing that was on the wire will be answered any more.
+    pub fn disconnected(&mut self, now_ms: u64) {
+        for item in self.queues.values_mut().flatten() {
+            if matches!(item.state, State::Flying { .. }) {
+                item.state = State::Waiting { until_ms: now_ms };
+            }
+        }
+        self.flying = 0;
+    }
+
+    /// Commands whose answer is overdue go back; how many.
+    pub fn expire(&mut self, now_ms: u64) -> usize {
+        let mut expired = 0;
+        for item in self.queues.values_mut().flat_map(|q| q.iter_mut().take(NEAR)) {
+            if matches!(item.state, State::Flying { until_ms } if until_ms <= now_ms) {
+                item.state = State::Waiting { until_ms: now_ms };
+                expired += 1;
+            }
+        }
+        self.flying -= expired;
+        expired
+    }
+
+    /// Commands that are too old to be sent again without asking the person.
+    pub fn stale(&self, wall_ms: u64) -> Vec<Cid> {
+        let old = |i: &&Item| wall_ms.saturating_sub(i.command.saved_ms) > limits::CLIENT_RESEND_MS;
+        self.queues.values().flatten().filter(old).map(|i| i.command.cid).collect()
+    }
+
+    /// When something changes by itself: a pause ends or an answer is overdue.
+    pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
+        self.queues
+            .values()
+            .flat_map(near)
+            .map(|i| match i.state {
+                State::Waiting { until_ms } | State::Flying { until_ms } => until_ms,
+            })
+            .filter(|at| *at > now_ms)
+            .min()
+    }
+
+    fn item(&mut self, cid: Cid) -> Option<&mut Item> {
+        let conv = self.convs.get(&cid)?;
+        self.queues.get_mut(conv)?.iter_mut().find(|i| i.command.cid == cid)
+    }
+}
+
+/// Only these can be on the wire, or next for it.
+const NEAR: usize = limits::CLIENT_REQUESTS_IN_FLIGHT_MAX + 1;
+
+fn near(queue: &VecDeque<Item>) -> impl Iterator<Item = &Item> {
+    queue.iter().take(NEAR)
+}
+
+/// The first command that is not on the wire, if its time has come. Those before it are all on the wire.
+fn sendable(queue: &VecDeque<Item>, now_ms: u64) -> Option<usize> {
+    let at = near(queue).position(|i| matches!(i.state, State::Waiting { .. }))?;
+    matches!(queue[at].state, State::Waiting { until_ms } if until_ms <= now_ms).then_some(at)
+}
+
+fn frame(command: &SavedCommand, age_s: Option<u64>, after: Option<Cid>) -> ClientFrame {
+    let (conv, cid) = (command.conv.clone(), command.cid);
+    match command.what.clone() {
+        What::Edit { target, body } => ClientFrame::Edit(Edit { conv, seq: target, cid, age_s, after, body }),
+        What::Delete { target } => ClientFrame::Delete(Delete { conv, seq: target, cid, age_s, after }),
+        What::React { target, emoji, on } => {
+            ClientFrame::React(React { conv, seq: target, cid, age_s, after, emoji, on })
+        }
+        What::Message { kind, body, reply_to, mentions, media } => ClientFrame::Send(SendMessage {
+            conv: command.to.is_none().then_some(conv),
+            to: command.to.clone(),
+            cid,
+            age_s,
+            after,
+            kind,
+            body,
+            mentions,
+            reply_to,
+            media,
+        }),
+        // Changes of a group go by `call`; the handle cannot put one here.
+        other => unreachable!("{} is not a command of the outbox", other.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::ids::{Blob, UserId};
+
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::parse(name).expect("valid")
+    }
+
+    fn command(cid: u128, peer: &str) -> SavedCommand {
+        let what = What::Message {
+            kind: "message".into(),
+            body: Blob::default(),
+            reply_to: None,
+            mentions: vec![],
+            media: None,
+        };
+        let conv = ConvId::direct(&user("alice"), &user(peer));
+        SavedCommand { cid: Cid(cid), conv, to: Some(user(peer)), what, saved_ms: 10_000 }
+    }
+
+    fn sent(outbox: &mut Outbox, now: u64) -> Vec<(u128, Option<u128>, Option<u64>)> {
+        let mut all = Vec::new();
+        while let Some((cid, ClientFrame::Send(s))) = outbox.next(now, 10_000 + now) {
+            all.push((cid.0, s.after.map(|c| c.0), s.age_s));
+        }
+        all
+    }
+
+    #[test]
+    fn pipelined_commands_name_the_nearest_unanswered_one() {
+        let mut outbox = Outbox::default();
+        for cid in 1..=3 {
+            outbox.add(command(cid, "bob"), 0);
+        }
+        outbox.add(command(9, "carol"), 0);
+        assert_eq!(sent(&mut outbox, 0), [(1, None, None), (2, Some(1), None), (3, Some(2), None), (9, None, None)]);
+        outbox.finish(Cid(1));
+        outbox.finish(Cid(2));
+        outbox.add(command(4, "bob"), 1);
+        assert_eq!(sent(&mut outbox, 1), [(4, Some(3), None)]);
+        outbox.finish(Cid(3));
+        outbox.disconnected(2_500);
+        assert_eq!(sent(&mut outbox, 2_500), [(4, None, Some(3)), (9, None, Some(3))], "after drops once accepted");
+    }
+
+    #[test]
+    fn nothing_overtakes_a_command_that_pauses() {
+        let mut outbox = Outbox::default();
+        outbox.add(command(1, "bob"), 0);
+        outbox.add(command(2, "bob"), 0);
+        assert_eq!(sent(&mut outbox, 0).len(), 2);
+        outbox.retry(Cid(2), 0, None, 0);
+        outbox.retry(Cid(1), 0, Some(500), 1_000);
+        assert!(sent(&mut outbox, 499).is_empty(), "2 waits for 1");
+        assert_eq!(outbox.wake_ms(0), Some(20));
+        assert_eq!(sent(&mut outbox, 500), [(1, None, Some(1)), (2, Some(1), Some(1))]);
+    }
+
+    #[test]
+    fn an_overdue_answer_is_unknown_and_sent_again_with_its_age() {
+        let mut outbox = Outbox::restored(vec![command(1, "bob")]);
+        assert_eq!(sent(&mut outbox, 0), [(1, None, Some(1))], "an earlier process may have sent it");
+        assert_eq!(outbox.expire(limits::CLIENT_ANSWER_TIMEOUT_MS), 1);
+        assert_eq!(outbox.flying(), 0);
+        assert_eq!(sent(&mut outbox, 8_000), [(1, None, Some(8))]);
+        assert!(outbox.stale(10_000 + limits::CLIENT_RESEND_MS).is_empty());
+        assert_eq!(outbox.stale(10_001 + limits::CLIENT_RESEND_MS), [Cid(1)]);
+    }
+}
