@@ -71,7 +71,7 @@ pub(super) struct Actor {
     pub stopped: Option<String>,
     instance: Instance,
     attempt: u64,
-    dialing: Option<BoxFuture<'static, Dialed>>,
+    dialing: Option<BoxFuture<'static, Box<Dialed>>>,
     pub dial_at: Option<Instant>,
     pub refreshing: Option<BoxFuture<'static, Result<String, TokenError>>>,
     auth_due: Option<String>,
@@ -86,7 +86,7 @@ enum Step {
     Tell,
     Incoming(Option<Incoming>),
     Ask(Option<Ask>),
-    Dialed(Dialed),
+    Dialed(Box<Dialed>),
     Token(Result<String, TokenError>),
     Wake,
 }
@@ -238,15 +238,16 @@ impl Actor {
             window: self.config.window,
             state: Default::default(),
         };
-        self.dialing = Some(dial(self.config.clone(), url, hello, self.fresh_token).boxed());
+        self.dialing = Some(dial(self.config.clone(), url, hello, self.fresh_token).map(Box::new).boxed());
     }
 
-    async fn on_dialed(&mut self, dialed: Dialed) {
+    async fn on_dialed(&mut self, dialed: Box<Dialed>) {
         self.dialing = None;
-        let (connection, ready) = match dialed.result {
+        let Dialed { url, attempt, result } = *dialed;
+        let (connection, ready) = match result {
             Ok(open) => open,
             Err(error) => {
-                tracing::debug!(url = dialed.url, %error, "attempt failed");
+                tracing::debug!(url, %error, "attempt failed");
                 return self.on_verdict(error.verdict(), 0, error.to_string());
             }
         };
@@ -270,26 +271,15 @@ impl Actor {
         if !self.commit(changes).await {
             return;
         }
-        self.record(Op::Connected {
-            device: ready.device,
-            session: ready.session,
-            url: dialed.url.clone(),
-            attempt: dialed.attempt,
-        });
+        self.record(Op::Connected { device: ready.device, session: ready.session, url: url.clone(), attempt });
         self.events.push_back(Event::Connected {
-            url: dialed.url.clone(),
+            url: url.clone(),
             node: ready.node,
             user: ready.user,
             device: ready.device,
         });
-        self.link = Some(Link {
-            connection,
-            url: dialed.url,
-            caught_up: false,
-            flights: BTreeMap::new(),
-            last_id: 0,
-            unavailable: 0,
-        });
+        self.link =
+            Some(Link { connection, url, caught_up: false, flights: BTreeMap::new(), last_id: 0, unavailable: 0 });
     }
 
     /// Nothing more comes over the current connection.
@@ -434,7 +424,7 @@ impl Actor {
                     Some(error) => {
                         let _ = taken.send(Err(error));
                     }
-                    None => submitted.push((command, pipelined, taken, done)),
+                    None => submitted.push((*command, pipelined, taken, done)),
                 },
                 Ask::Call { call, limit } => self.on_call(call, limit),
                 Ask::Read { conv, seq } => self.on_read(conv, seq).await,

@@ -91,7 +91,7 @@ pub struct Status {
 #[derive(Debug)]
 pub(super) enum Ask {
     Submit {
-        command: SavedCommand,
+        command: Box<SavedCommand>,
         pipelined: bool,
         taken: oneshot::Sender<Result<(), SubmitError>>,
         done: oneshot::Sender<Outcome>,
@@ -179,7 +179,7 @@ impl Handle {
         let command = SavedCommand { cid, conv, to, what, saved_ms: clock::wall_ms() };
         let ((taken, was_taken), (done, answer)) = (oneshot::channel(), oneshot::channel());
         let gone = || SubmitError::Stopped("the device was dropped".into());
-        let ask = Ask::Submit { command, pipelined: true, taken, done };
+        let ask = Ask::Submit { command: Box::new(command), pipelined: true, taken, done };
         self.asks.send(ask).await.map_err(|_| gone())?;
         was_taken.await.map_err(|_| gone())??;
         Ok(Ticket { cid, answer })

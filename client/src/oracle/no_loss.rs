@@ -20,7 +20,7 @@ pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
     // An entry that anybody has seen was accepted, whether its sender got the answer or not.
     for (conv, log) in &world.log {
         for (seq, (at, entry)) in log {
-            if let Some(invoked) = world.invoked.get(&entry.cid) {
+            if let Some(invoked) = world.invoked.get(&entry.cid).filter(|_| !world.accepted.contains_key(&entry.cid)) {
                 owed(world, conv, *seq, invoked.at, &[&world.records[*at]], stats)?;
             }
         }
