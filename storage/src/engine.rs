@@ -83,6 +83,9 @@ impl Batch {
     }
 
     /// Deletes `[from, to)`. An empty or inverted range adds nothing to the batch.
+    ///
+    /// Meant for long ranges now and then: until RocksDB has flushed it, each one slows down every read. For
+    /// a few keys that are known, delete them one by one.
     pub fn delete_range(&mut self, from: impl Into<Bytes>, to: impl Into<Bytes>) {
         self.push(Op::DeleteRange { from: from.into(), to: to.into() });
     }

@@ -66,11 +66,16 @@ impl RocksStats {
 impl RocksEngine {
     /// Opens or creates the database in `dir`, and locks it.
     pub fn open(dir: &Path, options: RocksOptions) -> Result<Self, StorageError> {
-        let db = DB::open(&options.to_rocksdb(), dir).map_err(|error| translate_open(dir, &error))?;
+        let rocksdb = options.to_rocksdb().map_err(|error| translate_open(dir, &error))?;
+        Self::open_with(dir, &rocksdb, options.on_sync)
+    }
+
+    fn open_with(dir: &Path, options: &rocksdb::Options, on_sync: Option<OnSync>) -> Result<Self, StorageError> {
+        let db = DB::open(options, dir).map_err(|error| translate_open(dir, &error))?;
         // Recovery flushed what it replayed into synced tables: all that came back is durable.
         let synced = AtomicU64::new(db.latest_sequence_number());
         let shared = Arc::new(Shared::new(db, dir));
-        Ok(Self { shared, synced, meter: SyncMeter::new(options.on_sync) })
+        Ok(Self { shared, synced, meter: SyncMeter::new(on_sync) })
     }
 
     /// Reads a database that no process has open, or a checkpoint, without changing a byte of it.
@@ -218,6 +223,6 @@ fn open_copy(dir: &Path) -> Result<Shared, StorageError> {
         let detail = format!("{} holds no database", dir.display());
         return Err(StorageError::Io { doing: "opening a copy", detail });
     }
-    let db = DB::open_for_read_only(&options::for_a_copy(), dir, false).map_err(|error| translate_open(dir, &error))?;
-    Ok(Shared::new(db, dir))
+    let opened = options::for_a_copy().and_then(|options| DB::open_for_read_only(&options, dir, false));
+    Ok(Shared::new(opened.map_err(|error| translate_open(dir, &error))?, dir))
 }

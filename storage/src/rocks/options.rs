@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Error, InfoLogger, LogLevel, Options};
 
 const MIB: usize = 1 << 20;
 
@@ -45,12 +45,12 @@ impl Default for RocksOptions {
 }
 
 impl RocksOptions {
-    pub(super) fn to_rocksdb(&self) -> Options {
-        let mut options = Options::default();
+    pub(super) fn to_rocksdb(&self) -> Result<Options, Error> {
+        let mut options = Options::default().get_options_from_string(WITHOUT_SETTERS)?;
         durability(&mut options);
         self.sizes(&mut options);
         quiet(&mut options);
-        options
+        Ok(options)
     }
 
     fn sizes(&self, options: &mut Options) {
@@ -72,6 +72,17 @@ impl RocksOptions {
         options.set_bytes_per_sync(MIB as u64);
     }
 }
+
+/// Options that the binding has no setters for.
+///
+/// - `track_and_verify_wals`: a log names its predecessor and that one's end. Without it, this happens:
+///   1. a memtable fills up, and a new log begins; 2. buffered writes go on; 3. power is lost before the old
+///   memtable is in a table, when the newer log happened to reach the disk and the end of the older one did
+///   not; 4. recovery reads the shortened log to its end, goes on with the newer one, and brings back a
+///   hole in the middle of the history instead of a prefix.
+/// - `memtable_max_range_deletions`: each range delete makes the next read sort all those in the memtable
+///   again. Measured: with 500 of them ten reads took 80 us, with 4,000 more than a millisecond.
+const WITHOUT_SETTERS: &str = "track_and_verify_wals=true;memtable_max_range_deletions=256";
 
 /// The settings that decide whether data survives; none of them is an option of ours.
 fn durability(options: &mut Options) {
@@ -98,9 +109,9 @@ fn quiet(options: &mut Options) {
 }
 
 /// For reading a copy, or a stopped node's directory, without changing anything in it, log files included.
-pub(super) fn for_a_copy() -> Options {
-    let mut options = RocksOptions { block_cache_bytes: 8 * MIB, ..RocksOptions::default() }.to_rocksdb();
+pub(super) fn for_a_copy() -> Result<Options, Error> {
+    let mut options = RocksOptions { block_cache_bytes: 8 * MIB, ..RocksOptions::default() }.to_rocksdb()?;
     options.create_if_missing(false);
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Error, |_, _| {}));
-    options
+    Ok(options)
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -101,6 +101,69 @@ fn log_torn_anywhere_loses_a_suffix_of_whole_batches() {
     }
     let all: Vec<_> = states.iter().map(|(number, _)| *number).collect();
     assert_eq!(came_back.into_keys().collect::<Vec<_>>(), all, "every legal state came back from some cut");
+}
+
+/// Two logs are alive while a full memtable waits to be flushed. The disk may have written the newer one and not
+/// the end of the older one: nothing of the newer one may come back then.
+#[test]
+fn older_log_cut_short_takes_the_newer_one_with_it() {
+    let scratch = scratch();
+    let dir = scratch.path().join("db");
+    let mut options = small().to_rocksdb().expect("valid options");
+    // Holds back the flush that would end the older log's life.
+    options.set_min_write_buffer_number_to_merge(3);
+    options.set_max_write_buffer_number(6);
+    let engine = RocksEngine::open_with(&dir, &options, None).expect("open");
+    let first = log_file(&dir);
+    let mut ends = vec![0];
+    let mut written = 0u64;
+    let mut write = || {
+        let mut batch = Batch::new();
+        batch.put(written.to_be_bytes().to_vec(), vec![7; 100 << 10]);
+        written = engine.write(batch, Durability::Buffered).expect("written").0;
+        written
+    };
+    while log_file(&dir) == first {
+        write();
+        ends.push(fs::metadata(&first).expect("the older log").len() as usize);
+    }
+    let written = (write(), write()).1;
+    let log = fs::read(&first).expect("both logs are alive");
+    ends.dedup();
+    ends.pop();
+    for end in ends {
+        let copy = scratch.path().join(format!("end-{end}"));
+        copy_dir(&dir, &copy);
+        fs::write(copy.join(first.file_name().expect("a file")), &log[..end]).expect("cut");
+        let engine = open(&copy);
+        let found = content(&engine).len() as u64;
+        assert!(found < written);
+        assert_eq!(engine.last_write(), WriteNo(found), "cut at {end}: a hole came back");
+        drop(engine);
+        fs::remove_dir_all(&copy).expect("removed");
+    }
+    let whole = scratch.path().join("whole");
+    copy_dir(&dir, &whole);
+    assert_eq!(open(&whole).last_write(), WriteNo(written), "without damage both logs come back");
+}
+
+#[test]
+fn many_range_deletes_leave_the_memtable() {
+    let scratch = scratch();
+    let engine = open(scratch.path());
+    for number in 0..600u32 {
+        let mut batch = Batch::new();
+        batch.put(number.to_be_bytes().to_vec(), "x");
+        batch.delete_range(number.to_be_bytes().to_vec(), (number + 1).to_be_bytes().to_vec());
+        engine.write(batch, Durability::Buffered).expect("written");
+    }
+    // The flush happens in the background.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while engine.stats().table_file_bytes == 0 {
+        assert!(Instant::now() < deadline, "never flushed: {:?}", engine.stats());
+        std::thread::yield_now();
+    }
+    assert!(content(&engine).is_empty());
 }
 
 /// A disk that lies: a bit of a synced record is flipped. Nothing behind it may come back, as that would be
