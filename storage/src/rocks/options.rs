@@ -75,13 +75,14 @@ impl RocksOptions {
 
 /// Options that the binding has no setters for.
 ///
-/// - `track_and_verify_wals`: a log names its predecessor and that one's end. Without it, this happens:
-///   1. a memtable fills up, and a new log begins; 2. buffered writes go on; 3. power is lost before the old
-///   memtable is in a table, when the newer log happened to reach the disk and the end of the older one did
-///   not; 4. recovery reads the shortened log to its end, goes on with the newer one, and brings back a
-///   hole in the middle of the history instead of a prefix.
-/// - `memtable_max_range_deletions`: each range delete makes the next read sort all those in the memtable
-///   again. Measured: with 500 of them ten reads took 80 us, with 4,000 more than a millisecond.
+/// `track_and_verify_wals`: a log names its predecessor and that one's end. Without it, this happens: a memtable
+/// fills up, a new log begins, and buffered writes go on; power is lost before the old memtable is in a table,
+/// when the newer log happened to reach the disk and the end of the older one did not. Recovery then reads the
+/// shortened log to its end, goes on with the newer one, and brings back a hole in the middle of the history
+/// instead of a prefix.
+///
+/// `memtable_max_range_deletions`: each range delete makes the next read sort all those in the memtable again.
+/// Measured: with 500 of them ten reads took 80 us, with 4,000 more than a millisecond.
 const WITHOUT_SETTERS: &str = "track_and_verify_wals=true;memtable_max_range_deletions=256";
 
 /// The settings that decide whether data survives; none of them is an option of ours.
