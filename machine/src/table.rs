@@ -357,13 +357,11 @@ pub fn scan_prefix<T: Table>(
     scan::<T>(rows, prefix, &end_of(prefix), visit)
 }
 
+/// Rows with their keys.
+pub type KeyedRows<T> = Vec<(<T as Table>::Key, <T as Table>::Row)>;
+
 /// At most `limit` rows of [from, to), and whether there are more.
-pub fn page<T: Table>(
-    rows: &dyn Rows,
-    from: &[u8],
-    to: &[u8],
-    limit: usize,
-) -> Result<(Vec<(T::Key, T::Row)>, bool), Fatal> {
+pub fn page<T: Table>(rows: &dyn Rows, from: &[u8], to: &[u8], limit: usize) -> Result<(KeyedRows<T>, bool), Fatal> {
     let mut page = Vec::new();
     let mut more = false;
     scan::<T>(rows, from, to, &mut |key, row| {

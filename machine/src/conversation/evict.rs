@@ -13,6 +13,7 @@ use super::tables::dedup_age::DedupAges;
 use super::tables::sender::{SenderRow, Senders};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
+use crate::effect::Effect;
 use crate::meta::Meta;
 use crate::reply::Reply;
 use crate::table::{self, KeyBuilder, Rows, Table};
@@ -27,6 +28,9 @@ pub fn evict_dedup(ctx: &mut Ctx<'_, '_>, limit: u32) -> Outcome {
         raise_floor(ctx, &conv, &sender, age)?;
         table::delete::<Dedups>(ctx.txn, &(conv.clone(), sender.clone(), cid));
         table::delete::<DedupAges>(ctx.txn, &(age, conv, sender, cid));
+    }
+    if more {
+        ctx.effects.push(Effect::Job);
     }
     Ok(Reply::Step { more })
 }

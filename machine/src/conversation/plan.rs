@@ -1,6 +1,6 @@
 //! Who may append what, and what changes by it. Reads rows, writes none: a rejection here has no effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::entry::What;
 use flotilla_proto::ids::*;
@@ -114,7 +114,8 @@ pub fn row_of(rows: &dyn Rows, conv: &ConvId, user: &UserId) -> Result<Option<Me
 
 /// The users that a gateway must check first.
 pub fn check_peers<'u>(append: &Append, joining: impl Iterator<Item = &'u UserId>) -> Result<(), Rejection> {
-    let missing: Vec<UserId> = joining.filter(|user| !append.checked.contains(user)).cloned().collect();
+    let checked: BTreeSet<&UserId> = append.checked.iter().collect();
+    let missing: Vec<UserId> = joining.filter(|user| !checked.contains(user)).cloned().collect();
     if missing.is_empty() { Ok(()) } else { Err(Rejection::NeedPeers(missing)) }
 }
 
@@ -126,7 +127,7 @@ fn check_rows(meta: &Meta, plan: &Plan) -> Result<(), Rejection> {
     {
         return Ok(());
     }
-    let mut targets = std::collections::BTreeSet::new();
+    let mut targets = BTreeSet::new();
     targets.extend(plan.changes.keys().filter_map(|user| meta.shard_of_user(user)));
     let rosters = targets.len();
     targets.extend(plan.conversation.targets.iter().map(|t| t.shard));

@@ -8,6 +8,12 @@ use proptest::sample::select;
 use super::{arb, scene};
 use crate::command::*;
 
+/// For properties that run whole logs: a quarter of the usual cases (`PROPTEST_CASES` raises them).
+pub fn few_cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: (usual.cases / 4).max(1), ..usual }
+}
+
 /// One proposal of a log.
 pub type Proposal = (Stamp, Vec<Command>);
 

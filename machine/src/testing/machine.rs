@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use flotilla_proto::ids::*;
 use flotilla_proto::slots::SlotTable;
-use flotilla_storage::{Durability, Engine, MemEngine, Order, Read};
+use flotilla_storage::{Durability, Engine, MemEngine, Order, Read, StorageError};
 
 use crate::command::{Command, Stamp};
 use crate::meta::Meta;
@@ -72,6 +73,15 @@ impl Machine {
         txn.into_batch().len()
     }
 
+    /// How many point reads of stored rows a proposal of this command makes.
+    pub fn rows_read(&self, command: Command) -> usize {
+        let counting = Counting { engine: &self.engine, gets: AtomicUsize::new(0) };
+        let mut txn = Txn::new(&counting, self.prefix.clone());
+        let encoded = command.encode().expect("commands encode");
+        crate::apply(&mut txn, self.shard, &Stamp::default(), &[encoded]).expect("applies");
+        counting.gets.load(Ordering::Relaxed)
+    }
+
     pub fn query(&self, query: &Query) -> Answer {
         crate::query(&self.engine, &self.prefix, self.shard, query).expect("sound state")
     }
@@ -113,5 +123,28 @@ impl Machine {
             .expect("scans");
         copy.engine.write(batch, Durability::Buffered).expect("writes");
         copy
+    }
+}
+
+/// Counts the point reads that pass through.
+struct Counting<'a> {
+    engine: &'a MemEngine,
+    gets: AtomicUsize,
+}
+
+impl Read for Counting<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        self.engine.get(key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        order: Order,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        self.engine.scan(from, to, order, visit)
     }
 }

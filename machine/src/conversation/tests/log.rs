@@ -132,6 +132,23 @@ fn what_was_evicted_from_dedup_is_too_old_and_never_appended_twice() {
 }
 
 #[test]
+fn an_attempt_at_the_very_stamp_of_the_floor_is_too_old() {
+    let mut room = Room::direct("alice", "bob");
+    room.says("alice", "hi");
+    let stamp = room.machine.meta().age().0;
+    room.machine.wait(DAY + 1);
+    evict(&mut room);
+    let now = room.machine.meta().age().0 + 1;
+    let at = |room: &mut Room, attempt: u64| Append { age_ms: now - attempt, ..room.command("alice", message("x")) };
+    let equal = at(&mut room, stamp);
+    let younger = at(&mut room, stamp + 1);
+    let stamp = Stamp { age_delta_ms: 0, display: TsMs(0) };
+    room.machine.wait(1);
+    assert_eq!(room.machine.at(stamp, Command::Append(equal)), Reply::Rejected(Rejection::TooOld));
+    assert!(matches!(room.machine.at(stamp, Command::Append(younger)), Reply::Accepted(_)));
+}
+
+#[test]
 fn a_wrong_wall_clock_evicts_nothing() {
     let mut room = Room::direct("alice", "bob");
     let first = room.command("alice", message("hi"));

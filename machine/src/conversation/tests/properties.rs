@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::entry::{Entry, What, body_hash};
 use flotilla_proto::ids::*;
+use flotilla_proto::slots::SlotTable;
 use proptest::prelude::*;
 
 use crate::command::*;
 use crate::conversation::tables::conversation::Conversations;
 use crate::conversation::tables::entry::Entries;
 use crate::conversation::tables::member::Members;
+use crate::query::{Answer, Query};
 use crate::reply::Reply;
 use crate::table::{self, Table};
 use crate::testing::log::{self, Proposal};
-use crate::testing::{Machine, scene};
+use crate::testing::{Machine, arb, scene};
 
 fn machine() -> Machine {
     Machine::with_slots(scene::HOME, &scene::slots())
@@ -74,7 +76,20 @@ fn check_log(entries: &[Entry]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn any_command() -> impl Strategy<Value = Command> {
+    let slots = (any::<u64>(), prop::collection::vec(any::<u16>(), 0..9))
+        .prop_map(|(version, owners)| SlotTable::from_owners(version, owners.into_iter().map(ShardId).collect()));
+    prop_oneof![
+        12 => log::any_append(),
+        4 => log::conversation_side(),
+        1 => slots.prop_map(Command::SetSlots),
+        1 => any::<u32>().prop_map(|limit| Command::EvictDedup { limit }),
+    ]
+}
+
 proptest! {
+    #![proptest_config(log::few_cases())]
+
     #[test]
     fn logs_have_no_holes_marks_never_go_back_and_chains_verify(
         log in log::conversation_log(40)
@@ -170,13 +185,51 @@ proptest! {
 
     /// Any values at all, from anywhere: an answer, never a panic. Twice, for what the first one left behind.
     #[test]
-    fn apply_is_total(commands in prop::collection::vec(log::any_append(), 1..12), stamp in log::stamp()) {
-        let mut machine = Machine::with_slots(ShardId(1), &flotilla_proto::slots::SlotTable::even(1));
+    fn apply_is_total(commands in prop::collection::vec(any_command(), 1..15), stamp in log::stamp()) {
+        let mut machine = Machine::with_slots(ShardId(1), &SlotTable::even(1));
         for _ in 0..2 {
             let replies = machine.apply(&stamp, &commands).replies;
             prop_assert_eq!(replies.len(), commands.len());
         }
         check_log(&entries(&machine))?;
+    }
+
+    /// Slots of members that move away under a conversation (built later) must not stop it, nor make holes.
+    #[test]
+    fn changed_slot_tables_do_no_harm_to_the_log(
+        log in log::conversation_log(30), shards in prop::collection::vec(1u16..6, 30)
+    ) {
+        let mut machine = machine();
+        for ((stamp, commands), (version, shards)) in log.iter().zip((2..).zip(shards)) {
+            machine.apply(stamp, commands);
+            let owners = (0..4_096u16).map(|slot| ShardId(1 + slot % shards)).collect();
+            machine.one(Command::SetSlots(SlotTable::from_owners(version, owners)));
+        }
+        check_log(&entries(&machine))?;
+    }
+
+    /// Pages hold what the reader may read, in order, and `more` is true exactly if something was left out.
+    #[test]
+    fn pages_are_total_ordered_whole_and_authorised(
+        log in log::conversation_log(30), from in arb::seq(), to in arb::seq(), newest_first: bool,
+        limit in prop_oneof![0u32..5, any::<u32>()], bytes_max in prop_oneof![Just(0u32), 300u32..2_000, any::<u32>()]
+    ) {
+        let mut machine = machine();
+        run(&mut machine, &log);
+        let all = entries(&machine);
+        for (conv, user) in scene::conversations().into_iter().flat_map(|c| scene::users().into_iter().map(move |u| (c.clone(), u))) {
+            let query = Query::Entries { conv: conv.clone(), user, from, to, newest_first, limit, bytes_max };
+            let Answer::Entries(page) = machine.query(&query) else { continue };
+            let may = |e: &&Entry| e.conv == conv && from <= e.seq && e.seq <= to && page.part.may_read(e.seq);
+            let mut wanted: Vec<Seq> = all.iter().filter(may).map(|e| e.seq).collect();
+            if newest_first {
+                wanted.reverse();
+            }
+            let got: Vec<Seq> = page.entries.iter().map(|e| e.seq).collect();
+            prop_assert!(wanted.starts_with(&got), "{:?} of {:?}", got, wanted);
+            prop_assert_eq!(page.more, got.len() < wanted.len());
+            prop_assert!(!got.is_empty() || wanted.is_empty(), "a page makes progress");
+        }
     }
 
     #[test]
