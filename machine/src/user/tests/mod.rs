@@ -8,3 +8,4 @@ pub(crate) mod kit;
 mod marks;
 mod sessions;
 mod tables;
+mod whole;
