@@ -70,7 +70,7 @@ impl std::fmt::Display for Closed {
 
 #[derive(Debug)]
 pub enum Incoming {
-    Message(ServerMessage),
+    Message(Box<ServerMessage>),
     Closed(Closed),
 }
 
@@ -103,9 +103,12 @@ impl Connection {
     async fn wait_ready(&mut self) -> Result<Ready, Closed> {
         loop {
             match self.incoming.recv().await {
-                Some(Incoming::Message(ServerMessage { frame: ServerFrame::Ready(ready), .. })) => return Ok(ready),
                 // A server may say other things first in later versions.
-                Some(Incoming::Message(_)) => {}
+                Some(Incoming::Message(message)) => {
+                    if let ServerFrame::Ready(ready) = message.frame {
+                        return Ok(ready);
+                    }
+                }
                 Some(Incoming::Closed(closed)) => return Err(closed),
                 None => return Err(Closed::broken("socket lost")),
             }
@@ -184,7 +187,7 @@ async fn read_all(
                 }
                 continue;
             }
-            if to_device.send(Incoming::Message(message)).await.is_err() {
+            if to_device.send(Incoming::Message(Box::new(message))).await.is_err() {
                 return;
             }
         }

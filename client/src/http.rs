@@ -75,8 +75,9 @@ pub struct Tokens {
     pub refresh_token: String,
     #[serde(default)]
     pub device: String,
+    /// Unix milliseconds.
     #[serde(default)]
-    pub expires_in: u64,
+    pub expires_at: u64,
 }
 
 impl Http {

@@ -426,7 +426,7 @@ impl Actor {
                     }
                     None => submitted.push((*command, pipelined, taken, done)),
                 },
-                Ask::Call { call, limit } => self.on_call(call, limit),
+                Ask::Call { call, limit } => self.on_call(*call, limit),
                 Ask::Read { conv, seq } => self.on_read(conv, seq).await,
                 Ask::Status(tell) => {
                     let _ = tell.send(self.status());

@@ -40,7 +40,7 @@ impl Actor {
         let mut count = 0;
         let closed = loop {
             match next {
-                Some(Incoming::Message(message)) => self.on_message(message, &mut work),
+                Some(Incoming::Message(message)) => self.on_message(*message, &mut work),
                 Some(Incoming::Closed(closed)) => break Some(closed),
                 None if count == 0 => break Some(Closed { code: 1006, reason: "socket lost".into() }),
                 None => break None,

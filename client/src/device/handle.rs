@@ -97,7 +97,7 @@ pub(super) enum Ask {
         done: oneshot::Sender<Outcome>,
     },
     Call {
-        call: Call,
+        call: Box<Call>,
         limit: Duration,
     },
     Read {
@@ -207,7 +207,7 @@ impl Handle {
 
     async fn request(&self, frame: ClientFrame, noted: Option<Noted>) -> Result<Reply, CallError> {
         let (done, answer) = oneshot::channel();
-        let ask = Ask::Call { call: Call { frame, noted, done }, limit: CALL_LIMIT };
+        let ask = Ask::Call { call: Box::new(Call { frame, noted, done }), limit: CALL_LIMIT };
         let gone = || CallError::Unknown("the device was dropped".into());
         self.asks.send(ask).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
