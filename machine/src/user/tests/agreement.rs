@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::ids::*;
-use flotilla_proto::member::{Interval, MembershipPart};
+use flotilla_proto::member::MembershipPart;
 use proptest::prelude::*;
 
 use super::kit::*;
@@ -12,120 +12,11 @@ use crate::command::*;
 use crate::query::{Answer, InboxRow, Query};
 use crate::reply::{MarkReply, Reply};
 use crate::table::kind;
+use crate::testing::log::conversation_side;
+use crate::testing::user_log::user_side;
 
-/// Small numbers that meet each other, and the ends of the range.
-fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![10 => 0u64..12, 1 => any::<u64>(), 1 => Just(u64::MAX)]
-}
-
-fn name() -> impl Strategy<Value = UserId> {
-    prop::sample::select(vec!["ann", "bob", "nobody"]).prop_map(user)
-}
-
-fn device() -> impl Strategy<Value = DeviceId> {
-    (1u128..5).prop_map(DeviceId)
-}
-
-fn conv() -> impl Strategy<Value = ConvId> {
-    prop_oneof![(0u128..3).prop_map(group), Just(ConvId::direct(&user("ann"), &user("bob")))]
-}
-
-fn hashes() -> impl Strategy<Value = Hash32> {
-    (1u8..9).prop_map(hash)
-}
-
-fn any_part() -> impl Strategy<Value = MembershipPart> {
-    let interval =
-        (number(), prop::option::of(number()), any::<(u64, u64, u64)>()).prop_map(|(from, until, n)| Interval {
-            from: Seq(from),
-            n_before: Count(n.0),
-            until: until.map(Seq),
-            n_until: Count(n.1),
-            history_from: Seq(n.2),
-        });
-    (number(), prop::collection::vec(interval, 0..3)).prop_map(|(mseq, intervals)| MembershipPart {
-        mseq: Seq(mseq),
-        intervals,
-        ..MembershipPart::default()
-    })
-}
-
-fn notify() -> impl Strategy<Value = Notify> {
-    let user = (name(), number(), prop::option::of(any_part())).prop_map(|(user, n, part)| NotifyUser {
-        user,
-        n_sent: Count(n),
-        part,
-    });
-    (conv(), number(), number(), number(), prop::collection::vec(user, 0..3)).prop_map(
-        |(conv, head, n, last, users)| Notify {
-            conv,
-            head: Seq(head),
-            n_head: Count(n),
-            last_id: MsgId(last),
-            last_ts: TsMs(last),
-            users,
-        },
-    )
-}
-
-fn mark() -> impl Strategy<Value = Mark> {
-    let kind = prop_oneof![Just(MarkKind::Ack), Just(MarkKind::Read)];
-    (name(), device(), 0u64..4, conv(), kind, [number(), number(), number(), number()]).prop_map(
-        |(user, device, session, conv, kind, [seq, n, head, n_head])| Mark {
-            user,
-            device,
-            number: SessionNo(session),
-            conv,
-            kind,
-            seq: Seq(seq),
-            n: Count(n),
-            head: Seq(head),
-            n_head: Count(n_head),
-        },
-    )
-}
-
-fn receipt() -> impl Strategy<Value = Receipt> {
-    (name(), conv(), number(), number()).prop_map(|(user, conv, d, r)| Receipt {
-        user,
-        conv,
-        delivered: Seq(d),
-        read: Seq(r),
-    })
-}
-
-fn command() -> impl Strategy<Value = Command> {
-    let clear =
-        receipt().prop_map(|r| ClearReceipt { user: r.user, conv: r.conv, delivered: r.delivered, read: r.read });
-    let text = prop_oneof![9 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))];
-    prop_oneof![
-        2 => (name(), text.clone(), 1u128..3)
-            .prop_map(|(user, phc, r)| Command::Register(Register { user, phc, request: Cid(r) })),
-        6 => (name(), hashes(), device(), text.clone(), hashes(), any::<bool>()).prop_map(
-            |(user, install, device, name, refresh, create)| Command::Login(Login { user, install, device, name, refresh, create })
-        ),
-        4 => (name(), device(), hashes(), hashes()).prop_map(
-            |(user, device, presented, next)| Command::RotateToken(RotateToken { user, device, presented, next })
-        ),
-        1 => (name(), device()).prop_map(|(user, device)| Command::Logout { user, device }),
-        1 => (name(), device()).prop_map(|(user, device)| Command::RevokeDevice { user, device, request: Cid(1) }),
-        1 => (name(), device(), text.clone()).prop_map(|(user, device, name)| Command::RenameDevice { user, device, name }),
-        1 => (name(), text, 1u128..4).prop_map(|(user, phc, r)| Command::SetPassword { user, phc, request: Cid(r) }),
-        6 => (name(), device(), hashes(), 1u16..3, number(), 1u128..3, number()).prop_map(
-            |(user, device, install, node, life, instance, attempt)| Command::OpenSession(OpenSession {
-                user, device, install, node: NodeId(node), incarnation: Incarnation(life), instance: Instance(instance), attempt,
-            })
-        ),
-        2 => (name(), device(), 0u64..4)
-            .prop_map(|(user, device, n)| Command::CloseSession { user, device, number: SessionNo(n) }),
-        8 => prop::collection::vec(notify(), 0..3).prop_map(Command::Notify),
-        8 => prop::collection::vec(mark(), 0..4).prop_map(Command::Marks),
-        2 => prop::collection::vec(receipt(), 0..3).prop_map(Command::PeerMarks),
-        2 => prop::collection::vec(clear, 0..3).prop_map(|items| Command::ClearReceiptDue { items }),
-        1 => (1u16..3, 0u64..12, any::<u32>())
-            .prop_map(|(n, l, limit)| Command::Fence { node: NodeId(n), lowest: Incarnation(l), limit }),
-        1 => any::<u32>().prop_map(|limit| Command::StepJob { limit }),
-    ]
+fn both_sides() -> impl Strategy<Value = Command> {
+    prop_oneof![3 => user_side(), 1 => conversation_side()]
 }
 
 /// Puts the live parts of a world in front, so that most commands meet something.
@@ -174,7 +65,7 @@ proptest! {
 
     /// The kit asserts that rejections write nothing and that no command touches too many rows; debug arithmetic panics.
     #[test]
-    fn any_command_is_answered_and_nothing_goes_back(log in prop::collection::vec(command(), 1..40)) {
+    fn any_command_is_answered_and_nothing_goes_back(log in prop::collection::vec(user_side(), 1..40)) {
         let mut shard = Shard::new();
         prelude(&mut shard);
         let mut numbers: BTreeMap<(UserId, DeviceId), SessionNo> = BTreeMap::new();
@@ -212,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn a_replica_restored_at_any_point_agrees(log in prop::collection::vec(command(), 1..30), cut: prop::sample::Index) {
+    fn a_replica_restored_at_any_point_agrees(log in prop::collection::vec(both_sides(), 1..30), cut: prop::sample::Index) {
         let mut all = Shard::new();
         prelude(&mut all);
         let cut = cut.index(log.len());

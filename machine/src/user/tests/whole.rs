@@ -103,8 +103,8 @@ impl World {
             ConvId::direct(&user("cyd"), &user("cyd")),
         ];
         let mut world = Self { slots, machines, devices: Vec::new(), accepted: Vec::new(), convs, cids: 100 };
-        for owner in 0..3 {
-            let c = Register { user: user(NAMES[owner]), phc: String::new(), request: Cid(1) };
+        for (owner, name) in NAMES.iter().enumerate() {
+            let c = Register { user: user(name), phc: String::new(), request: Cid(1) };
             assert_eq!(world.of_user(&c.user.clone()).one(Command::Register(c)), Reply::Done);
             world.register(owner);
         }
@@ -220,8 +220,8 @@ impl World {
             }
             let items = items.iter().map(clear).collect();
             self.machines[from].one(Command::ClearReceiptDue { items });
-            for to in 0..2 {
-                let query = Query::ReceiptsDirty { target: SHARDS[to], limit: 10 };
+            for (to, target) in SHARDS.into_iter().enumerate() {
+                let query = Query::ReceiptsDirty { target, limit: 10 };
                 let Answer::Receipts { items, .. } = self.machines[from].query(&query) else {
                     panic!("expected receipts")
                 };
