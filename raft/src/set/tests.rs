@@ -14,6 +14,7 @@ use super::*;
 use crate::group::ProposeError;
 use crate::peer::{self, BulkStream, PeerInfo, PeerRefusal, PeerService, PeersConfig};
 use crate::seam::clock;
+use crate::snapshot::SnapshotView;
 
 const SHARDS: u16 = 3;
 const NODES: u16 = 3;
@@ -209,32 +210,29 @@ impl Cluster {
     /// Waits until all live replicas have applied the same, and compares every row.
     async fn agree(&self) {
         for shard in shards() {
-            eventually(&format!("replicas of shard {shard} catch up"), || {
-                let applied: BTreeSet<_> =
-                    self.live().filter_map(|n| n.groups.get(shard)).map(|g| g.applied_index()).collect();
-                applied.len() == 1
-            })
-            .await;
-            let mut states = Vec::new();
-            for node in self.live() {
-                let Some(group) = node.groups.get(shard) else { continue };
-                let view = group.view().await.expect("a state");
-                let (prefix, mut rows) = (view.prefix(), Vec::new());
-                let end = flotilla_storage::key::prefix_end(&prefix).expect("not the last prefix");
-                view.read()
-                    .scan(&prefix, &end, Order::Forward, &mut |key, row| {
-                        rows.push((key[prefix.len()..].to_vec(), row.to_vec()));
-                        std::ops::ControlFlow::Continue(())
-                    })
-                    .expect("reads");
-                assert!(!rows.is_empty());
-                states.push(rows);
-            }
-            assert!(states.windows(2).all(|w| w[0] == w[1]), "replicas of shard {shard} differ");
+            let deadline = Instant::now() + Duration::from_secs(30);
+            let views = loop {
+                let views = self.views(shard).await;
+                // The views say up to where they are applied; openraft's metrics lag behind them.
+                if views.windows(2).all(|pair| pair[0].applied() == pair[1].applied()) {
+                    break views;
+                }
+                assert!(Instant::now() < deadline, "replicas of shard {shard} do not catch up: {views:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            };
+            let states: Vec<_> = views.iter().map(rows).collect();
+            assert!(!states[0].is_empty());
+            assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "replicas of shard {shard} differ");
         }
         for node in self.live() {
             assert_eq!(*node.watch.fatal.lock().expect("not poisoned"), Vec::<String>::new(), "node {}", node.id);
         }
+    }
+
+    async fn views(&self, shard: ShardId) -> Vec<SnapshotView> {
+        let groups = self.live().filter_map(|node| node.groups.get(shard));
+        let views = futures::future::join_all(groups.map(|group| async move { group.view().await })).await;
+        views.into_iter().map(|view| view.expect("a state")).collect()
     }
 
     async fn stop(self) {
@@ -243,6 +241,18 @@ impl Cluster {
             node.peers.shutdown().await;
         }
     }
+}
+
+/// The machine's keys and values.
+fn rows(view: &SnapshotView) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let (prefix, mut rows) = (view.prefix(), Vec::new());
+    let end = flotilla_storage::key::prefix_end(&prefix).expect("not the last prefix");
+    let scanned = view.read().scan(&prefix, &end, Order::Forward, &mut |key, row| {
+        rows.push((key[prefix.len()..].to_vec(), row.to_vec()));
+        std::ops::ControlFlow::Continue(())
+    });
+    scanned.expect("reads");
+    rows
 }
 
 fn leads(cluster: &Cluster, shard: ShardId, node: u16) -> bool {
