@@ -192,6 +192,11 @@ impl Cluster {
 
     /// Registers `count` users in each shard.
     async fn write(&mut self, count: u64) {
+        self.write_large(count, 0).await;
+    }
+
+    /// As `write`, with a password hash of so many bytes.
+    async fn write_large(&mut self, count: u64, phc_bytes: usize) {
         let table = SlotTable::even(SHARDS);
         for shard in shards() {
             let mut made = 0;
@@ -200,7 +205,7 @@ impl Cluster {
                 let user = UserId::parse(&format!("u{}", self.users)).expect("a valid name");
                 if table.shard_of_user(&user) == Some(shard) {
                     made += 1;
-                    let register = Register { user, phc: String::new(), request: Cid(u128::from(self.users)) };
+                    let register = Register { user, phc: "x".repeat(phc_bytes), request: Cid(u128::from(self.users)) };
                     self.propose(shard, Command::Register(register)).await;
                 }
             }
@@ -288,6 +293,36 @@ async fn node_that_was_away_for_long_catches_up_by_snapshot() {
     let back = cluster.nodes[1].as_ref().expect("alive");
     assert_eq!(back.watch.installed.lock().expect("not poisoned").len(), usize::from(SHARDS));
     cluster.write(5).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn snapshot_that_is_cut_by_the_death_of_either_side_is_started_over() {
+    let timings = Timings { snapshot_entries: 50, kept_entries: 10, ..timings() };
+    let mut cluster = Cluster::start(timings).await;
+    cluster.kill(2).await;
+    cluster.write_large(1_200, limits::PHC_BYTES_MAX).await;
+    let receiving = |cluster: &Cluster| {
+        let node = cluster.nodes[1].as_ref().expect("alive");
+        shards().find(|s| node.groups.table.get(*s).is_some_and(|m| m.receiving.available_permits() == 0))
+    };
+    // A slow disk keeps the transfer going long enough to be cut.
+    cluster.disks[1].inject(|faults| faults.stall = Duration::from_millis(100));
+    cluster.start_node(2, 1).await;
+    eventually("a snapshot is on its way", || receiving(&cluster).is_some()).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert!(receiving(&cluster).is_some(), "still on its way");
+    cluster.kill(2).await;
+    cluster.start_node(2, 1).await;
+    eventually("a snapshot is on its way again", || receiving(&cluster).is_some()).await;
+    let shard = receiving(&cluster).expect("just seen");
+    let sender = cluster.leader(shard).expect("somebody sends").replica().node.0;
+    cluster.kill(sender).await;
+    cluster.disks[1].inject(|faults| faults.stall = Duration::ZERO);
+    cluster.write(5).await;
+    cluster.agree().await;
+    cluster.start_node(sender, 1).await;
     cluster.agree().await;
     cluster.stop().await;
 }
