@@ -81,6 +81,8 @@ pub struct SetOptions {
 pub enum OpenError {
     #[error("shard {0} runs here already as {1}")]
     Running(ShardId, ReplicaId),
+    #[error("shard {0} is being opened already")]
+    Busy(ShardId),
     #[error("replica {0} belongs to another node")]
     Foreign(ReplicaId),
     #[error("this node is stopping")]
@@ -111,8 +113,10 @@ pub struct Groups {
     writer: LogWriter,
     stop: watch::Sender<bool>,
     tender: Mutex<Option<JoinHandle<()>>>,
-    /// One opening or closing at a time.
-    opening: tokio::sync::Mutex<()>,
+    /// Held to read while a group opens or closes, to write when the node stops.
+    moving: tokio::sync::RwLock<()>,
+    /// Shards that are opening right now.
+    busy: Mutex<BTreeSet<ShardId>>,
 }
 
 impl Groups {
@@ -123,8 +127,8 @@ impl Groups {
         let alive = options.timings.election_min;
         let tender = tokio::spawn(tend::Tender { table: table.clone(), alive, stop: stop.subscribe() }.run());
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
-        let (tender, opening) = (Mutex::new(Some(tender)), tokio::sync::Mutex::default());
-        Arc::new(Self { options, peers, table, writer, stop, tender, opening })
+        let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
+        Arc::new(Self { options, peers, table, writer, stop, tender, moving, busy })
     }
 
     pub fn node(&self) -> NodeId {
@@ -136,9 +140,11 @@ impl Groups {
         &self.writer
     }
 
-    /// Starts this node's replica of a shard. Damage is also told to the hooks, which ask for a new generation.
+    /// Starts this node's replica of a shard; different shards may open at the same time. Damage is also told to the hooks, which ask
+    /// for a new generation.
     pub async fn open(&self, shard: ShardId, replica: ReplicaId, start: Start) -> Result<Group, OpenError> {
-        let _one = self.opening.lock().await;
+        let _moving = self.moving.read().await;
+        let _busy = Busy::claim(&self.busy, shard).ok_or(OpenError::Busy(shard))?;
         if *self.stop.borrow() {
             return Err(OpenError::Stopping);
         }
@@ -214,7 +220,7 @@ impl Groups {
 
     /// Stops this node's replica of a shard; what it has stored stays.
     pub async fn close(&self, shard: ShardId) {
-        let _one = self.opening.lock().await;
+        let _moving = self.moving.read().await;
         let member = self.table.lock().remove(&shard);
         if let Some(member) = member {
             member.group.shutdown().await;
@@ -229,9 +235,9 @@ impl Groups {
             let _ = tender.await;
         }
         let deadline = Instant::now() + Duration::from_millis(limits::HAND_OVER_MS);
+        let _moving = self.moving.write().await;
         let members = self.table.all();
         futures::future::join_all(members.iter().map(|member| self.retire(member, deadline))).await;
-        let _one = self.opening.lock().await;
         self.table.lock().clear();
         futures::future::join_all(members.iter().map(|member| member.group.shutdown())).await;
     }
@@ -259,6 +265,21 @@ impl Groups {
             let gone = leadership.wait_for(|l| !l.leads);
             let _ = tokio::time::timeout(Duration::from_millis(limits::TEND_MS), gone).await;
         }
+    }
+}
+
+/// A shard that nobody else opens meanwhile.
+struct Busy<'a>(&'a Mutex<BTreeSet<ShardId>>, ShardId);
+
+impl<'a> Busy<'a> {
+    fn claim(busy: &'a Mutex<BTreeSet<ShardId>>, shard: ShardId) -> Option<Self> {
+        busy.lock().unwrap_or_else(PoisonError::into_inner).insert(shard).then_some(Self(busy, shard))
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 

@@ -67,6 +67,7 @@ struct Cluster {
     disks: Vec<MemDisk>,
     incarnation: u64,
     users: u64,
+    accepted: Vec<(ShardId, UserId)>,
 }
 
 fn r(node: u16, generation: u32) -> ReplicaId {
@@ -106,7 +107,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 impl Cluster {
     async fn start(timings: Timings) -> Self {
         let disks = (0..NODES).map(|_| MemDisk::new()).collect();
-        let mut cluster = Self { timings, nodes: Vec::new(), disks, incarnation: 0, users: 0 };
+        let mut cluster = Self { timings, nodes: Vec::new(), disks, incarnation: 0, users: 0, accepted: Vec::new() };
         cluster.nodes.resize_with(usize::from(NODES), || None);
         for id in 1..=NODES {
             cluster.start_node(id, 1).await;
@@ -146,9 +147,13 @@ impl Cluster {
             other.peers.set_address(NodeId(id), &addr);
             peers.set_address(NodeId(other.id), &other.addr);
         }
+        let mut opening = Vec::new();
         for shard in shards() {
             let start = if generation == 1 { Start::Found(first_voters()) } else { Start::Resume };
-            groups.open(shard, r(id, generation), start).await.expect("opens");
+            opening.push(groups.open(shard, r(id, generation), start));
+        }
+        for opened in futures::future::join_all(opening).await {
+            let shard = opened.expect("opens").shard();
             groups.place(shard, order(shard));
         }
         self.nodes[usize::from(id) - 1] = Some(Node { id, addr, peers, groups, watch });
@@ -202,11 +207,16 @@ impl Cluster {
             let mut made = 0;
             while made < count {
                 self.users += 1;
-                let user = UserId::parse(&format!("u{}", self.users)).expect("a valid name");
+                let user = UserId::parse(&format!("u{:06}", self.users)).expect("a valid name");
                 if table.shard_of_user(&user) == Some(shard) {
                     made += 1;
-                    let register = Register { user, phc: "x".repeat(phc_bytes), request: Cid(u128::from(self.users)) };
+                    let register = Register {
+                        user: user.clone(),
+                        phc: "x".repeat(phc_bytes),
+                        request: Cid(u128::from(self.users)),
+                    };
                     self.propose(shard, Command::Register(register)).await;
+                    self.accepted.push((shard, user));
                 }
             }
         }
@@ -395,5 +405,39 @@ async fn rpc_for_another_generation_is_refused() {
     eventually("1 connects to 2", || node.peers.is_connected(NodeId(2))).await;
     let outcome = node.peers.request(NodeId(2), crate::network::wire::kind::VOTE, rpc, deadline).await;
     assert!(matches!(outcome, peer::Outcome::Refused(PeerRefusal::NotReady(_))), "{outcome:?}");
+    cluster.stop().await;
+}
+
+/// Accepted users, after any number of deaths, are there on every replica, whoever died when.
+#[tokio::test]
+async fn nothing_accepted_is_lost_when_nodes_die_again_and_again() {
+    let timings = Timings { snapshot_entries: 20, kept_entries: 5, ..timings() };
+    let mut cluster = Cluster::start(timings).await;
+    for round in 0..if cfg!(madsim) { 20 } else { 6 } {
+        let victims = if round % 4 == 3 { NODES } else { 1 };
+        let mut down = Vec::new();
+        for _ in 0..victims {
+            let up: Vec<u16> = cluster.live().map(|node| node.id).collect();
+            let victim = up[rand::random_range(0..up.len())];
+            cluster.kill(victim).await;
+            down.push(victim);
+        }
+        if victims == 1 {
+            cluster.write(rand::random_range(0..20)).await;
+        }
+        for id in down {
+            cluster.start_node(id, 1).await;
+        }
+        cluster.write(rand::random_range(0..5)).await;
+    }
+    cluster.agree().await;
+    for shard in shards() {
+        let rows = rows(&cluster.views(shard).await[0]);
+        for (_, user) in cluster.accepted.iter().filter(|(at, _)| *at == shard) {
+            let name = user.as_str().as_bytes();
+            let is_there = rows.iter().any(|(key, _)| key.windows(name.len()).any(|bytes| bytes == name));
+            assert!(is_there, "{user} was accepted and is gone");
+        }
+    }
     cluster.stop().await;
 }
