@@ -95,6 +95,11 @@ pub fn state(shard: ShardId, generation: StateGeneration) -> Vec<u8> {
     key
 }
 
+/// The state generation of a state row's key.
+pub fn parse_state(key: &[u8]) -> Option<StateGeneration> {
+    key.get(3..11)?.try_into().ok().map(|bytes| StateGeneration(u64::from_be_bytes(bytes)))
+}
+
 /// The first key of a shard's state, whatever the generation.
 pub fn state_start(shard: ShardId) -> Vec<u8> {
     of_shard(STATE, shard)

@@ -8,6 +8,7 @@
 //! - [`state`]: applies committed entries through `machine`
 //! - [`snapshot`]: consistent views out, staged generations in
 //! - [`group`]: the handle of one group; [`config`]: its settings
+//! - [`replicas`]: which replicas this node holds
 //! - [`peer`]: requests, casts and transfers between nodes; [`network`]: openraft's RPCs over them
 //! - [`seam`]: what is one thing in production and another in the simulator
 
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod log;
 pub mod network;
 pub mod peer;
+pub mod replicas;
 pub mod runtime;
 pub mod seam;
 pub mod set;

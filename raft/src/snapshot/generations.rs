@@ -7,13 +7,13 @@
 //!   installs a state with holes. So every sink and staged snapshot holds a [`Lease`], and a sweep spares them.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_proto::ids::ShardId;
-use flotilla_storage::{Batch, Durability, Engine, value};
+use flotilla_storage::{Batch, Durability, Engine, Order, StorageError, value};
 
 use crate::keys::{self, StateGeneration};
-use crate::snapshot::SnapshotError;
 use crate::state::{Pointer, StateError};
 
 const COUNTER_VERSION: u8 = 1;
@@ -65,7 +65,7 @@ impl Generations {
     }
 
     /// A number never used before, stored durably. Blocks on the disk.
-    pub fn allocate(&self) -> Result<Lease, SnapshotError> {
+    pub fn allocate(&self) -> Result<Lease, StorageError> {
         let _one_at_a_time = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
         let next = StateGeneration(self.highest()?.0 + 1);
         let mut batch = Batch::new();
@@ -75,13 +75,28 @@ impl Generations {
         Ok(Lease { generation: next, leased: self.leased.clone() })
     }
 
-    fn highest(&self) -> Result<StateGeneration, SnapshotError> {
+    fn highest(&self) -> Result<StateGeneration, StorageError> {
         let Some(stored) = self.engine.get(&keys::state_generation(self.shard))? else {
             return Ok(StateGeneration(0));
         };
-        let (_, payload) = value::open(&stored).map_err(|error| SnapshotError::Generation(error.to_string()))?;
-        let number = payload[..].try_into().map_err(|_| SnapshotError::Generation("not 8 bytes".into()))?;
-        Ok(StateGeneration(u64::from_be_bytes(number)))
+        let number = value::open(&stored).ok().and_then(|(_, payload)| payload[..].try_into().ok());
+        match number {
+            Some(number) => Ok(StateGeneration(u64::from_be_bytes(number))),
+            None => self.highest_in_use(),
+        }
+    }
+
+    /// When the counter is damaged: a generation that has no rows and that nothing points at is as good as new.
+    fn highest_in_use(&self) -> Result<StateGeneration, StorageError> {
+        tracing::error!(shard = %self.shard, "the counter of state generations is damaged");
+        let pointed = Pointer::load(&*self.engine, self.shard).ok().flatten().map(|pointer| pointer.generation);
+        let mut highest = pointed.unwrap_or(StateGeneration(0));
+        let (from, to) = (keys::state_start(self.shard), keys::state_end(self.shard));
+        self.engine.scan(&from, &to, Order::Reverse, &mut |key, _| {
+            highest = highest.max(keys::parse_state(key).unwrap_or(highest));
+            ControlFlow::Break(())
+        })?;
+        Ok(highest)
     }
 
     /// Deletes the rows of every generation but the current and the leased ones.

@@ -38,8 +38,6 @@ pub enum SnapshotError {
     Mismatch { what: &'static str },
     #[error("the snapshot ended without its last chunk: start it over")]
     Incomplete,
-    #[error("the number of the new state generation cannot be stored or read: {0}")]
-    Generation(String),
 }
 
 /// One piece of a snapshot.

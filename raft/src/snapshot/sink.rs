@@ -39,7 +39,7 @@ impl SnapshotSink {
         let owned = generations.clone();
         let lease = blocking_write(&*generations.engine().clone(), move || {
             owned.sweep()?;
-            owned.allocate()
+            Ok::<_, SnapshotError>(owned.allocate()?)
         })
         .await?;
         let generations = generations.clone();

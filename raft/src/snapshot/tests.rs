@@ -55,7 +55,7 @@ fn generations_with_rows(node: &Node) -> Vec<u64> {
     let (from, to) = (keys::state_start(SHARD), keys::state_end(SHARD));
     node.engine
         .scan(&from, &to, Order::Forward, &mut |key, _| {
-            let generation = u64::from_be_bytes(key[3..11].try_into().expect("8 bytes"));
+            let generation = keys::parse_state(key).expect("a state row").0;
             if found.last() != Some(&generation) {
                 found.push(generation);
             }
@@ -243,4 +243,18 @@ async fn damaged_row_is_not_sent() {
         result = stream.next().await;
     }
     assert_eq!(result, Err(SnapshotError::DamagedHere));
+}
+
+#[tokio::test]
+async fn damaged_counter_never_leads_to_a_generation_in_use() {
+    let disk = MemDisk::new();
+    let node = Node::open(&disk);
+    let _applier = node.applier().expect("an empty state opens");
+    for _ in 0..3 {
+        node.generations().allocate().expect("allocates");
+    }
+    let newest = node.generations().allocate().expect("allocates").generation;
+    node.put_rows(newest, sample("leftover"));
+    assert!(disk.corrupt(&keys::state_generation(SHARD), 20));
+    assert!(node.generations().allocate().expect("allocates").generation > newest);
 }

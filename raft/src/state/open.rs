@@ -5,7 +5,7 @@ use flotilla_storage::{Batch, Durability, Engine, value};
 
 use super::{AppliedMark, Pointer, StateError};
 use crate::keys;
-use crate::snapshot::{Generations, Lease, SnapshotError};
+use crate::snapshot::Generations;
 use crate::types::StoredMembership;
 
 const MARKER_VERSION: u8 = 1;
@@ -32,10 +32,7 @@ pub fn open(generations: &Generations, replica: Generation, mark: &AppliedMark) 
 
 /// Starts an empty state under a new generation. The caller makes sure that the log, or a snapshot, can fill it.
 pub fn wipe(generations: &Generations, replica: Generation) -> Result<Pointer, StateError> {
-    let lease: Lease = generations.allocate().map_err(|error| match error {
-        SnapshotError::Storage(error) => StateError::Storage(error),
-        other => StateError::Damaged { what: other.to_string() },
-    })?;
+    let lease = generations.allocate()?;
     let pointer =
         Pointer { generation: lease.generation, replica, applied: None, membership: StoredMembership::default() };
     let mut batch = Batch::new();
