@@ -122,12 +122,14 @@ mod tests {
 
     #[test]
     fn a_truncated_index_is_not_durable_any_more() {
-        let mut cache = cache(0, 3);
-        cache.mark_durable(0);
+        let mut cache = cache(40, 3);
+        cache.mark_durable(2);
         cache.truncate(1);
-        cache.push(Entry { log_id: log_id(2, 1), payload: EntryPayload::Blank });
+        for index in 1..4 {
+            cache.push(Entry { log_id: log_id(2, index), payload: EntryPayload::Blank });
+        }
         cache.evict();
-        assert_eq!(cache.first(), Some(1), "the new entry 1 is not on disk yet");
+        assert_eq!(cache.first(), Some(1), "the new entries are not on disk yet");
     }
 
     #[test]
