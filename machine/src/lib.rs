@@ -20,6 +20,8 @@ pub mod reply;
 pub mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod txn;
 pub mod user;
 

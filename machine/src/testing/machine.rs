@@ -82,6 +82,13 @@ impl Machine {
         counting.gets.load(Ordering::Relaxed)
     }
 
+    /// Changes rows behind the rules' back.
+    pub fn tamper(&mut self, change: impl FnOnce(&mut Txn<'_>)) {
+        let mut txn = Txn::new(&self.engine, self.prefix.clone());
+        change(&mut txn);
+        self.engine.write(txn.into_batch(), Durability::Buffered).expect("writes");
+    }
+
     pub fn query(&self, query: &Query) -> Answer {
         crate::query(&self.engine, &self.prefix, self.shard, query).expect("sound state")
     }

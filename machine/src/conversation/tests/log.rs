@@ -6,7 +6,9 @@ use flotilla_proto::limits;
 
 use super::kit::*;
 use crate::command::*;
+use crate::conversation::tables::member::{MemberRow, Members};
 use crate::reply::{Accepted, Rejection, Reply};
+use crate::table::{self, Table};
 use crate::testing::arb::{message, named};
 use crate::testing::{Machine, scene};
 
@@ -224,4 +226,28 @@ fn bytes_that_are_no_command_stop_the_replica() {
         assert!(matches!(machine.try_apply(&Stamp::default(), &commands), Err(crate::Fatal::Undecodable(_))));
     }
     assert_eq!(machine.digest(), before, "nothing of such a proposal is stored");
+}
+
+#[test]
+fn a_blocked_peer_is_told_so_and_writes_nothing() {
+    let mut room = Room::direct("alice", "bob");
+    room.says("alice", "hi");
+    let key = (room.conv.clone(), named("alice"));
+    let row = MemberRow { blocked: true, ..room.member("alice") };
+    room.machine.tamper(|txn| table::put::<Members>(txn, &key, &row));
+    assert_eq!(room.refuses("alice", message("please")), Rejection::Blocked);
+    room.says("bob", "no");
+}
+
+#[test]
+fn a_damaged_row_stops_the_replica_instead_of_being_taken_for_missing() {
+    let mut room = Room::direct("alice", "bob");
+    room.says("alice", "hi");
+    let key = Members::key(&(room.conv.clone(), named("alice")));
+    let mut row = room.machine.rows()[&key].clone();
+    row[9] ^= 4;
+    room.machine.tamper(|txn| txn.put(key, row.into()));
+    let append = Command::Append(room.command("alice", message("x"))).encode().expect("encodes");
+    let stopped = room.machine.try_apply(&Stamp::default(), &[append]);
+    assert!(matches!(stopped, Err(crate::Fatal::Damaged { table: "member" })));
 }

@@ -1,0 +1,3 @@
+//! Both sides of the machine together.
+
+mod message_path;
