@@ -4,6 +4,7 @@
 //! - [`device`] a device that stays connected: outbox, resume, ordered entries, acks
 //! - [`store`] what a device must keep across crashes, in memory or in a file
 //! - [`http`] the few REST calls that a client needs
+//! - [`terminal`] what `flotilla chat`, `send` and `tail` do, in plain lines and JSON lines
 //! - [`history`] one record per event, as it happened
 //! - [`oracle`] judges a history against the promises
 //!
@@ -17,5 +18,6 @@ pub mod http;
 pub mod net;
 pub mod oracle;
 pub mod store;
+pub mod terminal;
 
 pub use device::{Config, Device, Event, Handle, Outcome};

@@ -9,6 +9,8 @@ use flotilla_client::device::{Event, fixed_token, message};
 use flotilla_client::history::Recorder;
 use flotilla_client::oracle::{Demand, judge};
 use flotilla_client::store::{FileStore, MemStore, Store};
+use flotilla_client::terminal::chat::chat;
+use flotilla_client::terminal::{Account, Login};
 use flotilla_client::{Config, Device, Handle, Outcome};
 use flotilla_proto::frame::{Encoding, ErrorCode, Target};
 use flotilla_proto::ids::{ConvId, UserId};
@@ -158,4 +160,35 @@ async fn a_rejected_command_does_not_hold_up_those_behind_it() {
         }
     }
     assert_eq!(bodies, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn two_terminals_talk_in_plain_lines() {
+    let fake = Fake::new();
+    let urls = vec![fake.listen().await];
+    let account = |name: &str| Account { urls: urls.clone(), user: user(name), login: Login::Demo, dir: None };
+    let (bob, mut arrived) = account("bob").open().await.expect("opens");
+    caught_up(&bob).await;
+    let (alice, mut events) = account("alice").open().await.expect("opens");
+    let (keys, typed) = mpsc::channel(8);
+    for line in ["nobody yet", "/to bob", "hello bob"] {
+        keys.send(line.to_owned()).await.expect("room");
+    }
+    let mut out = Vec::new();
+    let chatting = chat(alice.clone(), &mut events, typed, None, &mut out);
+    let hearing = async {
+        loop {
+            let event = arrived.recv().await.expect("open");
+            if let Event::Entry(entry) = event {
+                keys.send("/quit".to_owned()).await.expect("room");
+                return entry.body.expect("a body").0;
+            }
+        }
+    };
+    let (chatted, heard) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(chatting, hearing) }).await.expect("in time");
+    chatted.expect("writes to memory");
+    assert_eq!(heard, "hello bob");
+    let out = String::from_utf8(out).expect("text");
+    assert!(out.contains("to whom? /to USER") && out.contains("now talking to bob"), "{out}");
 }

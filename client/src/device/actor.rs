@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use crate::clock;
 use crate::connection::{Closed, Connection, Incoming};
 use crate::history::Op;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Store, StoreError, install_of};
 
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Contents kept for echoes of own entries; beyond it an echo stays without.
@@ -127,10 +127,9 @@ impl Actor {
     }
 
     pub async fn run(mut self) {
-        if self.install.is_empty() {
-            self.install = format!("{:032x}", rand::random::<u128>());
-            let made = vec![Change::Install(self.install.clone())];
-            self.commit(made).await;
+        match install_of(self.store.as_mut()).await {
+            Ok(install) => self.install = install,
+            Err(error) => self.on_store_error(&error),
         }
         while self.turn().await {}
     }

@@ -135,3 +135,14 @@ pub trait Store: Send + 'static {
     /// Durable when it returns; after an error nothing may be assumed, and the device stops.
     fn commit(&mut self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>>;
 }
+
+/// The store's secret; made and kept at the first use.
+pub async fn install_of(store: &mut dyn Store) -> Result<String, StoreError> {
+    let known = store.load().install;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let made = format!("{:032x}", rand::random::<u128>());
+    store.commit(vec![Change::Install(made.clone())]).await?;
+    Ok(made)
+}
