@@ -20,7 +20,8 @@ use super::service::{PeerInfo, PeerRefusal, kind};
 use super::{BoxIo, Shared, serve};
 use crate::seam::net::{Listener, Stream};
 
-/// The newest main connection of each peer.
+/// The newest main connection of each peer. A late handshake loses against a newer connection only while that one lasts, so that
+/// nobody is locked out by a number.
 #[derive(Default)]
 pub struct Seen {
     peers: Mutex<BTreeMap<NodeId, Newest>>,
@@ -30,7 +31,14 @@ struct Newest {
     incarnation: Incarnation,
     attempt: u64,
     /// Dropped when a newer one comes, which ends the connection that watches it.
-    _alive: watch::Sender<()>,
+    alive: watch::Sender<()>,
+}
+
+impl Newest {
+    fn age(&self) -> (Incarnation, u64) {
+        let lasts = self.alive.receiver_count() > 0;
+        (self.incarnation, if lasts { self.attempt } else { 0 })
+    }
 }
 
 impl Seen {
@@ -42,14 +50,14 @@ impl Seen {
             node: shared.node,
             incarnation: shared.incarnation,
             cluster: *shared.cluster.borrow(),
-            seen: newest.map(|n| (n.incarnation, n.attempt)),
+            seen: newest.map(Newest::age),
         };
         let welcome = judge(&me, hello)?;
         let Some(node) = hello.from.filter(|_| hello.lane == Lane::Main) else {
             return Ok((welcome, None));
         };
         let (alive, watch) = watch::channel(());
-        peers.insert(node, Newest { incarnation: hello.incarnation, attempt: hello.attempt, _alive: alive });
+        peers.insert(node, Newest { incarnation: hello.incarnation, attempt: hello.attempt, alive });
         Ok((welcome, Some(watch)))
     }
 }

@@ -178,6 +178,22 @@ async fn newer_incarnation_ends_the_older_one_which_cannot_come_back() {
 }
 
 #[tokio::test]
+async fn peer_that_starts_again_under_the_same_incarnation_is_let_in_once_its_old_connection_is_gone() {
+    let (old, b) = connected_pair().await;
+    // Many connections, so that the number of the new one's first is lower.
+    for port in 1..5 {
+        old.peers.set_address(NodeId(2), &format!("127.0.0.1:{port}"));
+        eventually("the connection is lost", || !old.peers.is_connected(NodeId(2))).await;
+        old.peers.set_address(NodeId(2), &b.addr);
+        eventually("connected again", || old.peers.is_connected(NodeId(2))).await;
+    }
+    old.peers.shutdown().await;
+    let new = node(1).await;
+    new.peers.set_address(NodeId(2), &b.addr);
+    eventually("let in", || new.peers.is_connected(NodeId(2))).await;
+}
+
+#[tokio::test]
 async fn init_reaches_nodes_without_a_cluster_and_they_connect_after_it() {
     let (a, b) = (node_with(1, 1, None).await, node_with(2, 1, None).await);
     a.peers.set_address(NodeId(2), &b.addr);
