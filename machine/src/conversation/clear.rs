@@ -31,8 +31,11 @@ fn clear_one(ctx: &mut Ctx<'_, '_>, target: ShardId, item: &ClearDirty) -> Resul
         return Ok(());
     };
     let before = row;
-    let parts_left = clear_parts(ctx, target, item, &row)?;
-    if row.confirm(item.head, parts_left) {
+    let done = match clear_parts(ctx, target, item, &row)? {
+        Some(parts_left) => row.confirm(item.head, parts_left),
+        None => true,
+    };
+    if done {
         table::delete::<Dirties>(ctx.txn, &key);
     } else if row != before {
         table::put::<Dirties>(ctx.txn, &key, &row);
@@ -40,10 +43,16 @@ fn clear_one(ctx: &mut Ctx<'_, '_>, target: ShardId, item: &ClearDirty) -> Resul
     Ok(())
 }
 
-/// Forgets the confirmed parts; the highest `mseq` that is still owed.
-fn clear_parts(ctx: &mut Ctx<'_, '_>, target: ShardId, item: &ClearDirty, row: &DirtyRow) -> Result<Seq, Fatal> {
+/// Forgets the confirmed parts; the highest `mseq` that is still owed. None: the target has nobody left to be told, so a
+/// head is not owed either.
+fn clear_parts(
+    ctx: &mut Ctx<'_, '_>,
+    target: ShardId,
+    item: &ClearDirty,
+    row: &DirtyRow,
+) -> Result<Option<Seq>, Fatal> {
     if row.parts == Seq::ZERO || item.parts == Seq::ZERO {
-        return Ok(row.parts);
+        return Ok(Some(row.parts));
     }
     let key = (item.conv.clone(), target);
     let mut roster = table::get::<Rosters>(ctx.txn, &key)?.unwrap_or_default();
@@ -51,10 +60,12 @@ fn clear_parts(ctx: &mut Ctx<'_, '_>, target: ShardId, item: &ClearDirty, row: &
     roster.confirm(item.parts);
     if roster.users.is_empty() {
         table::delete::<Rosters>(ctx.txn, &key);
-    } else if roster != before {
+        return Ok(None);
+    }
+    if roster != before {
         table::put::<Rosters>(ctx.txn, &key, &roster);
     }
-    Ok(roster.owed())
+    Ok(Some(roster.owed()))
 }
 
 pub fn clear_receipt_dirty(ctx: &mut Ctx<'_, '_>, items: &[ClearReceipt]) -> Outcome {

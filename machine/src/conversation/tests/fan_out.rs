@@ -76,6 +76,15 @@ fn the_last_member_of_a_shard_gets_its_closing_part_and_that_shard_no_later_head
 }
 
 #[test]
+fn a_shard_that_has_nobody_left_to_be_told_owes_nothing_whatever_head_it_named() {
+    let mut room = Room::group("alice", &["bob"]);
+    room.settle();
+    let kick = room.does("alice", remove("bob"));
+    room.clear(3, Seq::ZERO, kick);
+    assert_eq!(room.targets(), [2]);
+}
+
+#[test]
 fn a_leaver_is_named_until_its_part_is_confirmed_while_others_of_its_shard_go_on() {
     let mut room = Room::group("alice", &["bob", "frank"]);
     room.settle();
