@@ -11,3 +11,5 @@ pub mod backend;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
+#[cfg(test)]
+mod testing;

@@ -54,7 +54,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let start = Instant::now();
-    let first = Duration::from_millis(limits::HELLO_DEADLINE_MS);
+    let first = Duration::from_millis(shared.options.timings.hello_ms);
     let (hello, id, rest) = match tokio::time::timeout(first, first_frame(&mut socket)).await {
         Err(_) => return socket.close(CloseCode::HelloTimeout).await,
         Ok(Err(Some(code))) => return socket.close(code).await,
@@ -197,6 +197,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Until the connection is to be closed; none: the client is gone.
     async fn serve(&mut self, rest: Unread) -> Option<CloseCode> {
+        let code = self.talk(rest).await?;
+        // What was asked before a bad frame, or before a shutdown, is answered.
+        if matches!(code, CloseCode::BadFrame | CloseCode::GoingAway | CloseCode::MessageTooBig) {
+            let deadline = Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+            let _ = tokio::time::timeout(deadline, async {
+                while self.requests > 0
+                    && let Some(done) = self.jobs.next().await
+                {
+                    self.on_done(done);
+                }
+            })
+            .await;
+        }
+        Some(code)
+    }
+
+    async fn talk(&mut self, rest: Unread) -> Option<CloseCode> {
         if let Err(code) = self.on_frames(rest) {
             return Some(code);
         }
@@ -231,15 +248,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn wake_at(&self) -> u64 {
         let now = self.now();
+        let times = self.shared.options.timings;
         let room = self.socket.waiting() < limits::OUT_BYTES_MAX;
         let session = self.session.wake_at(now).filter(|at| room || *at > now);
         let token =
             self.expires_at.map(|(end, warn)| if warn { end.saturating_sub(limits::AUTH_EXPIRING_MS) } else { end });
-        let ping = self.sent_at.min(if self.pinged { u64::MAX } else { self.received_at }) + limits::PING_AFTER_MS;
-        let silence = self.received_at + limits::SILENCE_MAX_MS;
+        let ping = self.sent_at.min(if self.pinged { u64::MAX } else { self.received_at }) + times.ping_after_ms;
+        let silence = self.received_at + times.silence_max_ms;
         // Slow consumers and stuck sockets are looked for every second, only while there is something to look at.
         let look = self.socket.is_writing().then_some(now + limits::READ_RETRY_MS);
-        let unacked = Some(now + limits::UNACKED_MAX_MS / 4);
+        let unacked = Some(now + times.unacked_max_ms / 4);
         [session, token, Some(ping), Some(silence), look, unacked, self.drain_at]
             .into_iter()
             .flatten()
@@ -259,10 +277,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn keep_time(&mut self, now: u64) -> Result<(), CloseCode> {
-        if now.saturating_sub(self.received_at) >= limits::SILENCE_MAX_MS {
+        let times = self.shared.options.timings;
+        if now.saturating_sub(self.received_at) >= times.silence_max_ms {
             return Err(CloseCode::HeartbeatTimeout);
         }
-        if self.session.is_slow(now) {
+        if self.session.is_slow(now, times.unacked_max_ms) {
             return Err(CloseCode::SlowConsumer);
         }
         self.stuck_at = match (self.socket.is_writing(), self.stuck_at) {
@@ -270,11 +289,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             (true, since) => since,
             (false, _) => None,
         };
-        if self.stuck_at.is_some_and(|at| now.saturating_sub(at) >= limits::SOCKET_FULL_MAX_MS) {
+        if self.stuck_at.is_some_and(|at| now.saturating_sub(at) >= times.socket_full_max_ms) {
             return Err(CloseCode::SlowConsumer);
         }
-        let silent = !self.pinged && now.saturating_sub(self.received_at) >= limits::PING_AFTER_MS;
-        if silent || now.saturating_sub(self.sent_at) >= limits::PING_AFTER_MS {
+        let silent = !self.pinged && now.saturating_sub(self.received_at) >= times.ping_after_ms;
+        if silent || now.saturating_sub(self.sent_at) >= times.ping_after_ms {
             self.pinged = true;
             self.put(None, ServerFrame::Ping);
         }

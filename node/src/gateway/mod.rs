@@ -21,3 +21,6 @@ pub mod session;
 pub mod shared;
 pub mod socket;
 pub mod window;
+
+#[cfg(test)]
+mod tests;

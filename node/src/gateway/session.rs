@@ -219,8 +219,8 @@ impl Session {
     }
 
     /// An entry has been unacked for too long: close 4003.
-    pub fn is_slow(&self, now: u64) -> bool {
-        self.window.oldest_unacked_at().is_some_and(|at| now.saturating_sub(at) >= limits::UNACKED_MAX_MS)
+    pub fn is_slow(&self, now: u64, unacked_max_ms: u64) -> bool {
+        self.window.oldest_unacked_at().is_some_and(|at| now.saturating_sub(at) >= unacked_max_ms)
     }
 
     // Answers about rows.

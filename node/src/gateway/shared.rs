@@ -30,6 +30,29 @@ pub struct Options {
     pub origins: Vec<String>,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    pub timings: Timings,
+}
+
+/// The protocol's times; tests have shorter ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    pub hello_ms: u64,
+    pub ping_after_ms: u64,
+    pub silence_max_ms: u64,
+    pub unacked_max_ms: u64,
+    pub socket_full_max_ms: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            hello_ms: limits::HELLO_DEADLINE_MS,
+            ping_after_ms: limits::PING_AFTER_MS,
+            silence_max_ms: limits::SILENCE_MAX_MS,
+            unacked_max_ms: limits::UNACKED_MAX_MS,
+            socket_full_max_ms: limits::SOCKET_FULL_MAX_MS,
+        }
+    }
 }
 
 impl Default for Options {
@@ -39,6 +62,7 @@ impl Default for Options {
             origins: Vec::new(),
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_address_max: limits::CONNECTIONS_PER_ADDRESS_MAX,
+            timings: Timings::default(),
         }
     }
 }

@@ -226,6 +226,10 @@ impl DeliveryWindow {
     /// A pushed entry is kept where it continues what is known and there is room; else the log will be read.
     fn take_pushed(&mut self, conv: &ConvId, entry: Arc<Entry>) {
         let Some(c) = self.convs.get_mut(conv) else { return };
+        // Its body may be hidden from a reader of a later stay: only a read of the log decides that.
+        if matches!(entry.what, Some(What::Edit { .. })) {
+            return;
+        }
         let continues = if c.base.is_none() && c.buffer.is_empty() { true } else { entry.seq == c.need() };
         let item = Item::Entry(entry);
         let fits = c.room() > 0 && self.buffered_bytes + item.bytes() <= limits::PUSHED_BYTES_WAITING_MAX;

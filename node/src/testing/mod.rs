@@ -1,0 +1,240 @@
+//! A backend in memory for tests of the client-facing half: the real chat rules on one shard, fan-out done at once.
+//!
+//! What it leaves out is what the cluster half is for: other nodes, leaders, lost and late pushes, unless a test asks.
+
+pub mod client;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flotilla_machine::command::{ClearDirty, ClearReceipt};
+use flotilla_machine::testing::Machine;
+use flotilla_machine::{Answer, Command, Effect, Query, Reply, Stamp};
+use flotilla_proto::entry::Entry;
+use flotilla_proto::ids::*;
+use flotilla_proto::slots::SlotTable;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use crate::auth::wrap;
+use crate::backend::*;
+
+const SHARD: ShardId = ShardId(1);
+
+struct Attached {
+    session: Attach,
+    number: Option<SessionNo>,
+    pushes: mpsc::Sender<Push>,
+}
+
+#[derive(Default)]
+pub struct Faults {
+    /// Answers of the next commands instead of doing them.
+    pub execute: VecDeque<CallError>,
+    /// Answers of commands that are done all the same.
+    pub lost_replies: VecDeque<CallError>,
+    /// Log reads fail.
+    pub logs_down: bool,
+    /// Entries do not come along with heads.
+    pub bare_heads: bool,
+    /// Heads are not pushed at all.
+    pub mute: bool,
+    /// Commands wait until this is false.
+    pub hold: bool,
+}
+
+pub struct Fake {
+    machine: Mutex<Machine>,
+    attached: Arc<Mutex<BTreeMap<u64, Attached>>>,
+    next_id: Mutex<u64>,
+    pub faults: Mutex<Faults>,
+    pub node: watch::Sender<NodeView>,
+    keys: watch::Sender<Vec<SigningKey>>,
+    pub confirmed: Mutex<Vec<(SessionNo, Rev)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fake {
+    pub fn new() -> Arc<Self> {
+        let view = NodeView {
+            id: NodeId(1),
+            incarnation: Incarnation(1),
+            cluster: ClusterId(7),
+            epoch: Epoch(1),
+            urls: vec!["http://here".into(), "http://there".into()],
+            draining: false,
+            ready: true,
+        };
+        Arc::new(Self {
+            machine: Mutex::new(Machine::with_slots(SHARD, &SlotTable::even(1))),
+            attached: Arc::default(),
+            next_id: Mutex::new(0),
+            faults: Mutex::default(),
+            node: watch::Sender::new(view),
+            keys: watch::Sender::new(vec![wrap::generate(1)]),
+            confirmed: Mutex::default(),
+        })
+    }
+
+    pub fn faults(&self) -> MutexGuard<'_, Faults> {
+        lock(&self.faults)
+    }
+
+    pub fn ask(&self, query: &Query) -> Answer {
+        lock(&self.machine).query(query)
+    }
+
+    /// Applies, pushes what the effects say, and fans out until nothing is owed.
+    pub fn apply(&self, command: Command) -> Reply {
+        let mut machine = lock(&self.machine);
+        let reply = self.step(&mut machine, command, &[]);
+        let rounds = (0..50).take_while(|_| self.fan_out(&mut machine)).count();
+        assert!(rounds < 50, "fan-out comes to an end");
+        reply
+    }
+
+    fn step(&self, machine: &mut Machine, command: Command, entries: &[Entry]) -> Reply {
+        let display = TsMs(machine.meta().clock.display.0 + 1);
+        let mut applied = machine.apply(&Stamp { age_delta_ms: 1, display }, &[command]);
+        for effect in applied.effects {
+            self.push(effect, entries);
+        }
+        applied.replies.remove(0)
+    }
+
+    fn fan_out(&self, machine: &mut Machine) -> bool {
+        let mut worked = false;
+        let query = Query::Dirty { target: SHARD, after: None, limit: 100, bytes_max: 100_000 };
+        if let Answer::Dirty { items, .. } = machine.query(&query) {
+            for item in items {
+                worked = true;
+                let (conv, head, parts) = (item.notify.conv.clone(), item.notify.head, item.parts);
+                self.step(machine, Command::Notify(vec![item.notify]), &item.entries);
+                let items = vec![ClearDirty { conv, head, parts }];
+                self.step(machine, Command::ClearDirty { target: SHARD, items }, &[]);
+            }
+        }
+        let clear = |r: &flotilla_machine::command::Receipt| ClearReceipt {
+            user: r.user.clone(),
+            conv: r.conv.clone(),
+            delivered: r.delivered,
+            read: r.read,
+        };
+        if let Answer::Receipts { items, .. } = machine.query(&Query::ReceiptsDue { after: None, limit: 100 })
+            && !items.is_empty()
+        {
+            worked = true;
+            let done = items.iter().map(clear).collect();
+            self.step(machine, Command::Receipts(items), &[]);
+            self.step(machine, Command::ClearReceiptDue { items: done }, &[]);
+        }
+        if let Answer::Receipts { items, .. } = machine.query(&Query::ReceiptsDirty { target: SHARD, limit: 100 })
+            && !items.is_empty()
+        {
+            worked = true;
+            let done = items.iter().map(clear).collect();
+            self.step(machine, Command::PeerMarks(items), &[]);
+            self.step(machine, Command::ClearReceiptDirty { items: done }, &[]);
+        }
+        worked
+    }
+
+    fn push(&self, effect: Effect, entries: &[Entry]) {
+        let mute = self.faults().mute;
+        let bare = self.faults().bare_heads;
+        for session in lock(&self.attached).values() {
+            let push = match &effect {
+                Effect::Head { user, conv, head, n_head, rev } if session.session.user == *user && !mute => {
+                    let mine = entries.iter().filter(|e| e.conv == *conv && !bare);
+                    let entries = mine.cloned().map(Arc::new).collect();
+                    Push::Head { conv: conv.clone(), head: *head, n_head: *n_head, rev: Some(*rev), entries }
+                }
+                Effect::Conv { user, conv, rev } if session.session.user == *user && !mute => {
+                    Push::Conv { conv: conv.clone(), rev: *rev }
+                }
+                Effect::SessionEnded { user, device, number, why, .. }
+                    if session.session.user == *user
+                        && session.session.device == *device
+                        && session.number == Some(*number) =>
+                {
+                    Push::End(*why)
+                }
+                _ => continue,
+            };
+            let _ = session.pushes.try_send(push);
+        }
+    }
+
+    /// Sends one push to every session of a user.
+    pub fn push_to(&self, user: &str, push: Push) {
+        for session in lock(&self.attached).values().filter(|s| s.session.user.as_str() == user) {
+            let _ = session.pushes.try_send(push.clone());
+        }
+    }
+
+    pub fn sessions(&self) -> usize {
+        lock(&self.attached).len()
+    }
+}
+
+impl Backend for Fake {
+    fn execute(&self, _route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
+        async move {
+            while self.faults().hold {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            if let Some(error) = self.faults().execute.pop_front() {
+                return Err(error);
+            }
+            let is_client = matches!(command, Command::Append(_));
+            let reply = self.apply(command);
+            if is_client && let Some(error) = self.faults().lost_replies.pop_front() {
+                return Err(error);
+            }
+            match reply {
+                Reply::Rejected(rejection) => Err(CallError::Rejected(rejection)),
+                reply => Ok(reply),
+            }
+        }
+        .boxed()
+    }
+
+    fn query(&self, _route: Route, query: Query, _freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {
+        async move {
+            if self.faults().logs_down && matches!(query, Query::Entries { .. }) {
+                return Err(CallError::Unavailable);
+            }
+            Ok(self.ask(&query))
+        }
+        .boxed()
+    }
+
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard {
+        let mut next = lock(&self.next_id);
+        *next += 1;
+        lock(&self.attached).insert(*next, Attached { session, number: None, pushes });
+        let attached = self.attached.clone();
+        AttachGuard::new(*next, move |id| {
+            lock(&attached).remove(&id);
+        })
+    }
+
+    fn confirm(&self, guard: &AttachGuard, number: SessionNo, rev: Rev) {
+        if let Some(session) = lock(&self.attached).get_mut(&guard.id) {
+            session.number = Some(number);
+        }
+        lock(&self.confirmed).push((number, rev));
+    }
+
+    fn node(&self) -> watch::Receiver<NodeView> {
+        self.node.subscribe()
+    }
+
+    fn keys(&self) -> watch::Receiver<Vec<SigningKey>> {
+        self.keys.subscribe()
+    }
+}
