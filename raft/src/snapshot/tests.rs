@@ -218,9 +218,10 @@ async fn built_snapshot_is_durable_and_keeps_its_instant() {
     let mut applier = node.applier().expect("an empty state opens");
     apply(&mut applier, entries(1, 0..5)).await;
     assert!(disk.tail_batches() > 0, "applied state is buffered");
-    let built = applier.get_snapshot_builder().await.build_snapshot().await.expect("builds");
-    assert_eq!(disk.tail_batches(), 0, "what a snapshot covers is durable");
+    let mut builder = applier.get_snapshot_builder().await;
     apply(&mut applier, entries(1, 5..9)).await;
+    let built = builder.build_snapshot().await.expect("builds");
+    assert_eq!(disk.tail_batches(), 0, "what a snapshot covers is durable");
     assert_eq!(built.meta.last_log_id, Some(log_id(1, 4)));
     let SnapshotData::Live(view) = built.snapshot else { panic!("a built snapshot is a view") };
     assert_eq!(view.applied(), Some(log_id(1, 4)), "later entries do not change a view");

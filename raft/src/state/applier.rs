@@ -69,6 +69,11 @@ impl Applier {
         self.generations.engine()
     }
 
+    async fn view(&self) -> Result<Option<SnapshotView>, StateError> {
+        let (engine, shard) = (self.engine().clone(), self.shard());
+        blocking(move || SnapshotView::take(&*engine, shard)).await
+    }
+
     /// One write for all of these entries, then the replies, then the hints.
     async fn flush(&mut self, entries: Vec<Entry>, responders: Vec<Responder>) -> io::Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
@@ -233,8 +238,16 @@ impl RaftStateMachine<TypeConfig> for Applier {
         self.flush(entries, responders).await
     }
 
+    /// The view is taken here, between two applies: taken later it could show entries that openraft does not know to be
+    /// applied yet, and the purge behind the snapshot would overtake them.
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { generations: self.generations.clone(), hooks: self.hooks.clone() }
+        SnapshotBuilder {
+            view: self.view().await,
+            engine: self.engine().clone(),
+            shard: self.shard(),
+            mark: self.mark.clone(),
+            hooks: self.hooks.clone(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
@@ -255,8 +268,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         if self.pointer.applied.is_none() {
             return Ok(None);
         }
-        let (engine, shard) = (self.engine().clone(), self.shard());
-        let view = blocking(move || SnapshotView::take(&*engine, shard)).await.map_err(io::Error::other)?;
+        let view = self.view().await.map_err(io::Error::other)?;
         Ok(view.map(snapshot_of))
     }
 }
@@ -265,29 +277,37 @@ fn snapshot_of(view: SnapshotView) -> Snapshot {
     Snapshot { meta: view.meta(), snapshot: SnapshotData::Live(view) }
 }
 
-/// Builds a snapshot: takes a view and makes what it shows durable, so that the log below it may go.
+/// Builds a snapshot: makes what its view shows durable, so that the log below it may go.
 pub struct SnapshotBuilder {
-    generations: Generations,
+    view: Result<Option<SnapshotView>, StateError>,
+    engine: Arc<dyn Engine>,
+    shard: ShardId,
+    mark: AppliedMark,
     hooks: Arc<dyn Hooks>,
+}
+
+impl SnapshotBuilder {
+    async fn build(&self) -> Result<SnapshotView, StateError> {
+        let gone = || StateError::Damaged { what: format!("the pointer of shard {} is gone", self.shard) };
+        let view = self.view.clone()?.ok_or_else(gone)?;
+        let engine = self.engine.clone();
+        blocking_write(&*self.engine, move || engine.sync()).await?;
+        if let Some(applied) = view.applied() {
+            self.mark.is_durable(applied.index());
+        }
+        Ok(view)
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (engine, shard) = (self.generations.engine().clone(), self.generations.shard());
-        let built = blocking_write(&**self.generations.engine(), move || {
-            let view = SnapshotView::take(&*engine, shard)?;
-            engine.sync()?;
-            Ok::<_, StateError>(view)
-        })
-        .await;
-        match built {
-            Ok(Some(view)) => Ok(snapshot_of(view)),
-            Ok(None) => Err(io::Error::other("the state is not open")),
+        match self.build().await {
+            Ok(view) => Ok(snapshot_of(view)),
             Err(error) => {
-                let reason = format!("building a snapshot of shard {shard} failed: {error}");
-                self.hooks.on_fatal(Some(shard), reason);
+                let reason = format!("building a snapshot of shard {} failed: {error}", self.shard);
+                self.hooks.on_fatal(Some(self.shard), reason);
                 Err(io::Error::other(error))
             }
         }

@@ -49,7 +49,7 @@ fn store_on_rocksdb_passes_openrafts_suite() {
     use flotilla_storage::rocks::{RocksEngine, RocksOptions};
     check(|| {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let engine = RocksEngine::open(&dir.path().join("db"), &RocksOptions::default()).expect("a new database opens");
+        let engine = RocksEngine::open(&dir.path().join("db"), RocksOptions::default()).expect("a new database opens");
         (Arc::new(engine), dir)
     });
 }
