@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::dial::{DialError, Established, establish};
 use super::frame::{FrameBuilder, FrameError, FrameReader, Message, Type, messages};
-use super::hello::{HelloRefusal, Lane};
+use super::hello::{HelloRefusal, Lane, Welcome};
 use super::outbox::Outbox;
 use super::service::{Outcome, PeerRefusal};
 use super::{PeerStatus, Shared};
@@ -139,8 +139,6 @@ impl Remote {
         let attempt = self.next_attempt();
         match establish(&shared.caller(), addr, Some(self.node), Lane::Main, attempt, deadline).await {
             Ok(established) => {
-                let welcome = &established.welcome;
-                self.set_link(Link::Connected { incarnation: welcome.incarnation, version: welcome.version });
                 let end = self.serve(established, attempt).await;
                 self.set_link(Link::Unreachable(end.to_string()));
                 true
@@ -157,8 +155,8 @@ impl Remote {
     }
 
     async fn serve(&self, established: Established, connection: u64) -> FrameError {
-        let Established { reader, writer, .. } = established;
-        let _up = Up::new(&self.outbox, connection);
+        let Established { reader, writer, welcome } = established;
+        let _up = Up::new(self, connection, &welcome);
         tokio::select! {
             biased;
             end = self.read_answers(reader) => end,
@@ -243,19 +241,21 @@ enum Wake {
     Again,
 }
 
-/// The outbox knows of a connection exactly while this lives, whatever ends it.
-struct Up<'a>(&'a Outbox);
+/// Outbox and status know of a connection exactly while this lives, whatever ends it.
+struct Up<'a>(&'a Remote);
 
 impl<'a> Up<'a> {
-    fn new(outbox: &'a Outbox, connection: u64) -> Self {
-        outbox.on_connected(connection);
-        Self(outbox)
+    fn new(remote: &'a Remote, connection: u64, welcome: &Welcome) -> Self {
+        remote.set_link(Link::Connected { incarnation: welcome.incarnation, version: welcome.version });
+        remote.outbox.on_connected(connection);
+        Self(remote)
     }
 }
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.0.on_disconnected();
+        self.0.outbox.on_disconnected();
+        self.0.set_link(Link::Connecting);
     }
 }
 
