@@ -23,4 +23,6 @@ pub mod socket;
 pub mod window;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -11,3 +11,6 @@ pub mod groups;
 pub mod inbox;
 pub mod server;
 pub mod ws;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! REST over a real socket: accounts, tokens, groups, the inbox without a session.
+
+use flotilla_proto::ids::*;
+use serde_json::{Value, json};
+
+use crate::gateway::shared::Options;
+use crate::testing::client::Node;
+
+async fn register(node: &Node, user: &str) -> Value {
+    let account = json!({ "user": user, "password": "correct horse", "install": format!("store of {user}") });
+    let (status, answer) = node.post("/v1/auth/register", "", &account.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, tokens) = node.post("/v1/auth/login", "", &account.to_string()).await;
+    assert_eq!(status, 200, "{tokens}");
+    tokens
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_else(|| panic!("{field} in {value}"))
+}
+
+#[tokio::test]
+async fn register_log_in_rotate_and_log_out() {
+    let node = Node::with(Options::default()).await;
+    let tokens = register(&node, "alice").await;
+    let access = text(&tokens, "access_token").to_owned();
+    let (status, me) = node.get("/v1/me", &access).await;
+    assert_eq!((status, text(&me, "user")), (200, "alice"));
+    // The same install is the same device.
+    let again = json!({ "user": "alice", "password": "correct horse", "install": "store of alice" }).to_string();
+    let (_, second) = node.post("/v1/auth/login", "", &again).await;
+    assert_eq!(second["device"], tokens["device"]);
+    // Rotation: the predecessor is good until its successor was used; anything older ends the family.
+    let first = text(&second, "refresh_token").to_owned();
+    let rotate =
+        async |token: &str| node.post("/v1/auth/refresh", "", &json!({ "refresh_token": token }).to_string()).await;
+    let (status, lost) = rotate(&first).await;
+    assert_eq!(status, 200, "{lost}");
+    let (status, next) = rotate(&first).await;
+    assert_eq!(status, 200, "a lost reply logs nobody out: {next}");
+    let (status, newest) = rotate(text(&next, "refresh_token")).await;
+    assert_eq!(status, 200, "{newest}");
+    assert_eq!(rotate(&first).await.0, 401, "older than the predecessor");
+    assert_eq!(rotate(text(&newest, "refresh_token")).await.0, 401, "the family is gone");
+    let (_, third) = node.post("/v1/auth/login", "", &again).await;
+    let access = text(&third, "access_token").to_owned();
+    assert_eq!(node.post("/v1/auth/logout", &access, "").await.0, 200);
+    assert_eq!(node.get("/v1/me", &access).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_wrong_user_look_alike_and_tries_are_limited() {
+    let node = Node::with(Options::default()).await;
+    register(&node, "alice").await;
+    let login = async |user: &str| {
+        let body = json!({ "user": user, "password": "wrong horse", "install": "x" }).to_string();
+        node.post("/v1/auth/login", "", &body).await
+    };
+    let (status, wrong) = login("alice").await;
+    let (_, nobody) = login("nobody").await;
+    assert_eq!((status, text(&wrong, "code")), (401, "unauthenticated"));
+    assert_eq!(wrong, nobody);
+    let mut last = 401;
+    for _ in 0..flotilla_proto::limits::LOGIN_BURST {
+        last = login("alice").await.0;
+    }
+    assert_eq!(last, 429);
+}
+
+#[tokio::test]
+async fn bad_requests_are_problems_with_their_codes() {
+    let node = Node::start().await;
+    node.caught_up("alice", "1").await;
+    for (verb, path, token, key, body, status, code) in [
+        ("GET", "/v1/me", "", "", "", 401, "unauthenticated"),
+        ("GET", "/v1/me", "Bearer nonsense", "", "", 401, "unauthenticated"),
+        ("POST", "/v1/groups", "Bearer dev:alice", "", "{}", 400, "bad_request"),
+        ("POST", "/v1/groups", "Bearer dev:alice", "not-a-uuid", "{}", 400, "bad_request"),
+        ("GET", "/v1/nothing", "Bearer dev:alice", "", "", 404, "not_found"),
+        ("GET", "/v1/users/nobody", "Bearer dev:alice", "", "", 404, "not_found"),
+        ("GET", "/v1/search", "Bearer dev:alice", "", "", 501, "unsupported"),
+        ("GET", "/v1/inbox?wait=soon", "Bearer dev:alice", "", "", 400, "bad_request"),
+        ("PATCH", "/v1/devices/x", "Bearer dev:alice", "", "[1]", 400, "bad_request"),
+    ] {
+        let headers: Vec<(&str, &str)> =
+            [("authorization", token), ("idempotency-key", key)].into_iter().filter(|(_, v)| !v.is_empty()).collect();
+        let (got, problem) = node.http(verb, path, &headers, body).await;
+        assert_eq!((got, text(&problem, "code")), (status, code), "{verb} {path}");
+        assert_eq!(problem["status"], status);
+    }
+    let (status, problem) = node.post("/v1/groups", "dev:alice", &"x".repeat(70_000)).await;
+    assert_eq!((status, text(&problem, "code")), (413, "payload_too_large"));
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(node.http("GET", path, &[], "").await.0, 200, "{path}");
+    }
+    node.fake.node.send_modify(|view| view.ready = false);
+    assert_eq!(node.http("GET", "/readyz", &[], "").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_group_lives_over_rest_and_the_inbox_repeats_until_its_own_ack() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+        assert_eq!(node.get("/v1/me", &format!("dev:{user}")).await.0, 200, "makes the device for http");
+    }
+    let (status, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob"]}"#).await;
+    assert_eq!(status, 200, "{group}");
+    let conv = text(&group, "conv").to_owned();
+    let (status, sent) =
+        node.post(&format!("/v1/conversations/{conv}/messages"), "dev:alice", r#"{"body":"aGk"}"#).await;
+    assert_eq!((status, &sent["seq"]), (200, &json!(2)), "{sent}");
+    let (_, page) = node.get(&format!("/v1/conversations/{conv}/messages?limit=1"), "dev:bob").await;
+    assert_eq!((&page["entries"][0]["body"], &page["more"]), (&json!("aGk"), &json!(true)));
+    let (_, members) = node.get(&format!("/v1/conversations/{conv}/members"), "dev:bob").await;
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(2));
+    let (_, first) = node.get("/v1/inbox?wait=5s", "dev:bob").await;
+    assert_eq!(first["frames"].as_array().map(Vec::len), Some(2), "{first}");
+    let (_, again) = node.get("/v1/inbox", "dev:bob").await;
+    assert_eq!(again["frames"], first["frames"], "repeated until the ack");
+    let ack = json!({ "upto": first["upto"] }).to_string();
+    assert_eq!(node.post("/v1/inbox/ack", "dev:alice", &ack).await.0, 400, "another device's token");
+    assert_eq!(node.post("/v1/inbox/ack", "dev:bob", &json!({ "upto": "x.y.z" }).to_string()).await.0, 400);
+    assert_eq!(node.post("/v1/inbox/ack", "dev:bob", &ack).await.0, 200);
+    let (_, empty) = node.get("/v1/inbox", "dev:bob").await;
+    assert_eq!(empty["frames"], json!([]));
+    let receipt = format!("/v1/conversations/{conv}/receipts");
+    assert_eq!(node.post(&receipt, "dev:bob", r#"{"read":2}"#).await.0, 200);
+    assert_eq!(node.post(&receipt, "dev:bob", r#"{"read":3}"#).await.0, 400, "not acked by this device");
+    let (status, removed) = node
+        .http("DELETE", &format!("/v1/conversations/{conv}/members/bob"), &[("authorization", "Bearer dev:alice")], "")
+        .await;
+    assert_eq!((status, &removed["seq"]), (200, &json!(3)));
+    let body = r#"{"body":"aGk"}"#;
+    let (status, problem) = node.post(&format!("/v1/conversations/{conv}/messages"), "dev:bob", body).await;
+    assert_eq!((status, text(&problem, "code")), (403, "not_member"));
+    assert!(ConvId::parse(&conv).is_ok());
+}
