@@ -1,5 +1,7 @@
 //! What this crate tells the node. Called from async tasks: implementations return at once and never block.
 
+use std::sync::Arc;
+
 use flotilla_machine::Effect;
 use flotilla_proto::ids::{ReplicaId, ShardId};
 
@@ -15,4 +17,35 @@ pub trait Hooks: Send + Sync + 'static {
 
     /// This process must stop: nothing that the group or the disk says can be trusted from here on.
     fn on_fatal(&self, shard: Option<ShardId>, reason: String);
+}
+
+/// Spawns a task that a live process cannot do without: its panic is told to the hooks instead of being swallowed.
+pub(crate) fn supervise(
+    hooks: Arc<dyn Hooks>,
+    shard: Option<ShardId>,
+    what: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let running = tokio::spawn(task);
+    tokio::spawn(async move {
+        if let Err(error) = running.await
+            && error.is_panic()
+        {
+            hooks.on_fatal(shard, format!("{what} panicked"));
+        }
+    });
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::*;
+    use crate::testkit::{Recorder, eventually};
+
+    #[tokio::test]
+    async fn panic_of_a_supervised_task_is_told() {
+        let hooks = Arc::new(Recorder::default());
+        supervise(hooks.clone(), None, "a task", async {});
+        supervise(hooks.clone(), None, "another task", async { panic!("on purpose") });
+        eventually("the hook hears of it", || hooks.fatals() == ["another task panicked"]).await;
+    }
 }

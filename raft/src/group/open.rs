@@ -17,7 +17,7 @@ use super::reads::Reads;
 use super::watcher::Watcher;
 use super::{Group, Inner, Leadership, TickPeriod};
 use crate::config::Timings;
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, supervise};
 use crate::log::{LogStore, LogWriter};
 use crate::runtime::blocking_write;
 use crate::seam::clock::DisplayClock;
@@ -114,12 +114,13 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
 
     let watcher =
         Watcher { raft: raft.clone(), shard, leadership: publish, hooks: hooks.clone(), stopping: stopping.clone() };
-    tokio::spawn(watcher.run());
+    supervise(hooks.clone(), Some(shard), "the watcher of a group", watcher.run());
     let proposer =
         Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: tick_seen, display };
-    tokio::spawn(proposer.run());
+    supervise(hooks.clone(), Some(shard), "the proposer of a group", proposer.run());
     let timeout = timings.election_max * 2;
-    tokio::spawn(Reads { raft: raft.clone(), own, queue: read_queue, timeout }.run());
+    let reader = Reads { raft: raft.clone(), own, queue: read_queue, timeout };
+    supervise(hooks.clone(), Some(shard), "the reader of a group", reader.run());
 
     let inner = Inner {
         shard,

@@ -13,7 +13,7 @@ use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 
 use super::store::Shared;
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, supervise};
 use crate::runtime::blocking_write;
 use crate::seam::fault;
 use crate::types::TypeConfig;
@@ -59,8 +59,8 @@ impl LogWriter {
     pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
         let (queue, waiting) = mpsc::channel(LOG_WRITER_QUEUE_MAX);
         let stats = Arc::new(WriterStats::default());
-        let task = Task { engine, hooks, waiting, stats: stats.clone() };
-        tokio::spawn(task.run());
+        let task = Task { engine, hooks: hooks.clone(), waiting, stats: stats.clone() };
+        supervise(hooks, None, "the log writer", task.run());
         Self { queue, stats }
     }
 
