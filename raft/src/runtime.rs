@@ -136,12 +136,12 @@ impl AsyncRuntime for Runtime {
     }
 
     /// The default would start an operating system thread for each call.
-    fn spawn_blocking<F, T>(work: F) -> impl Future<Output = Result<T, io::Error>> + Send
+    async fn spawn_blocking<F, T>(work: F) -> Result<T, io::Error>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        async { Ok(blocking(work).await) }
+        Ok(blocking(work).await)
     }
 }
 
