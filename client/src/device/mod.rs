@@ -2,13 +2,15 @@
 //! order, and acks only what its store holds.
 //!
 //! - [`config`] what it is told, [`handle`] what the application holds
-//! - `actor` the one task that owns everything; `answers` what it does with frames; `dial` how it connects
+//! - `actor` the one task that owns everything; `answers` what it does with frames, `asks` with the application's wishes;
+//!   `dial` how it connects
 //! - `outbox`, `inbox`, `calls` pure rules
 //!
 //! Invariant: one task owns the state; the store is written before the effect that relies on it (first attempt, ack).
 
 mod actor;
 mod answers;
+mod asks;
 mod calls;
 pub mod config;
 mod dial;
