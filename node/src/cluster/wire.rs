@@ -1,0 +1,163 @@
+//! What nodes ask of each other beside Raft itself: requests, answers and one-way pushes.
+//!
+//! Invariant: one version byte for all of it; a request names its shard, and only that shard's leader does it.
+
+use bytes::Bytes;
+use flotilla_machine::command::{KeyRow, NodeInfo, Settings};
+use flotilla_machine::effect::Ended;
+use flotilla_machine::query::{ControlState, DirtyItem, SessionNews, SessionSince};
+use flotilla_machine::{Answer, Query, Reply};
+use flotilla_proto::codec::{self, CodecError};
+use flotilla_proto::entry::Entry;
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use flotilla_proto::slots::SlotTable;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Version of every message of this module.
+pub const WIRE_VERSION: u8 = 1;
+
+/// The kind byte under which the peer transport carries these.
+pub const KIND_NODE: u8 = 1;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum NodeRequest {
+    /// Propose an encoded command in a shard.
+    Execute { shard: ShardId, command: Bytes },
+    /// Read a shard at its leader, behind a ReadIndex if asked for.
+    Query { shard: ShardId, query: Query, linearizable: bool },
+    /// News of conversations for users of a shard; answered when durable there.
+    Notify { shard: ShardId, items: Vec<DirtyItem> },
+    /// Lease renewal and table watch, to the control leader.
+    Renew { node: NodeId, incarnation: Incarnation, version: u64 },
+    /// A gateway presents its sessions of a shard and asks what it may have missed.
+    Present { shard: ShardId, node: NodeId, incarnation: Incarnation, sessions: Vec<SessionSince> },
+    /// The sender's wall clock, to be compared.
+    Clock,
+    Admin(AdminRequest),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum NodeReply {
+    Done,
+    Reply(Reply),
+    Answer(Answer),
+    Renewed { state: Option<ControlState> },
+    Presented { stream: StreamPosition, news: Vec<SessionNews> },
+    Clock(TsMs),
+    Admin(AdminReply),
+    Failed(Failure),
+}
+
+/// Why a node did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// Proof that nothing was appended: this node does not lead the shard (now).
+    #[error("not the leader")]
+    NotLeader { leader: Option<NodeId> },
+    /// Proof that nothing was appended: too much waits.
+    #[error("overloaded")]
+    Overloaded,
+    /// It may have happened.
+    #[error("outcome unknown")]
+    Unknown,
+    /// The presented incarnation is not the node's current one.
+    #[error("incarnation unknown")]
+    IncarnationUnknown,
+    #[error("not ready")]
+    NotReady,
+    #[error("malformed request")]
+    Malformed,
+}
+
+/// Where a (shard leader, gateway) stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct StreamPosition {
+    pub term: u64,
+    /// Number of the last push frame sent.
+    pub n: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum NodeCast {
+    Push(PushFrame),
+    /// All streams of one node pair share one keepalive.
+    Keepalive { incarnation: Incarnation, streams: Vec<(ShardId, StreamPosition)> },
+    /// The control tables have this version now: fetch them.
+    ControlChanged { version: u64 },
+}
+
+/// One numbered frame of a stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushFrame {
+    pub shard: ShardId,
+    pub position: StreamPosition,
+    pub items: Vec<PushItem>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum PushItem {
+    /// Committed news of one conversation for sessions of one gateway.
+    Head { conv: ConvId, entries: Vec<Entry>, sessions: Vec<PushHead> },
+    Conv { conv: ConvId, rev: Rev, sessions: Vec<PushTo> },
+    End { to: PushTo, why: Ended },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushTo {
+    pub device: DeviceId,
+    pub number: SessionNo,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushHead {
+    pub to: PushTo,
+    /// The head as this session's user may see it.
+    pub head: Seq,
+    pub n_head: Count,
+    /// Set once the head is durable in the user's row.
+    pub rev: Option<Rev>,
+}
+
+/// Requests of an operator's tool, before and after a cluster exists.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum AdminRequest {
+    Describe,
+    /// The first tables of a cluster. Adopting the same plan twice is harmless, another one is refused.
+    Adopt { plan: Plan, secret: [u8; 32] },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum AdminReply {
+    Description(Description),
+    Adopted,
+    Refused(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Description {
+    pub node: NodeInfo,
+    pub plan: Option<Plan>,
+    pub ready: bool,
+}
+
+/// What `init` mints, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    pub slots: SlotTable,
+    pub settings: Settings,
+    pub nodes: Vec<NodeInfo>,
+    /// Shard 0 is the control group.
+    pub placement: Vec<(ShardId, Vec<ReplicaId>)>,
+    pub keys: Vec<KeyRow>,
+}
+
+pub fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
+    codec::encode(WIRE_VERSION, value)
+}
+
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    codec::decode(WIRE_VERSION, bytes, limits::PEER_FRAME_BYTES_MAX)
+}

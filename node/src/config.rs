@@ -1,0 +1,262 @@
+//! What an operator may set: a TOML file, environment over it, flags over both.
+//!
+//! Invariant: an unknown key is an error that names its line and the nearest known key; nothing is ignored silently.
+//! Nothing here reaches `apply`: settings that decide what is accepted are replicated state.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// Accounts with passwords, signed tokens.
+    #[default]
+    Password,
+    /// Also unsigned demo users (`dev:NAME`), on loopback only.
+    Dev,
+}
+
+/// `flotilla start`: every field may also stand in the file (`--config`) or the environment (`FLOTILLA_…`).
+#[derive(Debug, Clone, Default, Args)]
+pub struct StartArgs {
+    /// TOML file with the same keys (dashes become underscores)
+    #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Each is optional here; `Config::resolve` fills in the defaults.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// This node's number, 1 to 65535, never given to another machine
+    #[arg(long, env = "FLOTILLA_NODE", value_name = "N")]
+    pub node: Option<u16>,
+    /// Directory for everything this node stores
+    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address for clients (HTTP and WebSocket), host:port [default: 127.0.0.1:4000]
+    #[arg(long, env = "FLOTILLA_CLIENT_ADDR", value_name = "ADDR")]
+    pub client_addr: Option<String>,
+    /// Base URL that clients are told [default: http://CLIENT_ADDR]
+    #[arg(long, env = "FLOTILLA_CLIENT_URL", value_name = "URL")]
+    pub client_url: Option<String>,
+    /// Address for other nodes, host:port [default: 127.0.0.1:5000]
+    #[arg(long, env = "FLOTILLA_PEER_ADDR", value_name = "ADDR")]
+    pub peer_addr: Option<String>,
+    /// Address that other nodes are told [default: PEER_ADDR]
+    #[arg(long, env = "FLOTILLA_PEER_ADVERTISE", value_name = "ADDR")]
+    pub peer_advertise: Option<String>,
+    /// Speak plain TCP with other nodes beyond loopback
+    #[arg(long, env = "FLOTILLA_INSECURE_PEERS", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure_peers: Option<bool>,
+    /// Who may log in
+    #[arg(long, env = "FLOTILLA_AUTH", value_enum)]
+    pub auth: Option<AuthMode>,
+    /// Exact web origins that may open a WebSocket, comma separated [default: none but the node's own URL]
+    #[arg(long, env = "FLOTILLA_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    pub origins: Option<Vec<String>>,
+    /// Refuse client writes when the data directory's disk has less room than this, in MiB [default: 256]
+    #[arg(long, env = "FLOTILLA_DISK_RESERVE_MIB", value_name = "MIB")]
+    pub disk_reserve_mib: Option<u64>,
+    /// Log entries of a shard between two snapshots [default: 20000]
+    #[arg(long, env = "FLOTILLA_SNAPSHOT_ENTRIES", value_name = "COUNT")]
+    pub snapshot_entries: Option<u64>,
+    /// Leader heartbeat in milliseconds [default: 250]
+    #[arg(long, env = "FLOTILLA_HEARTBEAT_MS", value_name = "MS")]
+    pub heartbeat_ms: Option<u64>,
+    /// Lower end of the election time-out in milliseconds; the upper end is twice this [default: 1500]
+    #[arg(long, env = "FLOTILLA_ELECTION_MS", value_name = "MS")]
+    pub election_ms: Option<u64>,
+    /// A node not heard from for this long has lapsed, in milliseconds [default: 10000]
+    #[arg(long, env = "FLOTILLA_LEASE_MS", value_name = "MS")]
+    pub lease_ms: Option<u64>,
+}
+
+/// What a node runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: u16,
+    pub data_dir: PathBuf,
+    pub client_addr: String,
+    pub client_url: String,
+    pub peer_addr: String,
+    pub peer_advertise: String,
+    pub insecure_peers: bool,
+    pub auth: AuthMode,
+    pub origins: Vec<String>,
+    pub disk_reserve_mib: u64,
+    pub snapshot_entries: u64,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub lease_ms: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}, line {line}: {what}")]
+    Parse { path: PathBuf, line: usize, what: String },
+    #[error("{0} is required: give --{1}, set {2}, or write it into the configuration file")]
+    Missing(&'static str, &'static str, &'static str),
+    #[error("{name} is {value}; allowed is {allowed}")]
+    Range { name: &'static str, value: u64, allowed: &'static str },
+}
+
+impl Config {
+    /// Flags and environment (already merged by the parser) over the file over the defaults.
+    pub fn resolve(args: StartArgs) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            None => Settings::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                parse(&text).map_err(|(line, what)| ConfigError::Parse { path: path.clone(), line, what })?
+            }
+        };
+        Self::from_settings(over(args.settings, file))
+    }
+
+    pub fn from_settings(s: Settings) -> Result<Self, ConfigError> {
+        let node = s.node.ok_or(ConfigError::Missing("the node number", "node", "FLOTILLA_NODE"))?;
+        let data_dir = s.data_dir.ok_or(ConfigError::Missing("a data directory", "data-dir", "FLOTILLA_DATA_DIR"))?;
+        let client_addr = s.client_addr.unwrap_or_else(|| "127.0.0.1:4000".into());
+        let peer_addr = s.peer_addr.unwrap_or_else(|| "127.0.0.1:5000".into());
+        let config = Self {
+            node,
+            data_dir,
+            client_url: s.client_url.unwrap_or_else(|| format!("http://{client_addr}")),
+            client_addr,
+            peer_advertise: s.peer_advertise.unwrap_or_else(|| peer_addr.clone()),
+            peer_addr,
+            insecure_peers: s.insecure_peers.unwrap_or(false),
+            auth: s.auth.unwrap_or_default(),
+            origins: s.origins.unwrap_or_default(),
+            disk_reserve_mib: s.disk_reserve_mib.unwrap_or(256),
+            snapshot_entries: s.snapshot_entries.unwrap_or(20_000),
+            heartbeat_ms: s.heartbeat_ms.unwrap_or(250),
+            election_ms: s.election_ms.unwrap_or(1_500),
+            lease_ms: s.lease_ms.unwrap_or(10_000),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let range = |name, value, ok: bool, allowed| {
+            if ok { Ok(()) } else { Err(ConfigError::Range { name, value, allowed }) }
+        };
+        range("node", self.node.into(), self.node >= 1, "1 to 65535")?;
+        range("snapshot_entries", self.snapshot_entries, self.snapshot_entries >= 100, "100 or more")?;
+        range("heartbeat_ms", self.heartbeat_ms, (10..=5_000).contains(&self.heartbeat_ms), "10 to 5000")?;
+        let election = self.election_ms >= 3 * self.heartbeat_ms && self.election_ms <= 60_000;
+        range("election_ms", self.election_ms, election, "three heartbeats to 60000")?;
+        let lease = self.lease_ms >= 2 * self.election_ms && self.lease_ms <= 600_000;
+        range("lease_ms", self.lease_ms, lease, "two election time-outs to 600000")
+    }
+}
+
+fn over(high: Settings, low: Settings) -> Settings {
+    Settings {
+        node: high.node.or(low.node),
+        data_dir: high.data_dir.or(low.data_dir),
+        client_addr: high.client_addr.or(low.client_addr),
+        client_url: high.client_url.or(low.client_url),
+        peer_addr: high.peer_addr.or(low.peer_addr),
+        peer_advertise: high.peer_advertise.or(low.peer_advertise),
+        insecure_peers: high.insecure_peers.or(low.insecure_peers),
+        auth: high.auth.or(low.auth),
+        origins: high.origins.or(low.origins),
+        disk_reserve_mib: high.disk_reserve_mib.or(low.disk_reserve_mib),
+        snapshot_entries: high.snapshot_entries.or(low.snapshot_entries),
+        heartbeat_ms: high.heartbeat_ms.or(low.heartbeat_ms),
+        election_ms: high.election_ms.or(low.election_ms),
+        lease_ms: high.lease_ms.or(low.lease_ms),
+    }
+}
+
+const KEYS: [&str; 14] = [
+    "node",
+    "data_dir",
+    "client_addr",
+    "client_url",
+    "peer_addr",
+    "peer_advertise",
+    "insecure_peers",
+    "auth",
+    "origins",
+    "disk_reserve_mib",
+    "snapshot_entries",
+    "heartbeat_ms",
+    "election_ms",
+    "lease_ms",
+];
+
+/// The settings in a file's text, or the line (from 1) and what is wrong with it.
+fn parse(text: &str) -> Result<Settings, (usize, String)> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        (line, explain(e.message()))
+    })
+}
+
+/// Turns serde's list of expected fields into the one that was probably meant.
+fn explain(message: &str) -> String {
+    let Some(key) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) else {
+        return message.to_owned();
+    };
+    let nearest = KEYS.iter().min_by_key(|known| distance(key, known)).filter(|known| distance(key, known) <= 3);
+    match nearest {
+        Some(known) => format!("unknown key `{key}`; did you mean `{known}`?"),
+        None => format!("unknown key `{key}`; known keys are {}", KEYS.join(", ")),
+    }
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_a_suggestion() {
+        let (line, what) = parse("node = 1\ndata_dirr = \"/x\"\n").expect_err("must fail");
+        assert_eq!((line, what.as_str()), (2, "unknown key `data_dirr`; did you mean `data_dir`?"));
+        let (_, what) = parse("colour = 1").expect_err("must fail");
+        assert!(what.contains("known keys are node, data_dir"), "{what}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_defaults_fill_the_rest() {
+        let file = parse("node = 7\nlease_ms = 9000\ndata_dir = \"/var/lib/flotilla\"").expect("parses");
+        let config = Config::from_settings(over(Settings { node: Some(2), ..Settings::default() }, file)).expect("ok");
+        assert_eq!((config.node, config.lease_ms, config.heartbeat_ms), (2, 9_000, 250));
+    }
+
+    #[test]
+    fn values_out_of_range_say_what_is_allowed() {
+        let bad = Settings { node: Some(1), data_dir: Some("/x".into()), election_ms: Some(100), ..Settings::default() };
+        let message = Config::from_settings(bad).expect_err("must fail").to_string();
+        assert_eq!(message, "election_ms is 100; allowed is three heartbeats to 60000");
+        assert!(Config::from_settings(Settings::default()).expect_err("must fail").to_string().contains("--node"));
+    }
+}
