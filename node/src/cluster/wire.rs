@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Version of every message of this module.
 pub const WIRE_VERSION: u8 = 1;
 
-/// The kind byte under which the peer transport carries these.
-pub const KIND_NODE: u8 = 1;
+/// The kind bytes under which the peer transport carries these.
+pub const KIND_NODE: u8 = 16;
+/// On the join lane: before a cluster exists, and for tools.
+pub const KIND_ADMIN: u8 = 240;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum NodeRequest {
@@ -32,9 +34,6 @@ pub enum NodeRequest {
     Renew { node: NodeId, incarnation: Incarnation, version: u64 },
     /// A gateway presents its sessions of a shard and asks what it may have missed.
     Present { shard: ShardId, node: NodeId, incarnation: Incarnation, sessions: Vec<SessionSince> },
-    /// The sender's wall clock, to be compared.
-    Clock,
-    Admin(AdminRequest),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,8 +43,6 @@ pub enum NodeReply {
     Answer(Answer),
     Renewed { state: Option<ControlState> },
     Presented { stream: StreamPosition, news: Vec<SessionNews> },
-    Clock(TsMs),
-    Admin(AdminReply),
     Failed(Failure),
 }
 
@@ -82,7 +79,8 @@ pub struct StreamPosition {
 pub enum NodeCast {
     Push(PushFrame),
     /// All streams of one node pair share one keepalive.
-    Keepalive { incarnation: Incarnation, streams: Vec<(ShardId, StreamPosition)> },
+    /// `incarnation` is the receiver's as the sender's tables know it; `wall` is the sender's clock, to be compared.
+    Keepalive { incarnation: Incarnation, wall: TsMs, streams: Vec<(ShardId, StreamPosition)> },
     /// The control tables have this version now: fetch them.
     ControlChanged { version: u64 },
 }

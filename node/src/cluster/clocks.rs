@@ -1,0 +1,63 @@
+//! The wall clocks of other nodes, as keepalives carry them, and the median rule.
+//!
+//! Invariant: a leader more than 10 s off the median of the clocks it can see (its own included, the lower middle one)
+//! stamps that median and raises an alarm; it never stops for a clock.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use flotilla_proto::ids::{NodeId, TsMs};
+use flotilla_proto::limits::CLOCK_SKEW_MAX_MS;
+use flotilla_raft::seam::clock;
+use tokio::time::Instant;
+
+/// A clock not heard of for this long is no longer seen.
+const FORGET: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub struct Clocks {
+    seen: Mutex<BTreeMap<NodeId, (TsMs, Instant)>>,
+}
+
+impl Clocks {
+    pub fn observe(&self, node: NodeId, wall: TsMs) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(node, (wall, Instant::now()));
+    }
+
+    /// What a leader here stamps now.
+    pub fn display(&self) -> TsMs {
+        let now = Instant::now();
+        let own = clock::wall();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.values().filter(|(_, at)| now.duration_since(*at) < FORGET);
+        let others = others.map(|(wall, at)| wall.0.saturating_add(now.duration_since(*at).as_millis() as u64));
+        let (display, off) = judge(own.0, others.collect());
+        if off {
+            tracing::error!(own_ms = own.0, median_ms = display, "this node's clock is off, stamping the median of the cluster; check its time service");
+        }
+        TsMs(display)
+    }
+}
+
+/// The stamp, and whether the own clock was refused.
+fn judge(own: u64, others: Vec<u64>) -> (u64, bool) {
+    let mut all = others;
+    all.push(own);
+    all.sort_unstable();
+    let median = all[(all.len() - 1) / 2];
+    if own.abs_diff(median) > CLOCK_SKEW_MAX_MS { (median, true) } else { (own, false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_far_off_the_median_is_not_stamped() {
+        assert_eq!(judge(1_000_000, vec![1_000_400, 999_000]), (1_000_000, false));
+        assert_eq!(judge(90_000_000, vec![1_000_400, 1_000_000]), (1_000_400, true));
+        assert_eq!(judge(1_000, vec![]), (1_000, false));
+        assert_eq!(judge(90_000_000, vec![1_000_000]), (1_000_000, true), "of two, the lower one");
+    }
+}

@@ -1,0 +1,210 @@
+//! The node's part in the control group: registration, lease, tables; and what the control leader does beside.
+//!
+//! Invariant: an incarnation lapses only after a whole lease without renewal as the *present* control leader measured it;
+//! only registration and lapse are entries. Without the control group's quorum nobody lapses.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flotilla_machine::command::Control;
+use flotilla_machine::query::ControlState;
+use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use tokio::time::Instant;
+
+use super::wire::{Failure, NodeCast, NodeReply, NodeRequest};
+use super::{Cluster, leader::Leader};
+
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Renewals as the control leader heard them, in one term.
+#[derive(Default)]
+pub struct Renewals {
+    inner: Mutex<(u64, BTreeMap<NodeId, (Incarnation, Instant)>)>,
+}
+
+impl Renewals {
+    /// A new control leader waits one full lease: what an earlier term heard does not count.
+    fn note(&self, term: u64, node: NodeId, incarnation: Incarnation) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.0 != term {
+            *inner = (term, BTreeMap::new());
+        }
+        inner.1.insert(node, (incarnation, Instant::now()));
+    }
+
+    /// When this incarnation was heard last in this term.
+    fn heard(&self, term: u64, node: NodeId, incarnation: Incarnation) -> Option<Instant> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (heard, at) = inner.1.get(&node).filter(|_| inner.0 == term)?;
+        (*heard == incarnation).then_some(*at)
+    }
+}
+
+/// Takes an incarnation, and another one whenever this one is said to be dead.
+pub async fn run_registration(cluster: Arc<Cluster>) {
+    loop {
+        let register = Command::Control(Control::RegisterNode { node: cluster.info.clone(), boot: cluster.boot });
+        match cluster.shard_command(ShardId::CONTROL, &register).await {
+            Ok(Reply::Registered { incarnation }) => {
+                tracing::info!(node = %cluster.node, %incarnation, "registered");
+                cluster.incarnation.send_replace(incarnation);
+                fetch_until(&cluster, incarnation).await;
+                wait_for_death(&cluster, incarnation).await;
+                tracing::error!(node = %cluster.node, %incarnation, "this incarnation was declared dead, closing its sessions");
+                cluster.incarnation.send_replace(Incarnation(0));
+                cluster.sessions.close(|_| true, 4006);
+            }
+            Ok(Reply::Rejected(why)) => {
+                cluster.fatal(format!("the cluster refuses this node: {why}"));
+                return;
+            }
+            _ => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// The tables must show the own incarnation before they may declare it dead.
+async fn fetch_until(cluster: &Cluster, incarnation: Incarnation) {
+    let mut tables = cluster.tables.watch();
+    let shown = |state: &Option<Arc<ControlState>>| {
+        state.iter().flat_map(|s| &s.nodes).any(|row| row.info.node == cluster.node && row.incarnation >= incarnation)
+    };
+    cluster.control_changed.notify_one();
+    // The sender lives in `cluster`: it cannot be gone.
+    let _ = tables.wait_for(shown).await;
+}
+
+async fn wait_for_death(cluster: &Cluster, incarnation: Incarnation) {
+    let mut tables = cluster.tables.watch();
+    let lowest = |state: &Option<Arc<ControlState>>| {
+        let row = state.iter().flat_map(|s| &s.nodes).find(|row| row.info.node == cluster.node);
+        row.is_some_and(|row| row.incarnation > incarnation || row.lapsed)
+    };
+    loop {
+        tokio::select! {
+            biased;
+            _ = tables.wait_for(lowest) => return,
+            // A leader knows of it and this node's tables do not yet: fetch them, they decide.
+            () = cluster.incarnation_refused.notified() => cluster.control_changed.notify_one(),
+        }
+    }
+}
+
+/// Renews the lease, and fetches the tables when they have changed.
+pub async fn run_renewal(cluster: Arc<Cluster>, lease: Duration) {
+    loop {
+        refresh(&cluster).await;
+        tokio::select! {
+            biased;
+            () = cluster.control_changed.notified() => {}
+            () = tokio::time::sleep(lease / 5) => {}
+        }
+    }
+}
+
+async fn refresh(cluster: &Arc<Cluster>) {
+    let incarnation = *cluster.incarnation.borrow();
+    let version = cluster.tables.version();
+    let request = NodeRequest::Renew { node: cluster.node, incarnation, version };
+    let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+    if let Ok(NodeReply::Renewed { state: Some(state) }) =
+        cluster.at_leader(ShardId::CONTROL, request, deadline, true).await
+    {
+        cluster.take_tables(state);
+    }
+}
+
+/// At the control leader: notes the renewal, and gives the tables to whoever has older ones.
+pub async fn serve_renew(
+    cluster: &Arc<Cluster>,
+    from: NodeId,
+    node: NodeId,
+    incarnation: Incarnation,
+    version: u64,
+) -> Result<NodeReply, Failure> {
+    let leader = cluster.leading(ShardId::CONTROL)?;
+    if from == node && incarnation > Incarnation(0) {
+        cluster.renewals.note(leader.term, node, incarnation);
+    }
+    let state = control_state(&leader).await.ok_or(Failure::NotReady)?;
+    Ok(NodeReply::Renewed { state: (state.version > version).then_some(state) })
+}
+
+async fn control_state(leader: &Leader) -> Option<ControlState> {
+    match leader.group.query(&Query::ControlState).await {
+        Ok(Answer::ControlState(state)) => state,
+        _ => None,
+    }
+}
+
+/// While this node leads the control group: the first tables, lapsed nodes, news of changed tables.
+pub async fn run_leader(cluster: Arc<Cluster>, lease: Duration) {
+    let mut timer = tokio::time::interval(lease / 5);
+    let mut since: Option<(u64, Instant)> = None;
+    let mut told = 0;
+    loop {
+        timer.tick().await;
+        let Ok(leader) = cluster.leading(ShardId::CONTROL) else {
+            since = None;
+            continue;
+        };
+        let start = match since {
+            Some((term, start)) if term == leader.term => start,
+            _ => Instant::now(),
+        };
+        since = Some((leader.term, start));
+        match control_state(&leader).await {
+            None => first_tables(&cluster, &leader).await,
+            Some(state) => {
+                lapse_silent(&cluster, &leader, &state, start, lease).await;
+                if state.version > told {
+                    told = state.version;
+                    tell(&cluster, &state);
+                }
+            }
+        }
+    }
+}
+
+async fn first_tables(cluster: &Cluster, leader: &Leader) {
+    let Some(plan) = cluster.plan.get() else { return };
+    let init = Control::Init {
+        cluster: plan.cluster,
+        epoch: plan.epoch,
+        slots: plan.slots.clone(),
+        settings: plan.settings.clone(),
+        placement: plan.placement.clone(),
+        nodes: plan.nodes.clone(),
+        keys: plan.keys.clone(),
+    };
+    let Ok(bytes) = Command::Control(init).encode() else { return };
+    match leader.group.propose(bytes).await {
+        Ok(reply) => tracing::info!(cluster = %plan.cluster, ?reply, "wrote the cluster's first tables"),
+        Err(error) => tracing::warn!(%error, "cannot write the cluster's first tables yet"),
+    }
+}
+
+async fn lapse_silent(cluster: &Cluster, leader: &Leader, state: &ControlState, start: Instant, lease: Duration) {
+    for row in state.nodes.iter().filter(|row| !row.lapsed && row.incarnation > Incarnation(0)) {
+        let node = row.info.node;
+        let heard = cluster.renewals.heard(leader.term, node, row.incarnation).unwrap_or(start).max(start);
+        if heard.elapsed() <= lease {
+            continue;
+        }
+        tracing::warn!(%node, incarnation = %row.incarnation, "no renewal for a lease: the node has lapsed");
+        let lapse = Command::Control(Control::LapseNode { node, incarnation: row.incarnation });
+        if let Ok(bytes) = lapse.encode() {
+            // Lost or rejected: the next round sees it again.
+            let _ = leader.group.propose(bytes).await;
+        }
+    }
+}
+
+fn tell(cluster: &Cluster, state: &ControlState) {
+    for row in &state.nodes {
+        cluster.cast(row.info.node, NodeCast::ControlChanged { version: state.version });
+    }
+}

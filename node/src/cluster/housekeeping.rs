@@ -1,0 +1,84 @@
+//! What a shard's leader sees to beside messages: the shard's copy of the slot table and settings, fences of dead
+//! incarnations, steps of long jobs, eviction of old dedup rows.
+//!
+//! Invariant: level-triggered. Each round compares the shard's state with the control tables and proposes what is missing;
+//! a lost wake-up costs one period.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_machine::query::ShardState;
+use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::ids::*;
+
+use super::Cluster;
+use super::leader::Leader;
+
+const PERIOD: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(200);
+/// Rows a job step touches.
+const STEP_ROWS: u32 = 256;
+
+pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
+    let mut tables = cluster.tables.watch();
+    loop {
+        let wait = match round(&cluster, &leader).await {
+            Some(false) => PERIOD,
+            Some(true) | None => RETRY,
+        };
+        tokio::select! {
+            biased;
+            _ = tables.changed() => {}
+            () = leader.jobs.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Proposes what is missing. True: come back soon. None: something failed.
+async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
+    if leader.shard == ShardId::CONTROL {
+        return Some(false);
+    }
+    let state = match leader.group.query(&Query::ShardState).await {
+        Ok(Answer::ShardState(state)) => state,
+        _ => return None,
+    };
+    let control = cluster.tables.current()?;
+    if state.slots.as_ref().is_none_or(|t| t.version < control.slots.version) {
+        propose(leader, Command::SetSlots(control.slots.clone())).await?;
+    }
+    if state.settings.version < control.settings.version || state.slots.is_none() {
+        propose(leader, Command::SetSettings(control.settings.clone())).await?;
+    }
+    let mut more = fences(cluster, leader, &state).await?;
+    if state.job_due {
+        more |= step(leader, Command::StepJob { limit: STEP_ROWS }).await?;
+        more |= step(leader, Command::EvictDedup { limit: STEP_ROWS }).await?;
+    }
+    Some(more)
+}
+
+/// Sessions of dead incarnations: the fence keeps new ones out, the sweep ends the old ones.
+async fn fences(cluster: &Cluster, leader: &Leader, state: &ShardState) -> Option<bool> {
+    let mut more = false;
+    for (node, lowest) in cluster.tables.lowest_incarnations() {
+        let fenced = state.fences.iter().find(|(n, _)| *n == node).map_or(Incarnation(0), |(_, i)| *i);
+        if fenced < lowest {
+            tracing::info!(shard = %leader.shard, %node, incarnation = %lowest, "fencing dead incarnations");
+            more |= step(leader, Command::Fence { node, lowest, limit: STEP_ROWS }).await?;
+        }
+    }
+    Some(more)
+}
+
+async fn step(leader: &Leader, command: Command) -> Option<bool> {
+    match propose(leader, command).await? {
+        Reply::Step { more } => Some(more),
+        _ => Some(false),
+    }
+}
+
+async fn propose(leader: &Leader, command: Command) -> Option<Reply> {
+    leader.group.propose(command.encode().ok()?).await.ok()
+}

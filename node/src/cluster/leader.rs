@@ -1,0 +1,113 @@
+//! What this node does for a shard while it leads it: one `Leader` per shard and term, dropped with the leadership.
+//!
+//! Invariant: everything here is driven by rows and may be started again by the next leader; effects only wake it early.
+
+use std::sync::Arc;
+
+use flotilla_machine::Effect;
+use flotilla_proto::ids::*;
+use flotilla_raft::Group;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::pending::Pending;
+use super::push::hub::Hub;
+use super::wire::PushItem;
+use super::{Cluster, fanout, housekeeping, pusher, receipts};
+
+/// Conversations' news waiting for the pusher of one shard.
+const PUSHES_PENDING_MAX: usize = 8_192;
+const TARGETS_MAX: usize = 1_024;
+
+/// What changed for one (user, conversation).
+#[derive(Debug, Clone, Default)]
+pub struct News {
+    /// The effective head, its n and the row's rev, once durable.
+    pub head: Option<(Seq, Count, Rev)>,
+    pub conv: Option<Rev>,
+}
+
+pub struct Leader {
+    pub shard: ShardId,
+    pub term: u64,
+    pub group: Group,
+    pub hub: Hub,
+    /// Targets with dirty rows.
+    pub dirty: Pending<ShardId, ()>,
+    /// Targets that are owed peer watermarks.
+    pub receipts_dirty: Pending<ShardId, ()>,
+    /// Users of this shard owe watermarks to conversations.
+    pub receipts_due: Notify,
+    pub news: Pending<(UserId, ConvId), News>,
+    pub jobs: Notify,
+}
+
+/// Keeps a leader's tasks; they end when it is dropped.
+pub struct Leading {
+    pub leader: Arc<Leader>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Leading {
+    pub fn start(cluster: &Arc<Cluster>, group: Group, shard: ShardId, term: u64) -> Self {
+        let leader = Arc::new(Leader {
+            shard,
+            term,
+            group,
+            hub: Hub::new(shard, term),
+            dirty: Pending::new(TARGETS_MAX),
+            receipts_dirty: Pending::new(TARGETS_MAX),
+            receipts_due: Notify::new(),
+            news: Pending::new(PUSHES_PENDING_MAX),
+            jobs: Notify::new(),
+        });
+        let tasks = vec![
+            tokio::spawn(fanout::run(cluster.clone(), leader.clone())),
+            tokio::spawn(receipts::run_due(cluster.clone(), leader.clone())),
+            tokio::spawn(receipts::run_dirty(cluster.clone(), leader.clone())),
+            tokio::spawn(pusher::run(cluster.clone(), leader.clone())),
+            tokio::spawn(housekeeping::run(cluster.clone(), leader.clone())),
+        ];
+        Self { leader, tasks }
+    }
+}
+
+impl Leader {
+    /// Wakes the pump that an effect concerns. Never waits.
+    pub fn on_effect(&self, cluster: &Cluster, effect: Effect) {
+        match effect {
+            Effect::Dirty { target, .. } => self.dirty.add(target, (), |(), ()| {}),
+            Effect::ReceiptDirty { target, .. } => self.receipts_dirty.add(target, (), |(), ()| {}),
+            Effect::ReceiptDue { .. } => self.receipts_due.notify_one(),
+            Effect::Head { user, conv, head, n_head, rev } => {
+                let news = News { head: Some((head, n_head, rev)), conv: None };
+                self.news.add((user, conv), news, News::merge);
+            }
+            Effect::Conv { user, conv, rev } => {
+                let news = News { head: None, conv: Some(rev) };
+                self.news.add((user, conv), news, News::merge);
+            }
+            Effect::SessionEnded { device, number, node, why, .. } => {
+                let to = super::wire::PushTo { device, number };
+                cluster.push(self, node, vec![PushItem::End { to, why }]);
+            }
+            Effect::Job => self.jobs.notify_one(),
+            Effect::Control => cluster.control_changed.notify_one(),
+        }
+    }
+}
+
+impl News {
+    fn merge(&mut self, other: News) {
+        self.head = self.head.max(other.head);
+        self.conv = self.conv.max(other.conv);
+    }
+}

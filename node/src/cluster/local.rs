@@ -1,0 +1,115 @@
+//! What a node keeps for itself in its engine, beside Raft: boot number, the plan it adopted, the last control tables.
+//!
+//! Invariant: each row is versioned and checksummed; the boot number rises durably before anything else happens.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_machine::query::ControlState;
+use flotilla_proto::codec::{self, CodecError};
+use flotilla_proto::limits;
+use flotilla_storage::{Batch, Durability, Engine, StorageError, value};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::wire::Plan;
+
+/// Version of these rows; a data directory of a newer one is refused.
+const LAYOUT: u8 = 1;
+const BOOT: &[u8] = b"\xf0boot";
+const PLAN: &[u8] = b"\xf0plan";
+const SECRET: &[u8] = b"\xf0secret";
+const TABLES: &[u8] = b"\xf0tables";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error("storage failed: {0}")]
+    Storage(#[from] StorageError),
+    #[error("the row `{row}` of the data directory is damaged; move the directory away and start the node with an empty one")]
+    Damaged { row: &'static str },
+    #[error("the data directory has layout {found}, this binary knows {LAYOUT}: start the version that wrote it, or a newer one")]
+    Newer { found: u8 },
+    #[error("cannot encode a row: {0}")]
+    Encode(#[from] CodecError),
+}
+
+#[derive(Clone)]
+pub struct Local {
+    engine: Arc<dyn Engine>,
+}
+
+impl Local {
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// The number of this start, durable before it is returned.
+    pub fn next_boot(&self) -> Result<u64, LocalError> {
+        let boot = self.read::<u64>(BOOT, "boot")?.unwrap_or(0) + 1;
+        self.write(BOOT, &boot, Durability::Synced)?;
+        Ok(boot)
+    }
+
+    pub fn plan(&self) -> Result<Option<Plan>, LocalError> {
+        self.read(PLAN, "plan")
+    }
+
+    pub fn secret(&self) -> Result<Option<[u8; 32]>, LocalError> {
+        self.read(SECRET, "secret")
+    }
+
+    pub fn adopt(&self, plan: &Plan, secret: [u8; 32]) -> Result<(), LocalError> {
+        let mut batch = Batch::default();
+        batch.put(PLAN.to_vec(), sealed(plan)?);
+        batch.put(SECRET.to_vec(), sealed(&secret)?);
+        self.engine.write(batch, Durability::Synced)?;
+        Ok(())
+    }
+
+    pub fn tables(&self) -> Result<Option<ControlState>, LocalError> {
+        self.read(TABLES, "tables")
+    }
+
+    /// Not synced: an older copy only costs one more fetch.
+    pub fn keep_tables(&self, state: &ControlState) -> Result<(), LocalError> {
+        self.write(TABLES, state, Durability::Buffered)
+    }
+
+    fn write<T: Serialize>(&self, key: &[u8], value: &T, durability: Durability) -> Result<(), LocalError> {
+        let mut batch = Batch::default();
+        batch.put(key.to_vec(), sealed(value)?);
+        self.engine.write(batch, durability)?;
+        Ok(())
+    }
+
+    fn read<T: DeserializeOwned>(&self, key: &[u8], row: &'static str) -> Result<Option<T>, LocalError> {
+        let Some(stored) = self.engine.get(key)? else { return Ok(None) };
+        let (version, payload) = value::open(&stored).map_err(|_| LocalError::Damaged { row })?;
+        if version > LAYOUT {
+            return Err(LocalError::Newer { found: version });
+        }
+        let decoded = codec::decode(LAYOUT, &payload, limits::PEER_FRAME_BYTES_MAX);
+        decoded.map(Some).map_err(|_| LocalError::Damaged { row })
+    }
+}
+
+fn sealed<T: Serialize>(value: &T) -> Result<Bytes, LocalError> {
+    Ok(value::seal(LAYOUT, &codec::encode(LAYOUT, value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_storage::MemDisk;
+
+    #[test]
+    fn boot_numbers_rise_and_a_newer_layout_is_refused() {
+        let engine: Arc<dyn Engine> = Arc::new(MemDisk::new().open().expect("opens"));
+        let local = Local::new(engine.clone());
+        assert_eq!(local.next_boot().expect("boots"), 1);
+        assert_eq!(local.next_boot().expect("boots"), 2);
+        let mut batch = Batch::default();
+        batch.put(BOOT.to_vec(), value::seal(LAYOUT + 1, b"?"));
+        engine.write(batch, Durability::Synced).expect("writes");
+        assert!(matches!(local.next_boot(), Err(LocalError::Newer { found: 2 })));
+    }
+}

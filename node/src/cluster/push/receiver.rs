@@ -1,0 +1,220 @@
+//! The gateway's side of the push streams: hands pushes to sessions, and presents its sessions to a shard's leader after
+//! a gap, a broken stream or a new leader.
+//!
+//! Invariant: a lost frame is noticed by the next frame or keepalive (2 s); a silent leader by the lease: then the
+//! sessions of that shard's users are closed with 4006. So every lossy hop has a bound.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flotilla_machine::query::SessionNews;
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use tokio::time::Instant;
+
+use super::stream::{Stream, Verdict};
+use crate::backend::Push;
+use crate::cluster::wire::{Failure, NodeReply, NodeRequest, PushFrame, PushItem, PushTo, StreamPosition};
+use crate::cluster::{Cluster, pending::Pending};
+
+const RETRY: Duration = Duration::from_millis(200);
+/// Sessions in one presentation.
+const PRESENT_MAX: usize = 500;
+
+struct ShardStream {
+    stream: Stream,
+    heard: Instant,
+}
+
+pub struct Receiver {
+    streams: Mutex<BTreeMap<ShardId, ShardStream>>,
+    /// Shards whose sessions must be presented.
+    to_sync: Pending<ShardId, ()>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self { streams: Mutex::default(), to_sync: Pending::new(usize::from(limits::SHARDS_MAX) + 1) }
+    }
+}
+
+impl Receiver {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, ShardStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<R>(&self, shard: ShardId, f: impl FnOnce(&mut ShardStream) -> R) -> R {
+        let mut streams = self.lock();
+        f(streams.entry(shard).or_insert_with(|| ShardStream { stream: Stream::default(), heard: Instant::now() }))
+    }
+
+    fn note(&self, shard: ShardId, verdict: Verdict) {
+        if verdict == Verdict::TakeAndSync {
+            self.to_sync.add(shard, (), |(), ()| {});
+        }
+    }
+
+    pub fn on_frame(&self, cluster: &Cluster, frame: PushFrame) {
+        let verdict = self.with(frame.shard, |s| {
+            s.heard = Instant::now();
+            s.stream.on_frame(frame.position)
+        });
+        self.note(frame.shard, verdict);
+        if verdict != Verdict::Ignore {
+            frame.items.into_iter().for_each(|item| hand(cluster, item));
+        }
+    }
+
+    pub fn on_keepalive(&self, shard: ShardId, position: StreamPosition) {
+        let verdict = self.with(shard, |s| {
+            let verdict = s.stream.on_keepalive(position);
+            if verdict != Verdict::Ignore {
+                s.heard = Instant::now();
+            }
+            verdict
+        });
+        self.note(shard, verdict);
+    }
+
+    /// The connection to a node broke: frames may be gone with it. All streams are looked at again.
+    pub fn on_broken(&self) {
+        let mut streams = self.lock();
+        for (shard, s) in streams.iter_mut() {
+            s.stream.on_broken();
+            self.to_sync.add(*shard, (), |(), ()| {});
+        }
+    }
+
+    /// Every data shard is watched from the start, so that silence counts.
+    pub fn expect(&self, shards: impl Iterator<Item = ShardId>) {
+        for shard in shards {
+            self.with(shard, |_| ());
+            self.to_sync.add(shard, (), |(), ()| {});
+        }
+    }
+
+    /// Shards not heard from for `lease`; each is named once per silence.
+    fn take_silent(&self, lease: Duration) -> Vec<ShardId> {
+        let now = Instant::now();
+        let mut silent = Vec::new();
+        for (shard, s) in self.lock().iter_mut().filter(|(_, s)| now.duration_since(s.heard) > lease) {
+            s.heard = now;
+            s.stream.on_broken();
+            silent.push(*shard);
+        }
+        silent
+    }
+}
+
+/// Presents the sessions of each shard that asks for it, one task per shard at a time.
+pub async fn run_sync(cluster: Arc<Cluster>) {
+    let mut running: BTreeMap<ShardId, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let taken = cluster.receiver.to_sync.take().await;
+        let shards = if taken.overflow { cluster.data_shards() } else { taken.items.into_keys().collect() };
+        for shard in shards {
+            let busy = running.get(&shard).is_some_and(|task| !task.is_finished());
+            if !busy {
+                running.insert(shard, tokio::spawn(sync(cluster.clone(), shard)));
+            }
+        }
+    }
+}
+
+/// Until the stream of this shard is live.
+async fn sync(cluster: Arc<Cluster>, shard: ShardId) {
+    loop {
+        cluster.receiver.with(shard, |s| s.stream.on_sync_started());
+        match present(&cluster, shard).await {
+            Some(position) => cluster.receiver.with(shard, |s| s.stream.on_synced(position)),
+            None => {
+                cluster.receiver.with(shard, |s| s.stream.on_sync_failed());
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        if cluster.receiver.with(shard, |s| s.stream.is_live()) {
+            return;
+        }
+    }
+}
+
+/// Presents all sessions of the shard's users; the position is the leader's before the first of its reads.
+async fn present(cluster: &Arc<Cluster>, shard: ShardId) -> Option<StreamPosition> {
+    let owned = cluster.owner_of(shard)?;
+    let sessions = cluster.sessions.to_present(&owned);
+    let incarnation = *cluster.incarnation.borrow();
+    let mut position: Option<StreamPosition> = None;
+    let mut parts: Vec<_> = sessions.chunks(PRESENT_MAX).map(<[_]>::to_vec).collect();
+    if parts.is_empty() {
+        parts.push(vec![]);
+    }
+    for part in parts {
+        let request = NodeRequest::Present { shard, node: cluster.node, incarnation, sessions: part.clone() };
+        let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+        match cluster.at_leader(shard, request, deadline, true).await.ok()? {
+            NodeReply::Presented { stream, news } => {
+                for (session, news) in part.iter().zip(news) {
+                    let to = PushTo { device: session.device, number: session.number };
+                    match news {
+                        SessionNews::Gone(why) => cluster.sessions.deliver(&to, &Push::End(why)),
+                        SessionNews::Rows(page) if page.rows.is_empty() && !page.more => {}
+                        SessionNews::Rows(_) => cluster.sessions.deliver(&to, &Push::Resync),
+                    }
+                }
+                // Two leaders answered: start over.
+                if position.is_some_and(|p| p.term != stream.term) {
+                    return None;
+                }
+                position = Some(position.map_or(stream, |p| p.min(stream)));
+            }
+            NodeReply::Failed(Failure::IncarnationUnknown) => {
+                cluster.incarnation_refused.notify_one();
+                return None;
+            }
+            _ => return None,
+        }
+    }
+    cluster.sessions.resync_others(&owned, &sessions);
+    position
+}
+
+/// Closes the users of shards that no leader has spoken for.
+pub async fn run_silence(cluster: Arc<Cluster>, lease: Duration) {
+    let mut timer = tokio::time::interval(lease / 8);
+    loop {
+        timer.tick().await;
+        cluster.sessions.repair();
+        for shard in cluster.receiver.take_silent(lease) {
+            if let Some(owned) = cluster.owner_of(shard) {
+                tracing::warn!(%shard, "no keepalive from the shard's leader for a lease, closing its users' sessions");
+                cluster.sessions.close(&owned, 4006);
+            }
+            cluster.receiver.to_sync.add(shard, (), |(), ()| {});
+        }
+    }
+}
+
+fn hand(cluster: &Cluster, item: PushItem) {
+    match item {
+        PushItem::Head { conv, entries, sessions } => {
+            let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+            for s in sessions {
+                let push = Push::Head {
+                    conv: conv.clone(),
+                    head: s.head,
+                    n_head: s.n_head,
+                    rev: s.rev,
+                    entries: entries.clone(),
+                };
+                cluster.sessions.deliver(&s.to, &push);
+            }
+        }
+        PushItem::Conv { conv, rev, sessions } => {
+            for to in sessions {
+                cluster.sessions.deliver(&to, &Push::Conv { conv: conv.clone(), rev });
+            }
+        }
+        PushItem::End { to, why } => cluster.sessions.deliver(&to, &Push::End(why)),
+    }
+}

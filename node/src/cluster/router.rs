@@ -1,0 +1,185 @@
+//! From a user or conversation to the leader of its shard, and back with one of three outcomes.
+//!
+//! Invariant: a command is proposed again only on a proof that the first proposal was not appended (`NotLeader`,
+//! `Overloaded`, nothing sent). Everything else is `Unknown`. Queries have no effect and may be asked again. One deadline
+//! in all.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::wire::{Failure, NodeReply, NodeRequest};
+use crate::backend::{CallError, Freshness, Route};
+
+/// Between two tries while a shard has no known leader or does not own its slots yet.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// What one try at one node gave.
+enum Try {
+    Reply(NodeReply),
+    /// Nothing was appended; ask this node next, if known.
+    NotHere(Option<NodeId>),
+    Overloaded,
+    Unknown,
+}
+
+impl Cluster {
+    pub fn shard_of(&self, route: &Route) -> Option<ShardId> {
+        let state = self.tables.current()?;
+        match route {
+            Route::User(user) => state.slots.shard_of_user(user),
+            Route::Conv(conv) => state.slots.shard_of_conversation(conv),
+        }
+    }
+
+    pub async fn route_command(&self, route: &Route, command: &Command) -> Result<Reply, CallError> {
+        let deadline = deadline();
+        let bytes = encode(command)?;
+        loop {
+            let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
+            match self.command_by(shard, bytes.clone(), deadline).await? {
+                Reply::Rejected(Rejection::Moved) => pause_or_give_up(deadline).await?,
+                Reply::Rejected(rejection) => return Err(CallError::Rejected(rejection)),
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    /// A command to a shard by its number, for the cluster's own work. Rejections come as `Reply::Rejected`.
+    pub async fn shard_command(&self, shard: ShardId, command: &Command) -> Result<Reply, CallError> {
+        self.command_by(shard, encode(command)?, deadline()).await
+    }
+
+    async fn command_by(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Reply, CallError> {
+        let request = NodeRequest::Execute { shard, command };
+        match self.at_leader(shard, request, deadline, false).await? {
+            NodeReply::Reply(reply) => Ok(reply),
+            _ => Err(CallError::Unknown),
+        }
+    }
+
+    pub async fn route_query(&self, route: &Route, query: &Query, fresh: &Freshness) -> Result<Answer, CallError> {
+        let deadline = deadline();
+        loop {
+            let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
+            match self.query_by(shard, query.clone(), fresh, deadline).await? {
+                Answer::Moved => pause_or_give_up(deadline).await?,
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    pub async fn shard_query(&self, shard: ShardId, query: Query) -> Result<Answer, CallError> {
+        self.query_by(shard, query, &Freshness::Linearizable, deadline()).await
+    }
+
+    async fn query_by(
+        &self,
+        shard: ShardId,
+        query: Query,
+        fresh: &Freshness,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        let linearizable = *fresh == Freshness::Linearizable;
+        let request = NodeRequest::Query { shard, query, linearizable };
+        match self.at_leader(shard, request, deadline, true).await? {
+            NodeReply::Answer(answer) => Ok(answer),
+            _ => Err(CallError::Unavailable),
+        }
+    }
+
+    /// Asks the leader of a shard. `repeatable`: the request has no effect, or the same one however often it is done.
+    pub async fn at_leader(
+        &self,
+        shard: ShardId,
+        request: NodeRequest,
+        deadline: Instant,
+        repeatable: bool,
+    ) -> Result<NodeReply, CallError> {
+        let mut hint = None;
+        let mut tries = 0usize;
+        loop {
+            let Some(node) = hint.take().or_else(|| self.leader_of(shard, tries)) else {
+                pause_or_give_up(deadline).await?;
+                tries += 1;
+                continue;
+            };
+            let attempt_deadline = if repeatable { deadline.min(Instant::now() + ATTEMPT) } else { deadline };
+            match self.try_node(node, &request, attempt_deadline).await {
+                Try::Reply(reply) => return Ok(reply),
+                Try::Overloaded => return Err(CallError::Overloaded),
+                Try::Unknown if !repeatable => return Err(CallError::Unknown),
+                Try::NotHere(Some(leader)) if leader != node && tries.is_multiple_of(2) => hint = Some(leader),
+                Try::NotHere(_) | Try::Unknown => pause_or_give_up(deadline).await?,
+            }
+            tries += 1;
+        }
+    }
+
+    /// The leader as this node's own replica knows it, else the replicas of the placement in turn.
+    fn leader_of(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
+        if let Some(group) = self.groups.get(shard) {
+            return group.leader().map(|replica| replica.node);
+        }
+        let state = self.tables.current()?;
+        let (_, replicas) = state.placement.iter().find(|(s, _)| *s == shard)?;
+        let replica = replicas.get(tries.checked_rem(replicas.len())?)?;
+        Some(replica.node)
+    }
+
+    async fn try_node(&self, node: NodeId, request: &NodeRequest, deadline: Instant) -> Try {
+        let reply = if node == self.node {
+            match tokio::time::timeout_at(deadline, self.serve(node, request.clone())).await {
+                Ok(reply) => reply,
+                Err(_) => return Try::Unknown,
+            }
+        } else {
+            match self.ask(node, request, deadline).await {
+                Ok(reply) => reply,
+                Err(AskError::NotSent) => return Try::NotHere(None),
+                Err(AskError::Unknown) => return Try::Unknown,
+            }
+        };
+        match reply {
+            NodeReply::Failed(Failure::NotLeader { leader }) => Try::NotHere(leader),
+            NodeReply::Failed(Failure::NotReady) => Try::NotHere(None),
+            NodeReply::Failed(Failure::Overloaded) => Try::Overloaded,
+            NodeReply::Failed(Failure::Unknown) => Try::Unknown,
+            reply => Try::Reply(reply),
+        }
+    }
+}
+
+/// One try of a repeatable request; a node that died without closing its connection costs no more than this.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+
+/// Why a peer gave no answer.
+pub enum AskError {
+    /// Proof that nothing left this node.
+    NotSent,
+    Unknown,
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS)
+}
+
+fn encode(command: &Command) -> Result<Bytes, CallError> {
+    let too_big = || CallError::Rejected(Rejection::Validation("the request is too large".into()));
+    let bytes = command.encode().map_err(|_| too_big())?;
+    if bytes.len() > limits::COMMAND_BYTES_MAX { Err(too_big()) } else { Ok(bytes) }
+}
+
+/// Waits a moment, or says that there is no time left. Only called where nothing has happened.
+async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
+    if Instant::now() + PAUSE >= deadline {
+        return Err(CallError::Unavailable);
+    }
+    tokio::time::sleep(PAUSE).await;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What this node does when another one asks (or itself, through the router).
+//!
+//! Invariant: `NotLeader`, `NotReady` and `Overloaded` prove that nothing was appended.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_machine::query::{DirtyItem, SessionSince};
+use flotilla_machine::user::split_notify;
+use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use flotilla_raft::peer::{BulkStream, PeerInfo, PeerRefusal, PeerService};
+use flotilla_raft::{ProposeError, ReadError};
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::leader::Leader;
+use super::router::AskError;
+use super::wire::{self, Failure, KIND_ADMIN, KIND_NODE, NodeCast, NodeReply, NodeRequest};
+use super::{Cluster, admin, control, pusher};
+
+/// The transport's view of this node. The cluster is set once it exists.
+#[derive(Default)]
+pub struct Service {
+    cluster: OnceLock<Weak<Cluster>>,
+}
+
+impl Service {
+    pub fn set(&self, cluster: &Arc<Cluster>) {
+        // A second call would be a programmer's error without consequence: the first cluster stays.
+        let _ = self.cluster.set(Arc::downgrade(cluster));
+    }
+
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.cluster.get()?.upgrade()
+    }
+}
+
+impl PeerService for Service {
+    fn request(&self, from: PeerInfo, kind: u8, payload: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
+        let cluster = self.cluster();
+        Box::pin(async move {
+            let cluster = cluster.ok_or_else(|| PeerRefusal::NotReady("starting".into()))?;
+            let malformed = |e| PeerRefusal::Other(format!("malformed request: {e}"));
+            let reply = match kind {
+                KIND_NODE => {
+                    let request = wire::decode::<NodeRequest>(&payload).map_err(malformed)?;
+                    wire::encode(&cluster.serve(from.node, request).await)
+                }
+                KIND_ADMIN => {
+                    let request = wire::decode(&payload).map_err(malformed)?;
+                    wire::encode(&admin::serve(&cluster, request).await)
+                }
+                kind => return Err(PeerRefusal::Unsupported(kind)),
+            };
+            reply.map_err(|e| PeerRefusal::Other(format!("the reply cannot be encoded: {e}")))
+        })
+    }
+
+    fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes) {
+        let Some(cluster) = self.cluster().filter(|_| kind == KIND_NODE) else { return };
+        match wire::decode::<NodeCast>(&payload) {
+            Ok(cast) => cluster.on_cast(from.node, cast),
+            Err(error) => tracing::warn!(from = %from.node, %error, "malformed cast ignored"),
+        }
+    }
+
+    fn bulk(&self, _from: PeerInfo, kind: u8, _payload: Bytes, mut stream: BulkStream) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            // The peer sees a refusal or a closed transfer; both mean the same to it.
+            let _ = stream.refuse(&PeerRefusal::Unsupported(kind)).await;
+        })
+    }
+}
+
+impl Cluster {
+    pub async fn serve(self: &Arc<Self>, from: NodeId, request: NodeRequest) -> NodeReply {
+        let reply = match request {
+            NodeRequest::Execute { shard, command } => self.serve_execute(shard, command).await,
+            NodeRequest::Query { shard, query, linearizable } => self.serve_query(shard, &query, linearizable).await,
+            NodeRequest::Notify { shard, items } => self.serve_notify(shard, items).await,
+            NodeRequest::Present { shard, node, incarnation, sessions } => {
+                self.serve_present(shard, node, incarnation, sessions).await
+            }
+            NodeRequest::Renew { node, incarnation, version } => {
+                control::serve_renew(self, from, node, incarnation, version).await
+            }
+        };
+        reply.unwrap_or_else(NodeReply::Failed)
+    }
+
+    /// The leadership of a shard that this node holds and whose earlier entries are applied.
+    pub fn leading(&self, shard: ShardId) -> Result<Arc<Leader>, Failure> {
+        if let Some(leader) = self.leaders().get(&shard) {
+            return Ok(leader.leader.clone());
+        }
+        let leader = self.groups.get(shard).and_then(|g| g.leader()).map(|r| r.node).filter(|n| *n != self.node);
+        Err(Failure::NotLeader { leader })
+    }
+
+    async fn serve_execute(&self, shard: ShardId, command: Bytes) -> Result<NodeReply, Failure> {
+        let leader = self.leading(shard)?;
+        if self.disk_is_low() && shed(&command) {
+            return Err(Failure::Overloaded);
+        }
+        propose(&leader, command).await.map(NodeReply::Reply)
+    }
+
+    async fn serve_query(&self, shard: ShardId, query: &Query, linearizable: bool) -> Result<NodeReply, Failure> {
+        let leader = self.leading(shard)?;
+        if linearizable {
+            read_index(&leader).await?;
+        }
+        leader.group.query(query).await.map(NodeReply::Answer).map_err(|error| {
+            tracing::error!(%shard, %error, "cannot read the shard's state");
+            Failure::Unknown
+        })
+    }
+
+    async fn serve_notify(&self, shard: ShardId, items: Vec<DirtyItem>) -> Result<NodeReply, Failure> {
+        let leader = self.leading(shard)?;
+        pusher::push_entries(self, &leader, &items).await;
+        let commands = split_notify(items.into_iter().map(|item| item.notify).collect());
+        let proposals = commands.into_iter().map(async |command| {
+            let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;
+            match propose(&leader, bytes).await? {
+                Reply::Done => Ok(()),
+                Reply::Rejected(Rejection::Moved) => Err(Failure::NotReady),
+                other => {
+                    tracing::error!(%shard, ?other, "heads were not taken");
+                    Err(Failure::Malformed)
+                }
+            }
+        });
+        futures::future::try_join_all(proposals).await?;
+        Ok(NodeReply::Done)
+    }
+
+    async fn serve_present(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        incarnation: Incarnation,
+        sessions: Vec<SessionSince>,
+    ) -> Result<NodeReply, Failure> {
+        let leader = self.leading(shard)?;
+        if self.tables.lowest_incarnations().get(&node).is_some_and(|lowest| incarnation < *lowest) {
+            return Err(Failure::IncarnationUnknown);
+        }
+        // Before the read: a frame numbered up to here concerns heads that the read sees, or that are pushed again
+        // when they are applied.
+        let stream = leader.hub.position(node);
+        read_index(&leader).await?;
+        match leader.group.query(&Query::Sessions { node, sessions }).await {
+            Ok(Answer::Sessions(news)) => Ok(NodeReply::Presented { stream, news }),
+            _ => Err(Failure::Unknown),
+        }
+    }
+
+    pub fn on_cast(&self, from: NodeId, cast: NodeCast) {
+        match cast {
+            NodeCast::Push(frame) => self.receiver.on_frame(self, frame),
+            NodeCast::Keepalive { incarnation, wall, streams } => {
+                self.clocks.observe(from, wall);
+                let mine = *self.incarnation.borrow();
+                if mine > Incarnation(0) && incarnation > mine {
+                    self.incarnation_refused.notify_one();
+                    return;
+                }
+                for (shard, position) in streams {
+                    self.receiver.on_keepalive(shard, position);
+                }
+            }
+            NodeCast::ControlChanged { version } => {
+                if version > self.tables.version() {
+                    self.control_changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// A one-way message to a node, this one included. May be lost.
+    pub fn cast(&self, to: NodeId, cast: NodeCast) {
+        if to == self.node {
+            self.on_cast(to, cast);
+        } else if let Ok(bytes) = wire::encode(&cast)
+            && !self.peers.cast(to, KIND_NODE, bytes)
+        {
+            self.metrics.casts_dropped.inc();
+        }
+    }
+
+    pub async fn ask(&self, to: NodeId, request: &NodeRequest, deadline: Instant) -> Result<NodeReply, AskError> {
+        use flotilla_raft::peer::Outcome;
+        let bytes = wire::encode(request).map_err(|_| AskError::NotSent)?;
+        match self.peers.request(to, KIND_NODE, bytes, deadline).await {
+            Outcome::Answer(bytes) => wire::decode(&bytes).map_err(|_| AskError::Unknown),
+            Outcome::Refused(_) | Outcome::NotSent(_) => Err(AskError::NotSent),
+            Outcome::Unknown => Err(AskError::Unknown),
+        }
+    }
+}
+
+async fn propose(leader: &Leader, command: Bytes) -> Result<Reply, Failure> {
+    let deadline = Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+    match tokio::time::timeout(deadline, leader.group.propose(command)).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(ProposeError::NotLeader { leader })) => Err(Failure::NotLeader { leader: leader.map(|r| r.node) }),
+        Ok(Err(ProposeError::Overloaded)) => Err(Failure::Overloaded),
+        Ok(Err(_)) | Err(_) => Err(Failure::Unknown),
+    }
+}
+
+async fn read_index(leader: &Leader) -> Result<(), Failure> {
+    let deadline = Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+    match tokio::time::timeout(deadline, leader.group.read_index()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(ReadError::NotLeader { leader })) => Err(Failure::NotLeader { leader: leader.map(|r| r.node) }),
+        Ok(Err(_)) | Err(_) => Err(Failure::Unknown),
+    }
+}
+
+/// On a nearly full disk client writes are refused first; the cluster's own bookkeeping goes on.
+fn shed(command: &Bytes) -> bool {
+    matches!(
+        Command::decode(command),
+        Ok(Command::Append(_) | Command::Register(_) | Command::Login(_) | Command::SetPassword { .. })
+    )
+}
