@@ -105,7 +105,7 @@ pub async fn run_renewal(cluster: Arc<Cluster>, lease: Duration) {
     }
 }
 
-async fn refresh(cluster: &Arc<Cluster>) {
+async fn refresh(cluster: &Cluster) {
     let incarnation = *cluster.incarnation.borrow();
     let version = cluster.tables.version();
     let request = NodeRequest::Renew { node: cluster.node, incarnation, version };
@@ -119,7 +119,7 @@ async fn refresh(cluster: &Arc<Cluster>) {
 
 /// At the control leader: notes the renewal, and gives the tables to whoever has older ones.
 pub async fn serve_renew(
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     from: NodeId,
     node: NodeId,
     incarnation: Incarnation,

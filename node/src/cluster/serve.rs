@@ -76,7 +76,7 @@ impl PeerService for Service {
 }
 
 impl Cluster {
-    pub async fn serve(self: &Arc<Self>, from: NodeId, request: NodeRequest) -> NodeReply {
+    pub async fn serve(&self, from: NodeId, request: NodeRequest) -> NodeReply {
         let reply = match request {
             NodeRequest::Execute { shard, command } => self.serve_execute(shard, command).await,
             NodeRequest::Query { shard, query, linearizable } => self.serve_query(shard, &query, linearizable).await,

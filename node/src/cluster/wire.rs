@@ -123,13 +123,44 @@ pub enum AdminRequest {
     Describe,
     /// The first tables of a cluster. Adopting the same plan twice is harmless, another one is refused.
     Adopt { plan: Plan, secret: [u8; 32] },
+    Status,
+    /// Of this node's replica, as applied now. For checkers.
+    Digest { shard: ShardId },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum AdminReply {
     Description(Description),
     Adopted,
+    Status(Box<NodeStatus>),
+    Digest { index: u64, digest: Hash32 },
     Refused(String),
+}
+
+/// One node as an operator sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: NodeInfo,
+    pub boot: u64,
+    pub incarnation: Incarnation,
+    pub ready: bool,
+    pub tables_version: u64,
+    pub sessions: u64,
+    pub groups: Vec<GroupStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    pub leader: Option<ReplicaId>,
+    pub term: u64,
+    pub last_log: u64,
+    pub committed: u64,
+    pub applied: u64,
+    pub snapshot: u64,
+    pub purged: u64,
+    pub voters: Vec<ReplicaId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

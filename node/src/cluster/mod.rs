@@ -1,0 +1,172 @@
+//! The cluster half of a node: which groups it holds, what it does for the shards it leads, and how requests reach the
+//! leaders of others.
+//!
+//! - [`router`] user or conversation -> shard -> leader, three outcomes · [`serve`] what is done for a request here
+//! - [`leader`] one leadership: [`fanout`], [`receipts`], [`pusher`], [`housekeeping`]
+//! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
+//! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
+//! - [`clocks`] the median rule · [`wire`] messages between nodes · [`pending`] hints that coalesce
+
+pub mod admin;
+pub mod clocks;
+pub mod control;
+pub mod fanout;
+pub mod housekeeping;
+pub mod keepalive;
+pub mod leader;
+pub mod local;
+pub mod pending;
+pub mod plan;
+pub mod push;
+pub mod pusher;
+pub mod receipts;
+pub mod router;
+pub mod serve;
+pub mod sessions;
+pub mod start;
+pub mod tables;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use flotilla_machine::command::NodeInfo;
+use flotilla_machine::query::ControlState;
+use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::ids::*;
+use flotilla_raft::{Groups, peer::Peers};
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::backend::{Attach, AttachGuard, Backend, CallError, Freshness, NodeView, Push, Route, SigningKey};
+use crate::metrics::{Counter, Registry};
+use leader::Leading;
+use wire::Plan;
+
+pub struct Cluster {
+    pub node: NodeId,
+    pub info: NodeInfo,
+    /// The number of this process's start in its data directory.
+    pub boot: u64,
+    pub groups: Arc<Groups>,
+    pub peers: Arc<Peers>,
+    pub tables: tables::Tables,
+    pub local: local::Local,
+    /// What this node was adopted with.
+    pub plan: OnceLock<Plan>,
+    /// 0 while not registered.
+    pub incarnation: watch::Sender<Incarnation>,
+    /// Somebody said that this incarnation is dead.
+    pub incarnation_refused: Notify,
+    pub control_changed: Notify,
+    pub sessions: sessions::SessionTable,
+    pub receiver: push::receiver::Receiver,
+    pub renewals: control::Renewals,
+    pub clocks: Arc<clocks::Clocks>,
+    pub metrics: Metrics,
+    leaders: Mutex<BTreeMap<ShardId, Leading>>,
+    view: watch::Sender<NodeView>,
+    keys: watch::Sender<Vec<SigningKey>>,
+    disk_low: AtomicBool,
+    fatal: mpsc::Sender<String>,
+    lease: std::time::Duration,
+}
+
+/// Counters of this half.
+pub struct Metrics {
+    pub fanout_retries: Arc<Counter>,
+    pub casts_dropped: Arc<Counter>,
+    pub leaderships: Arc<Counter>,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let counter = |name, help| registry.counter(name, help, &[]);
+        Self {
+            fanout_retries: counter("flotilla_fanout_retries_total", "Batches of heads that a target shard did not take."),
+            casts_dropped: counter("flotilla_casts_dropped_total", "One-way messages to nodes that could not be sent."),
+            leaderships: counter("flotilla_leaderships_total", "Leaderships of shards that began on this node."),
+        }
+    }
+}
+
+impl Cluster {
+    pub fn leaders(&self) -> MutexGuard<'_, BTreeMap<ShardId, Leading>> {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All shards that hold slots.
+    pub fn data_shards(&self) -> Vec<ShardId> {
+        let state = self.tables.current();
+        state.iter().flat_map(|s| s.placement.iter().map(|(s, _)| *s)).filter(|s| *s != ShardId::CONTROL).collect()
+    }
+
+    /// Whether a slot belongs to `shard`, by the tables of this moment.
+    pub fn owner_of(&self, shard: ShardId) -> Option<impl Fn(Slot) -> bool + use<>> {
+        let state: Arc<ControlState> = self.tables.current()?;
+        Some(move |slot| state.slots.shard(slot) == Some(shard))
+    }
+
+    pub fn take_tables(&self, state: ControlState) {
+        if self.tables.offer(state.clone())
+            && let Err(error) = self.local.keep_tables(&state)
+        {
+            self.fatal(format!("cannot keep the control tables: {error}"));
+        }
+    }
+
+    pub fn disk_is_low(&self) -> bool {
+        self.disk_low.load(Ordering::Relaxed)
+    }
+
+    /// Told by the shell that watches the disk.
+    pub fn set_disk_low(&self, low: bool) {
+        if self.disk_low.swap(low, Ordering::Relaxed) != low {
+            tracing::warn!(low, "the disk's reserve was passed: client writes are refused while it is low");
+        }
+    }
+
+    pub fn set_draining(&self) {
+        self.view.send_modify(|view| {
+            view.draining = true;
+            view.ready = false;
+        });
+    }
+
+    /// The process must end: the reason is said by whoever runs it.
+    pub fn fatal(&self, reason: String) {
+        tracing::error!(%reason, "fatal");
+        // Full: a reason is on its way already.
+        let _ = self.fatal.try_send(reason);
+    }
+}
+
+/// The handle that the client-facing half holds.
+pub struct ClusterBackend(pub Arc<Cluster>);
+
+impl Backend for ClusterBackend {
+    fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(async move { self.0.route_command(&route, &command).await })
+    }
+
+    fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(async move { self.0.route_query(&route, &query, &freshness).await })
+    }
+
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard {
+        self.0.sessions.attach(session, pushes)
+    }
+
+    fn confirm(&self, guard: &AttachGuard, number: SessionNo, rev: Rev) {
+        self.0.sessions.confirm(guard.id, number, rev);
+    }
+
+    fn node(&self) -> watch::Receiver<NodeView> {
+        self.0.view.subscribe()
+    }
+
+    fn keys(&self) -> watch::Receiver<Vec<SigningKey>> {
+        self.0.keys.subscribe()
+    }
+}
