@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::Cluster;
 use super::wire::{AdminReply, AdminRequest, Description, GroupStatus, NodeStatus};
+use flotilla_proto::ids::Incarnation;
 
 pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply {
     match request {
         AdminRequest::Describe => AdminReply::Description(Description {
             node: cluster.info.clone(),
             plan: cluster.plan.get().cloned(),
+            secret: if *cluster.incarnation.borrow() == Incarnation(0) { cluster.local.secret().ok().flatten() } else { None },
             ready: cluster.view.borrow().ready,
         }),
         AdminRequest::Adopt { plan, secret } => match cluster.adopt(plan, secret).await {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::codec::{self, CodecError};
+use flotilla_proto::ids::NodeId;
 use flotilla_proto::limits;
 use flotilla_storage::{Batch, Durability, Engine, StorageError, value};
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,6 +17,7 @@ use super::wire::Plan;
 /// Version of these rows; a data directory of a newer one is refused.
 const LAYOUT: u8 = 1;
 const BOOT: &[u8] = b"\xf0boot";
+const NODE: &[u8] = b"\xf0node";
 const PLAN: &[u8] = b"\xf0plan";
 const SECRET: &[u8] = b"\xf0secret";
 const TABLES: &[u8] = b"\xf0tables";
@@ -28,6 +30,8 @@ pub enum LocalError {
     Damaged { row: &'static str },
     #[error("the data directory has layout {found}, this binary knows {LAYOUT}: start the version that wrote it, or a newer one")]
     Newer { found: u8 },
+    #[error("this data directory belongs to node {found}, not to node {asked}: give each node its own --data-dir")]
+    WrongNode { found: NodeId, asked: NodeId },
     #[error("cannot encode a row: {0}")]
     Encode(#[from] CodecError),
 }
@@ -40,6 +44,15 @@ pub struct Local {
 impl Local {
     pub fn new(engine: Arc<dyn Engine>) -> Self {
         Self { engine }
+    }
+
+    /// The directory is this node's for ever.
+    pub fn claim(&self, node: NodeId) -> Result<(), LocalError> {
+        match self.read::<NodeId>(NODE, "node")? {
+            Some(found) if found != node => Err(LocalError::WrongNode { found, asked: node }),
+            Some(_) => Ok(()),
+            None => self.write(NODE, &node, Durability::Synced),
+        }
     }
 
     /// The number of this start, durable before it is returned.

@@ -167,6 +167,9 @@ pub struct GroupStatus {
 pub struct Description {
     pub node: NodeInfo,
     pub plan: Option<Plan>,
+    /// The cluster's secret, beside the plan: so that an `init` that failed half-way can go on. Never told once this
+    /// node has registered, that is once a majority has adopted the plan.
+    pub secret: Option<[u8; 32]>,
     pub ready: bool,
 }
 

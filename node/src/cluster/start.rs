@@ -1,0 +1,286 @@
+//! How the cluster half of a node comes up, and goes down.
+//!
+//! Order: the boot number is durable first; then the peer port answers; a node without a plan waits to be adopted; with
+//! one it opens its replicas, registers, and is ready when its groups have leaders.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use flotilla_machine::Effect;
+use flotilla_machine::command::NodeInfo;
+use flotilla_proto::ids::*;
+use flotilla_raft::peer::{Peers, PeersConfig};
+use flotilla_raft::seam::net::Listener;
+use flotilla_raft::{Groups, GroupsConfig, Hooks, Timings};
+use flotilla_storage::Engine;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::leader::Leading;
+use super::local::{Local, LocalError};
+use super::serve::Service;
+use super::wire::Plan;
+use super::{Cluster, Metrics, control, keepalive, push, tables};
+use crate::auth::wrap;
+use crate::backend::{NodeView, SigningKey};
+use crate::metrics::Registry;
+
+/// Everything a node needs that is not in its data.
+pub struct Options {
+    pub info: NodeInfo,
+    pub insecure_peers: bool,
+    pub lease: Duration,
+    pub timings: Timings,
+    pub engine: Arc<dyn Engine>,
+    pub registry: Arc<Registry>,
+    /// Told once why the process must end.
+    pub fatal: mpsc::Sender<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error("cannot open the groups of this node: {0}")]
+    Groups(String),
+}
+
+/// Passes what the groups say on to the cluster, once it exists.
+#[derive(Default)]
+struct ClusterHooks(OnceLock<Weak<Cluster>>);
+
+impl ClusterHooks {
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.0.get()?.upgrade()
+    }
+}
+
+impl Hooks for ClusterHooks {
+    fn on_applied(&self, shard: ShardId, effects: Vec<Effect>) {
+        let Some(cluster) = self.cluster() else { return };
+        if effects.contains(&Effect::Control) {
+            cluster.control_changed.notify_one();
+        }
+        let leader = cluster.leaders().get(&shard).map(|l| l.leader.clone());
+        if let Some(leader) = leader {
+            effects.into_iter().for_each(|effect| leader.on_effect(&cluster, effect));
+        }
+    }
+
+    fn on_fatal(&self, shard: Option<ShardId>, reason: String) {
+        match self.cluster() {
+            Some(cluster) => cluster.fatal(shard.map_or(reason.clone(), |shard| format!("shard {shard}: {reason}"))),
+            None => tracing::error!(?shard, %reason, "fatal while starting"),
+        }
+    }
+}
+
+impl Cluster {
+    pub async fn start(options: Options, listener: Listener) -> Result<Arc<Self>, StartError> {
+        let node = options.info.node;
+        let local = Local::new(options.engine.clone());
+        local.claim(node)?;
+        let boot = local.next_boot()?;
+        let plan = local.plan()?;
+        let clocks: Arc<super::clocks::Clocks> = Arc::default();
+        let hooks = Arc::new(ClusterHooks::default());
+        let service = Arc::new(Service::default());
+        let display = {
+            let clocks = clocks.clone();
+            Arc::new(move || clocks.display())
+        };
+        let groups = Groups::new(GroupsConfig {
+            node,
+            engine: options.engine.clone(),
+            hooks: hooks.clone(),
+            timings: options.timings,
+            display,
+        });
+        let peers_config = PeersConfig {
+            node,
+            incarnation: Incarnation(boot),
+            cluster: plan.as_ref().map(|p| p.cluster),
+            insecure_peers: options.insecure_peers,
+        };
+        let peers = Peers::start(peers_config, listener, groups.service(service.clone()));
+        groups.set_peers(peers.clone());
+        let view = NodeView {
+            id: node,
+            incarnation: Incarnation(0),
+            cluster: plan.as_ref().map_or(ClusterId(0), |p| p.cluster),
+            epoch: plan.as_ref().map_or(Epoch(0), |p| p.epoch),
+            urls: vec![options.info.client_url.clone()],
+            draining: false,
+            ready: false,
+        };
+        let cluster = Arc::new(Self {
+            node,
+            info: options.info,
+            boot,
+            groups,
+            peers,
+            tables: tables::Tables::default(),
+            local,
+            plan: OnceLock::new(),
+            incarnation: watch::channel(Incarnation(0)).0,
+            incarnation_refused: Notify::new(),
+            control_changed: Notify::new(),
+            sessions: Default::default(),
+            receiver: Default::default(),
+            renewals: Default::default(),
+            clocks,
+            metrics: Metrics::new(&options.registry),
+            leaders: Mutex::new(BTreeMap::new()),
+            view: watch::channel(view).0,
+            keys: watch::channel(vec![]).0,
+            disk_low: Default::default(),
+            fatal: options.fatal,
+            lease: options.lease,
+        });
+        // Set once, right here.
+        let _ = hooks.0.set(Arc::downgrade(&cluster));
+        service.set(&cluster);
+        match plan {
+            Some(plan) => cluster.open(plan).await.map_err(StartError::Groups)?,
+            None => tracing::info!(%node, "this node belongs to no cluster yet: waiting for `flotilla init`"),
+        }
+        Ok(cluster)
+    }
+
+    /// Takes the plan for ever. The same one again is harmless.
+    pub async fn adopt(self: &Arc<Self>, plan: Plan, secret: [u8; 32]) -> Result<(), String> {
+        if let Some(mine) = self.plan.get() {
+            return if mine.cluster == plan.cluster {
+                Ok(())
+            } else {
+                Err(format!("node {} belongs to cluster {} for ever; give it an empty data directory", self.node, mine.cluster))
+            };
+        }
+        if !plan.slots.is_whole() || plan.nodes.iter().all(|n| n.node != self.node) {
+            return Err(format!("the plan does not name node {}", self.node));
+        }
+        self.local.adopt(&plan, secret).map_err(|e| e.to_string())?;
+        self.peers.set_cluster(plan.cluster);
+        self.open(plan).await
+    }
+
+    /// Opens this node's replicas and starts what runs for as long as the node does.
+    async fn open(self: &Arc<Self>, plan: Plan) -> Result<(), String> {
+        if self.plan.set(plan.clone()).is_err() {
+            return Ok(());
+        }
+        let kept = self.local.tables().map_err(|e| e.to_string())?;
+        self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(&plan)));
+        self.follow_tables();
+        let Some(state) = self.tables.current() else { return Err("no tables".into()) };
+        for (shard, replicas) in &state.placement {
+            if let Some(mine) = replicas.iter().find(|r| r.node == self.node) {
+                let members = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone()).unwrap_or_default();
+                let first = members.contains(mine);
+                self.groups.open(*shard, *mine, if first { members } else { vec![] }).await.map_err(|e| format!("shard {shard}: {e}"))?;
+                tokio::spawn(follow_leadership(self.clone(), *shard));
+            }
+        }
+        self.receiver.expect(self.data_shards().into_iter());
+        let lease = self.lease;
+        tokio::spawn(control::run_registration(self.clone()));
+        tokio::spawn(control::run_renewal(self.clone(), lease));
+        tokio::spawn(control::run_leader(self.clone(), lease));
+        tokio::spawn(push::receiver::run_sync(self.clone()));
+        tokio::spawn(push::receiver::run_silence(self.clone(), lease));
+        tokio::spawn(keepalive::run(self.clone()));
+        tokio::spawn(run_tables(self.clone()));
+        tokio::spawn(run_readiness(self.clone()));
+        Ok(())
+    }
+
+    /// What follows from the tables at once: peers' addresses, URLs, keys.
+    fn follow_tables(&self) {
+        let Some(state) = self.tables.current() else { return };
+        for row in &state.nodes {
+            self.peers.set_address(row.info.node, &row.info.peer_addr);
+        }
+        let mine = self.info.client_url.clone();
+        let others = state.nodes.iter().filter(|r| r.info.node != self.node && !r.lapsed);
+        let urls: Vec<_> = std::iter::once(mine).chain(others.map(|r| r.info.client_url.clone())).collect();
+        self.view.send_if_modified(|view| {
+            let changed = view.urls != urls || view.cluster != state.cluster || view.epoch != state.epoch;
+            (view.urls, view.cluster, view.epoch) = (urls, state.cluster, state.epoch);
+            changed
+        });
+        let secret = self.local.secret().ok().flatten();
+        let keys = state.keys.iter().map(|row| {
+            let private = secret.as_ref().and_then(|secret| wrap::unwrap(secret, row.id, &row.wrapped).ok());
+            if private.is_none() {
+                tracing::error!(key = row.id, "cannot unwrap this signing key: the cluster secret of this node does not fit");
+            }
+            SigningKey { id: row.id, public: row.public, private }
+        });
+        self.keys.send_replace(keys.collect());
+    }
+
+    /// Hands all leaderships over, waits a bounded time, stops.
+    pub async fn shutdown(&self, patience: Duration) {
+        self.set_draining();
+        self.groups.shutdown(patience).await;
+        self.leaders().clear();
+        self.peers.shutdown().await;
+    }
+}
+
+async fn run_tables(cluster: Arc<Cluster>) {
+    let mut tables = cluster.tables.watch();
+    while tables.changed().await.is_ok() {
+        cluster.follow_tables();
+        cluster.groups.prefer(&preferences(&cluster));
+    }
+}
+
+/// The first replica of a shard's placement shall lead it.
+fn preferences(cluster: &Cluster) -> Vec<(ShardId, Vec<ReplicaId>)> {
+    cluster.tables.current().map(|s| s.placement.clone()).unwrap_or_default()
+}
+
+/// Starts and ends what a leader does.
+async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
+    let Some(group) = cluster.groups.get(shard) else { return };
+    let mut leadership = group.leadership();
+    loop {
+        let now = *leadership.borrow_and_update();
+        let term = (now.leading && now.ready).then_some(now.term);
+        let running = cluster.leaders().get(&shard).map(|l| l.leader.term);
+        if term != running {
+            // Dropped outside of the lock: ending tasks may wake others.
+            let old = cluster.leaders().remove(&shard);
+            drop(old);
+            if let Some(term) = term {
+                tracing::info!(%shard, term, "leading");
+                cluster.metrics.leaderships.inc();
+                let leading = Leading::start(&cluster, group.clone(), shard, term);
+                cluster.leaders().insert(shard, leading);
+            }
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Ready: registered, and every replica here knows a leader.
+async fn run_readiness(cluster: Arc<Cluster>) {
+    let mut timer = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        timer.tick().await;
+        let incarnation = *cluster.incarnation.borrow();
+        let led = cluster.groups.all().iter().all(|g| g.leader().is_some());
+        cluster.view.send_if_modified(|view| {
+            let ready = !view.draining && incarnation > Incarnation(0) && led;
+            let changed = view.ready != ready || view.incarnation != incarnation;
+            if view.ready != ready {
+                tracing::info!(node = %cluster.node, ready, "readiness changed");
+            }
+            (view.ready, view.incarnation) = (ready, incarnation);
+            changed
+        });
+    }
+}
