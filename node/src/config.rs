@@ -114,8 +114,8 @@ impl Config {
         let file = match &args.config {
             None => Settings::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                 parse(&text).map_err(|(line, what)| ConfigError::Parse { path: path.clone(), line, what })?
             }
         };
@@ -254,7 +254,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_say_what_is_allowed() {
-        let bad = Settings { node: Some(1), data_dir: Some("/x".into()), election_ms: Some(100), ..Settings::default() };
+        let bad =
+            Settings { node: Some(1), data_dir: Some("/x".into()), election_ms: Some(100), ..Settings::default() };
         let message = Config::from_settings(bad).expect_err("must fail").to_string();
         assert_eq!(message, "election_ms is 100; allowed is three heartbeats to 60000");
         assert!(Config::from_settings(Settings::default()).expect_err("must fail").to_string().contains("--node"));

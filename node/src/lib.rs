@@ -1,5 +1,7 @@
 //! A Flotilla node: everything with a socket or a task.
 //!
+//! - [`cluster`] groups, routing, fan-out, pushes: what replicates and finds its way
+//! - [`config`], [`cli`] what an operator sets and says
 //! - [`backend`] the trait between the client-facing half and the cluster half
 //! - [`auth`] tokens, passwords, limits on login
 //! - [`http`] accept loop, REST, health
@@ -8,6 +10,9 @@
 
 pub mod auth;
 pub mod backend;
+pub mod cli;
+pub mod cluster;
+pub mod config;
 pub mod gateway;
 pub mod http;
 pub mod metrics;

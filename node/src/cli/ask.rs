@@ -37,9 +37,9 @@ pub async fn ask(at: &str, to: Option<NodeId>, request: &AdminRequest, insecure:
     let caller = Caller { node: None, incarnation: Incarnation(0), cluster: None, insecure_peers: insecure };
     let payload = wire::encode(request)?;
     let deadline = Instant::now() + DEADLINE;
-    let (_, outcome) = peer::join(&caller, at, to, KIND_ADMIN, payload, deadline)
-        .await
-        .with_context(|| format!("cannot reach a node's peer port at {at}; is it running, and is this its --peer-addr?"))?;
+    let (_, outcome) = peer::join(&caller, at, to, KIND_ADMIN, payload, deadline).await.with_context(|| {
+        format!("cannot reach a node's peer port at {at}; is it running, and is this its --peer-addr?")
+    })?;
     match outcome {
         Outcome::Answer(bytes) => match wire::decode(&bytes)? {
             AdminReply::Refused(why) => bail!("the node at {at} refuses: {why}"),

@@ -143,7 +143,11 @@ fn exited(nodes: &mut Nodes, dir: &Path) -> anyhow::Result<()> {
         if let Some(status) = node.child.try_wait()? {
             let log = std::fs::read_to_string(dir.join(format!("node{}", node.number)).join("log")).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(5).collect();
-            bail!("node {} ended with {status}:\n{}", node.number, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            bail!(
+                "node {} ended with {status}:\n{}",
+                node.number,
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
     }
     Ok(())
@@ -156,7 +160,11 @@ fn print_welcome(args: &DevArgs, dir: &Path, kept: bool, cluster: &str, nodes: &
     for (node, url) in nodes.0.iter().zip(&urls) {
         println!("  node {}  {url}  pid {}", node.number, node.child.id());
     }
-    println!("data in {}{}", dir.display(), if kept { "" } else { " (deleted at the end; keep it with --data-dir DIR)" });
+    println!(
+        "data in {}{}",
+        dir.display(),
+        if kept { "" } else { " (deleted at the end; keep it with --data-dir DIR)" }
+    );
     println!("\ndemo users (no password, loopback only): alice, bob");
     let binary = std::env::current_exe().map_or("flotilla".to_owned(), |path| path.display().to_string());
     let last = urls.last().cloned().unwrap_or_default();
@@ -181,7 +189,12 @@ async fn watch(nodes: &mut Nodes, dir: &Path) -> anyhow::Result<()> {
         let mut ended = Vec::new();
         for (at, node) in nodes.0.iter_mut().enumerate() {
             if let Some(status) = node.child.try_wait()? {
-                println!("node {} ended with {status}; its log: {}/node{}/log", node.number, dir.display(), node.number);
+                println!(
+                    "node {} ended with {status}; its log: {}/node{}/log",
+                    node.number,
+                    dir.display(),
+                    node.number
+                );
                 ended.push(at);
             }
         }

@@ -45,7 +45,11 @@ pub async fn init(args: &InitArgs) -> anyhow::Result<Plan> {
         if let Some(plan) = description.plan {
             let same = adopted.as_ref().is_none_or(|(known, _)| known.cluster == plan.cluster);
             if !same {
-                bail!("node {} belongs to cluster {}, another node to a different one; a node joins one cluster for ever: give it an empty --data-dir", at.node, plan.cluster);
+                bail!(
+                    "node {} belongs to cluster {}, another node to a different one; a node joins one cluster for ever: give it an empty --data-dir",
+                    at.node,
+                    plan.cluster
+                );
             }
             let secret = description.secret.context("a node holds a plan without its secret")?;
             adopted = Some((plan, secret));

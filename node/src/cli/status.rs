@@ -58,7 +58,10 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 fn table(seen: &[Seen]) {
-    println!("{:<6}{:<24}{:<8}{:>6}{:>12}{:>10}{:>8}", "NODE", "CLIENTS", "READY", "BOOT", "INCARNATION", "SESSIONS", "LEADS");
+    println!(
+        "{:<6}{:<24}{:<8}{:>6}{:>12}{:>10}{:>8}",
+        "NODE", "CLIENTS", "READY", "BOOT", "INCARNATION", "SESSIONS", "LEADS"
+    );
     for s in seen {
         match (&s.status, &s.error) {
             (Some(n), _) => {
@@ -79,7 +82,8 @@ fn table(seen: &[Seen]) {
         let top = shard.iter().map(|g| g.committed).max().unwrap_or(0);
         let newest = shard.iter().max_by_key(|g| g.term);
         let leader = newest.and_then(|g| g.leader).map_or("none".to_owned(), |r: ReplicaId| r.node.to_string());
-        let lag: Vec<_> = shard.iter().map(|g| format!("{}:{}", g.replica.node, top.saturating_sub(g.applied))).collect();
+        let lag: Vec<_> =
+            shard.iter().map(|g| format!("{}:{}", g.replica.node, top.saturating_sub(g.applied))).collect();
         let snapshot = shard.iter().map(|g| g.snapshot).max().unwrap_or(0);
         let term = newest.map_or(0, |g| g.term);
         println!("{:<7}{:<8}{:>6}{:>12}{:>12}  {}", shard[0].shard, leader, term, top, snapshot, lag.join(" "));

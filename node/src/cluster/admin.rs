@@ -13,7 +13,11 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
         AdminRequest::Describe => AdminReply::Description(Description {
             node: cluster.info.clone(),
             plan: cluster.plan.get().cloned(),
-            secret: if *cluster.incarnation.borrow() == Incarnation(0) { cluster.local.secret().ok().flatten() } else { None },
+            secret: if *cluster.incarnation.borrow() == Incarnation(0) {
+                cluster.local.secret().ok().flatten()
+            } else {
+                None
+            },
             ready: cluster.view.borrow().ready,
         }),
         AdminRequest::Adopt { plan, secret } => match cluster.adopt(plan, secret).await {
@@ -56,7 +60,10 @@ fn status(cluster: &Cluster) -> NodeStatus {
 }
 
 /// The digest of this replica's applied state and the log index it was taken at.
-async fn digest(cluster: &Cluster, shard: flotilla_proto::ids::ShardId) -> Result<(u64, flotilla_proto::ids::Hash32), String> {
+async fn digest(
+    cluster: &Cluster,
+    shard: flotilla_proto::ids::ShardId,
+) -> Result<(u64, flotilla_proto::ids::Hash32), String> {
     let group = cluster.groups.get(shard).ok_or("this node holds no replica of the shard")?;
     group.digest().await.map_err(|e| e.to_string())
 }

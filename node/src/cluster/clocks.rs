@@ -32,11 +32,16 @@ impl Clocks {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let others = seen.values().filter(|(_, at)| now.duration_since(*at) < FORGET);
         let others = others.map(|(wall, at)| wall.0.saturating_add(now.duration_since(*at).as_millis() as u64));
-        let (display, off) = judge(own.0, others.collect());
+        let (stamp, off) = judge(own.0, others.collect());
         if off {
-            tracing::error!(own_ms = own.0, median_ms = display, "this node's clock is off, stamping the median of the cluster; check its time service");
+            let (own_ms, median_ms) = (own.0, stamp);
+            tracing::error!(
+                own_ms,
+                median_ms,
+                "this node's clock is off: stamping the cluster's median, check its time service"
+            );
         }
-        TsMs(display)
+        TsMs(stamp)
     }
 }
 

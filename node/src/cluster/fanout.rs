@@ -48,7 +48,9 @@ async fn rescan(leader: &Leader) -> Vec<ShardId> {
     loop {
         match leader.group.query(&Query::DirtyTargets).await {
             Ok(Answer::Targets(targets)) => return targets,
-            other => tracing::warn!(shard = %leader.shard, ?other, "cannot list the targets of dirty rows, trying again"),
+            other => {
+                tracing::warn!(shard = %leader.shard, ?other, "cannot list the targets of dirty rows, trying again")
+            }
         }
         tokio::time::sleep(BACKOFF_MAX).await;
     }
@@ -149,8 +151,9 @@ impl Pump {
             return;
         }
         let answered = self.answered.iter().take(limits::COMMAND_ITEMS_MAX);
-        let items: Vec<_> =
-            answered.map(|(conv, (head, parts))| ClearDirty { conv: conv.clone(), head: *head, parts: *parts }).collect();
+        let items: Vec<_> = answered
+            .map(|(conv, (head, parts))| ClearDirty { conv: conv.clone(), head: *head, parts: *parts })
+            .collect();
         let (leader, target) = (self.leader.clone(), self.target);
         self.clearing = Some(tokio::spawn(async move {
             flotilla_raft::seam::fault::point("fanout.before_clear");

@@ -26,9 +26,13 @@ const TABLES: &[u8] = b"\xf0tables";
 pub enum LocalError {
     #[error("storage failed: {0}")]
     Storage(#[from] StorageError),
-    #[error("the row `{row}` of the data directory is damaged; move the directory away and start the node with an empty one")]
+    #[error(
+        "the row `{row}` of the data directory is damaged; move the directory away and start the node with an empty one"
+    )]
     Damaged { row: &'static str },
-    #[error("the data directory has layout {found}, this binary knows {LAYOUT}: start the version that wrote it, or a newer one")]
+    #[error(
+        "the data directory has layout {found}, this binary knows {LAYOUT}: start the version that wrote it, or a newer one"
+    )]
     Newer { found: u8 },
     #[error("this data directory belongs to node {found}, not to node {asked}: give each node its own --data-dir")]
     WrongNode { found: NodeId, asked: NodeId },

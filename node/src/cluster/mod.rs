@@ -84,7 +84,10 @@ impl Metrics {
     fn new(registry: &Registry) -> Self {
         let counter = |name, help| registry.counter(name, help, &[]);
         Self {
-            fanout_retries: counter("flotilla_fanout_retries_total", "Batches of heads that a target shard did not take."),
+            fanout_retries: counter(
+                "flotilla_fanout_retries_total",
+                "Batches of heads that a target shard did not take.",
+            ),
             casts_dropped: counter("flotilla_casts_dropped_total", "One-way messages to nodes that could not be sent."),
             leaderships: counter("flotilla_leaderships_total", "Leaderships of shards that began on this node."),
         }

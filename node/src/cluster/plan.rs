@@ -19,17 +19,12 @@ pub enum PlanError {
     NoNodes,
     #[error("node {0} is named twice")]
     Twice(NodeId),
-    #[error("a cluster has 1 to {} shards, not {0}", limits::SHARDS_MAX)]
+    #[error("a cluster has 1 to {max} shards, not {0}", max = limits::SHARDS_MAX)]
     Shards(u16),
 }
 
 /// Shards dealt to nodes in turn: shard s prefers node s mod N as its leader, and the next ones hold its other replicas.
-pub fn make(
-    cluster: ClusterId,
-    mut nodes: Vec<NodeInfo>,
-    shards: u16,
-    keys: Vec<KeyRow>,
-) -> Result<Plan, PlanError> {
+pub fn make(cluster: ClusterId, mut nodes: Vec<NodeInfo>, shards: u16, keys: Vec<KeyRow>) -> Result<Plan, PlanError> {
     if nodes.is_empty() {
         return Err(PlanError::NoNodes);
     }

@@ -34,11 +34,15 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
                 for session in sessions.get(user).into_iter().flatten() {
                     let to = PushTo { device: session.device, number: session.number };
                     if let Some(rev) = news.conv {
-                        frames.add(session.node, PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] });
+                        frames
+                            .add(session.node, PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] });
                     }
                     if let Some((head, n_head, rev)) = news.head {
                         let head = PushHead { to, head, n_head, rev: Some(rev) };
-                        frames.add(session.node, PushItem::Head { conv: conv.clone(), entries: vec![], sessions: vec![head] });
+                        frames.add(
+                            session.node,
+                            PushItem::Head { conv: conv.clone(), entries: vec![], sessions: vec![head] },
+                        );
                     }
                 }
             }

@@ -34,7 +34,9 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         for (shard, receipts) in by_shard.into_iter().flatten() {
             let command = Command::Receipts(receipts.clone());
             match cluster.shard_command(shard, &command).await {
-                Ok(Reply::Done) => failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(receipts) }).await,
+                Ok(Reply::Done) => {
+                    failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(receipts) }).await
+                }
                 _ => failed = true,
             }
         }

@@ -155,8 +155,7 @@ mod tests {
     fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, mpsc::Receiver<Push>) {
         let (tx, rx) = mpsc::channel(room);
         let user = UserId::parse("alice").expect("valid");
-        let guard =
-            table.attach(Attach { user, device: DeviceId(device), instance: Instance(1), attempt: 1 }, tx);
+        let guard = table.attach(Attach { user, device: DeviceId(device), instance: Instance(1), attempt: 1 }, tx);
         (guard, rx)
     }
 

@@ -153,7 +153,10 @@ impl Cluster {
             return if mine.cluster == plan.cluster {
                 Ok(())
             } else {
-                Err(format!("node {} belongs to cluster {} for ever; give it an empty data directory", self.node, mine.cluster))
+                Err(format!(
+                    "node {} belongs to cluster {} for ever; give it an empty data directory",
+                    self.node, mine.cluster
+                ))
             };
         }
         if !plan.slots.is_whole() || plan.nodes.iter().all(|n| n.node != self.node) {
@@ -175,9 +178,13 @@ impl Cluster {
         let Some(state) = self.tables.current() else { return Err("no tables".into()) };
         for (shard, replicas) in &state.placement {
             if let Some(mine) = replicas.iter().find(|r| r.node == self.node) {
-                let members = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone()).unwrap_or_default();
+                let members =
+                    plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone()).unwrap_or_default();
                 let first = members.contains(mine);
-                self.groups.open(*shard, *mine, if first { members } else { vec![] }).await.map_err(|e| format!("shard {shard}: {e}"))?;
+                self.groups
+                    .open(*shard, *mine, if first { members } else { vec![] })
+                    .await
+                    .map_err(|e| format!("shard {shard}: {e}"))?;
                 tokio::spawn(follow_leadership(self.clone(), *shard));
             }
         }
@@ -212,7 +219,10 @@ impl Cluster {
         let keys = state.keys.iter().map(|row| {
             let private = secret.as_ref().and_then(|secret| wrap::unwrap(secret, row.id, &row.wrapped).ok());
             if private.is_none() {
-                tracing::error!(key = row.id, "cannot unwrap this signing key: the cluster secret of this node does not fit");
+                tracing::error!(
+                    key = row.id,
+                    "cannot unwrap this signing key: the cluster secret of this node does not fit"
+                );
             }
             SigningKey { id: row.id, public: row.public, private }
         });

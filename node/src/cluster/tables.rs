@@ -63,8 +63,7 @@ impl Tables {
 
 /// The tables that a plan makes before the control group has applied anything.
 pub fn from_plan(plan: &Plan) -> ControlState {
-    let row =
-        |info: &_| NodeRow { info: Clone::clone(info), incarnation: Incarnation(0), boot: 0, lapsed: false };
+    let row = |info: &_| NodeRow { info: Clone::clone(info), incarnation: Incarnation(0), boot: 0, lapsed: false };
     ControlState {
         version: 0,
         cluster: plan.cluster,
@@ -74,6 +73,7 @@ pub fn from_plan(plan: &Plan) -> ControlState {
         placement: plan.placement.clone(),
         nodes: plan.nodes.iter().map(row).collect(),
         keys: plan.keys.clone(),
+        retiring: vec![],
         fences_owed: vec![],
     }
 }

@@ -80,9 +80,15 @@ pub enum NodeCast {
     Push(PushFrame),
     /// All streams of one node pair share one keepalive.
     /// `incarnation` is the receiver's as the sender's tables know it; `wall` is the sender's clock, to be compared.
-    Keepalive { incarnation: Incarnation, wall: TsMs, streams: Vec<(ShardId, StreamPosition)> },
+    Keepalive {
+        incarnation: Incarnation,
+        wall: TsMs,
+        streams: Vec<(ShardId, StreamPosition)>,
+    },
     /// The control tables have this version now: fetch them.
-    ControlChanged { version: u64 },
+    ControlChanged {
+        version: u64,
+    },
 }
 
 /// One numbered frame of a stream.
@@ -96,9 +102,20 @@ pub struct PushFrame {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum PushItem {
     /// Committed news of one conversation for sessions of one gateway.
-    Head { conv: ConvId, entries: Vec<Entry>, sessions: Vec<PushHead> },
-    Conv { conv: ConvId, rev: Rev, sessions: Vec<PushTo> },
-    End { to: PushTo, why: Ended },
+    Head {
+        conv: ConvId,
+        entries: Vec<Entry>,
+        sessions: Vec<PushHead>,
+    },
+    Conv {
+        conv: ConvId,
+        rev: Rev,
+        sessions: Vec<PushTo>,
+    },
+    End {
+        to: PushTo,
+        why: Ended,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -122,10 +139,15 @@ pub struct PushHead {
 pub enum AdminRequest {
     Describe,
     /// The first tables of a cluster. Adopting the same plan twice is harmless, another one is refused.
-    Adopt { plan: Plan, secret: [u8; 32] },
+    Adopt {
+        plan: Plan,
+        secret: [u8; 32],
+    },
     Status,
     /// Of this node's replica, as applied now. For checkers.
-    Digest { shard: ShardId },
+    Digest {
+        shard: ShardId,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,0 +1,3 @@
+pub fn run(_args: crate::config::StartArgs) -> anyhow::Result<()> {
+    Ok(())
+}
