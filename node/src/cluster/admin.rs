@@ -34,7 +34,7 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
 
 fn status(cluster: &Cluster) -> NodeStatus {
     let groups = cluster.groups.all().into_iter().map(|group| {
-        let at = group.position();
+        let at = group.facts();
         GroupStatus {
             shard: group.shard(),
             replica: group.replica(),
@@ -45,7 +45,7 @@ fn status(cluster: &Cluster) -> NodeStatus {
             applied: at.applied,
             snapshot: at.snapshot,
             purged: at.purged,
-            voters: group.voters(),
+            voters: at.voters,
         }
     });
     NodeStatus {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_machine::command::Control;
 use flotilla_machine::query::ShardState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
@@ -37,6 +38,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
 
 /// Proposes what is missing. True: come back soon. None: something failed.
 async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
+    forget_retired(cluster, leader).await;
     if leader.shard == ShardId::CONTROL {
         return Some(false);
     }
@@ -57,6 +59,19 @@ async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
         more |= step(leader, Command::EvictDedup { limit: STEP_ROWS }).await?;
     }
     Some(more)
+}
+
+/// A replica that the placement retires is forgotten once the group's own committed membership is without it.
+async fn forget_retired(cluster: &Cluster, leader: &Leader) {
+    let Some(control) = cluster.tables.current() else { return };
+    let facts = leader.group.facts();
+    for (shard, replica) in control.retiring.iter().filter(|(shard, _)| *shard == leader.shard) {
+        if !facts.members.contains(replica) {
+            let forget = Command::Control(Control::ForgetReplica { shard: *shard, replica: *replica });
+            // Not done: the next round sees it again.
+            let _ = cluster.shard_command(ShardId::CONTROL, &forget).await;
+        }
+    }
 }
 
 /// Sessions of dead incarnations: the fence keeps new ones out, the sweep ends the old ones.

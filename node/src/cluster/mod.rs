@@ -35,7 +35,8 @@ use flotilla_machine::command::NodeInfo;
 use flotilla_machine::query::ControlState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
-use flotilla_raft::{Groups, peer::Peers};
+use flotilla_raft::peer::Peers;
+use flotilla_raft::set::Groups;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
 

@@ -209,7 +209,8 @@ async fn propose(leader: &Leader, command: Bytes) -> Result<Reply, Failure> {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(ProposeError::NotLeader { leader })) => Err(Failure::NotLeader { leader: leader.map(|r| r.node) }),
         Ok(Err(ProposeError::Overloaded)) => Err(Failure::Overloaded),
-        Ok(Err(_)) | Err(_) => Err(Failure::Unknown),
+        Ok(Err(ProposeError::Stopped)) => Err(Failure::NotReady),
+        Ok(Err(ProposeError::Unknown)) | Err(_) => Err(Failure::Unknown),
     }
 }
 

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use flotilla_machine::Effect;
-use flotilla_machine::command::NodeInfo;
+use flotilla_machine::command::{Control, NodeInfo};
+use flotilla_machine::{Command, Effect, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::{Peers, PeersConfig};
 use flotilla_raft::seam::net::Listener;
-use flotilla_raft::{Groups, GroupsConfig, Hooks, Timings};
+use flotilla_raft::set::{Groups, OpenError, Placement, Router, SetOptions, Start};
+use flotilla_raft::{Hooks, Timings};
 use flotilla_storage::Engine;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -24,6 +25,10 @@ use super::{Cluster, Metrics, control, keepalive, push, tables};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
+
+/// Recent log entries kept in memory per group, for replication.
+const LOG_CACHE_BYTES: usize = 1024 * 1024;
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Everything a node needs that is not in its data.
 pub struct Options {
@@ -67,6 +72,11 @@ impl Hooks for ClusterHooks {
         }
     }
 
+    fn on_damaged(&self, shard: ShardId, replica: ReplicaId, what: String) {
+        // `open_group` sees the same error and replaces the replica.
+        tracing::error!(%shard, %replica, %what, "a replica is damaged");
+    }
+
     fn on_fatal(&self, shard: Option<ShardId>, reason: String) {
         match self.cluster() {
             Some(cluster) => cluster.fatal(shard.map_or(reason.clone(), |shard| format!("shard {shard}: {reason}"))),
@@ -85,25 +95,26 @@ impl Cluster {
         let clocks: Arc<super::clocks::Clocks> = Arc::default();
         let hooks = Arc::new(ClusterHooks::default());
         let service = Arc::new(Service::default());
-        let display = {
-            let clocks = clocks.clone();
-            Arc::new(move || clocks.display())
-        };
-        let groups = Groups::new(GroupsConfig {
-            node,
-            engine: options.engine.clone(),
-            hooks: hooks.clone(),
-            timings: options.timings,
-            display,
-        });
         let peers_config = PeersConfig {
             node,
             incarnation: Incarnation(boot),
             cluster: plan.as_ref().map(|p| p.cluster),
             insecure_peers: options.insecure_peers,
         };
-        let peers = Peers::start(peers_config, listener, groups.service(service.clone()));
-        groups.set_peers(peers.clone());
+        let router = Router::new(service.clone());
+        let peers = Peers::start(peers_config, listener, Arc::new(router.clone()));
+        let groups_options = SetOptions {
+            cluster: plan.as_ref().map_or_else(String::new, |p| p.cluster.to_string()),
+            timings: options.timings,
+            engine: options.engine.clone(),
+            hooks: hooks.clone(),
+            display: {
+                let clocks = clocks.clone();
+                Arc::new(move || clocks.display())
+            },
+            log_cache_bytes: LOG_CACHE_BYTES,
+        };
+        let groups = Groups::start(groups_options, peers.clone(), &router);
         let view = NodeView {
             id: node,
             incarnation: Incarnation(0),
@@ -177,17 +188,14 @@ impl Cluster {
         self.follow_tables();
         let Some(state) = self.tables.current() else { return Err("no tables".into()) };
         for (shard, replicas) in &state.placement {
-            if let Some(mine) = replicas.iter().find(|r| r.node == self.node) {
-                let members =
-                    plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone()).unwrap_or_default();
-                let first = members.contains(mine);
-                self.groups
-                    .open(*shard, *mine, if first { members } else { vec![] })
-                    .await
-                    .map_err(|e| format!("shard {shard}: {e}"))?;
-                tokio::spawn(follow_leadership(self.clone(), *shard));
+            // Of two, the newer one: the older is being replaced.
+            if let Some(mine) = replicas.iter().filter(|r| r.node == self.node).max() {
+                let founders = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone());
+                let founders = founders.filter(|f| f.contains(mine)).unwrap_or_default();
+                self.open_group(*shard, *mine, founders).await?;
             }
         }
+        self.place();
         self.receiver.expect(self.data_shards().into_iter());
         let lease = self.lease;
         tokio::spawn(control::run_registration(self.clone()));
@@ -199,6 +207,30 @@ impl Cluster {
         tokio::spawn(run_tables(self.clone()));
         tokio::spawn(run_readiness(self.clone()));
         Ok(())
+    }
+
+    async fn open_group(self: &Arc<Self>, shard: ShardId, mine: ReplicaId, founders: Vec<ReplicaId>) -> Result<(), String> {
+        let start = if founders.is_empty() { Start::Resume } else { Start::Found(founders.into_iter().collect()) };
+        match self.groups.open(shard, mine, start).await {
+            Ok(_) => {
+                tokio::spawn(follow_leadership(self.clone(), shard));
+                Ok(())
+            }
+            Err(OpenError::Start(error)) if error.is_damage() => {
+                tokio::spawn(replace(self.clone(), shard, mine));
+                Ok(())
+            }
+            Err(error) => Err(format!("shard {shard}: {error}")),
+        }
+    }
+
+    /// Tells the groups of this node where their replicas shall be, and who shall lead.
+    fn place(&self) {
+        let Some(state) = self.tables.current() else { return };
+        for (shard, replicas) in &state.placement {
+            let stays = |r: &&ReplicaId| !state.retiring.contains(&(*shard, **r));
+            self.groups.place(*shard, Placement::of_voters(replicas.iter().filter(stays).copied()));
+        }
     }
 
     /// What follows from the tables at once: peers' addresses, URLs, keys.
@@ -230,9 +262,9 @@ impl Cluster {
     }
 
     /// Hands all leaderships over, waits a bounded time, stops.
-    pub async fn shutdown(&self, patience: Duration) {
+    pub async fn shutdown(&self) {
         self.set_draining();
-        self.groups.shutdown(patience).await;
+        self.groups.shutdown().await;
         self.leaders().clear();
         self.peers.shutdown().await;
     }
@@ -242,22 +274,37 @@ async fn run_tables(cluster: Arc<Cluster>) {
     let mut tables = cluster.tables.watch();
     while tables.changed().await.is_ok() {
         cluster.follow_tables();
-        cluster.groups.prefer(&preferences(&cluster));
+        cluster.place();
     }
 }
 
-/// The first replica of a shard's placement shall lead it.
-fn preferences(cluster: &Cluster) -> Vec<(ShardId, Vec<ReplicaId>)> {
-    cluster.tables.current().map(|s| s.placement.clone()).unwrap_or_default()
+/// A replica whose log or vote is damaged has forgotten its promises: it never votes again under its id. The control
+/// group gives a new one, which starts empty and is brought up by the group's leader.
+async fn replace(cluster: Arc<Cluster>, shard: ShardId, damaged: ReplicaId) {
+    let allocate = Control::AllocateReplica { shard, node: cluster.node, replaces: Some(damaged) };
+    let allocate = Command::Control(allocate);
+    let new = loop {
+        match cluster.shard_command(ShardId::CONTROL, &allocate).await {
+            Ok(Reply::Replica(new)) => break new,
+            Ok(Reply::Rejected(why)) => return cluster.fatal(format!("shard {shard}: no new replica id: {why}")),
+            _ => tokio::time::sleep(RETRY).await,
+        }
+    };
+    tracing::warn!(%shard, %damaged, %new, "coming back as a learner of a new generation");
+    // Boxed: opening may find damage again and end up here.
+    if let Err(why) = Box::pin(cluster.open_group(shard, new, vec![])).await {
+        cluster.fatal(why);
+    }
+    cluster.place();
 }
 
 /// Starts and ends what a leader does.
 async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
     let Some(group) = cluster.groups.get(shard) else { return };
-    let mut leadership = group.leadership();
+    let mut leadership = group.watch_leadership();
     loop {
         let now = *leadership.borrow_and_update();
-        let term = (now.leading && now.ready).then_some(now.term);
+        let term = (now.leads && now.ready).then_some(now.term);
         let running = cluster.leaders().get(&shard).map(|l| l.leader.term);
         if term != running {
             // Dropped outside of the lock: ending tasks may wake others.

@@ -64,6 +64,13 @@ pub enum StartError {
     Raft(String),
 }
 
+impl StartError {
+    /// The replica must come back under a new generation.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_))
+    }
+}
+
 /// Stored data that is not what was written. Either way the replica leaves its group and comes back as a learner of a
 /// new generation: rebuilt under the same id it could elect a leader without an accepted entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,6 +9,7 @@
 //! Where replicas live and who should lead is not known here.
 
 mod error;
+mod facts;
 mod open;
 mod proposer;
 mod reads;
@@ -39,6 +40,7 @@ use crate::state::{StateError, is_damage, mark_damaged};
 use crate::types::{Raft, SnapshotMeta, TypeConfig};
 
 pub use error::{Damaged, MembershipError, ProposeError, ReadError, StartError};
+pub use facts::Facts;
 pub use open::GroupOptions;
 
 /// openraft's metrics of one group, as a watch.
