@@ -50,6 +50,13 @@ pub enum StartError {
     Groups(String),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Running,
+    /// Its log or vote cannot be trusted: it must come back under a new generation.
+    Damaged,
+}
+
 /// Passes what the groups say on to the cluster, once it exists.
 #[derive(Default)]
 struct ClusterHooks(OnceLock<Weak<Cluster>>);
@@ -102,7 +109,7 @@ impl Cluster {
             insecure_peers: options.insecure_peers,
         };
         let router = Router::new(service.clone());
-        let peers = Peers::start(peers_config, listener, Arc::new(router.clone()));
+        let peers = Peers::start(peers_config, listener, router.clone());
         let groups_options = SetOptions {
             cluster: plan.as_ref().map_or_else(String::new, |p| p.cluster.to_string()),
             timings: options.timings,
@@ -192,7 +199,9 @@ impl Cluster {
             if let Some(mine) = replicas.iter().filter(|r| r.node == self.node).max() {
                 let founders = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone());
                 let founders = founders.filter(|f| f.contains(mine)).unwrap_or_default();
-                self.open_group(*shard, *mine, founders).await?;
+                if self.open_group(*shard, *mine, founders).await? == Opened::Damaged {
+                    tokio::spawn(replace(self.clone(), *shard, *mine));
+                }
             }
         }
         self.place();
@@ -209,17 +218,19 @@ impl Cluster {
         Ok(())
     }
 
-    async fn open_group(self: &Arc<Self>, shard: ShardId, mine: ReplicaId, founders: Vec<ReplicaId>) -> Result<(), String> {
+    async fn open_group(
+        self: &Arc<Self>,
+        shard: ShardId,
+        mine: ReplicaId,
+        founders: Vec<ReplicaId>,
+    ) -> Result<Opened, String> {
         let start = if founders.is_empty() { Start::Resume } else { Start::Found(founders.into_iter().collect()) };
         match self.groups.open(shard, mine, start).await {
             Ok(_) => {
                 tokio::spawn(follow_leadership(self.clone(), shard));
-                Ok(())
+                Ok(Opened::Running)
             }
-            Err(OpenError::Start(error)) if error.is_damage() => {
-                tokio::spawn(replace(self.clone(), shard, mine));
-                Ok(())
-            }
+            Err(OpenError::Start(error)) if error.is_damage() => Ok(Opened::Damaged),
             Err(error) => Err(format!("shard {shard}: {error}")),
         }
     }
@@ -291,11 +302,13 @@ async fn replace(cluster: Arc<Cluster>, shard: ShardId, damaged: ReplicaId) {
         }
     };
     tracing::warn!(%shard, %damaged, %new, "coming back as a learner of a new generation");
-    // Boxed: opening may find damage again and end up here.
-    if let Err(why) = Box::pin(cluster.open_group(shard, new, vec![])).await {
-        cluster.fatal(why);
+    match cluster.open_group(shard, new, vec![]).await {
+        Ok(Opened::Running) => cluster.place(),
+        Ok(Opened::Damaged) => {
+            cluster.fatal(format!("shard {shard}: the fresh replica {new} is damaged; check the disk"))
+        }
+        Err(why) => cluster.fatal(why),
     }
-    cluster.place();
 }
 
 /// Starts and ends what a leader does.

@@ -31,7 +31,7 @@ impl Group {
         Facts {
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
-            committed: index(metrics.committed),
+            committed: index(metrics.local_committed),
             applied: index(metrics.last_applied),
             snapshot: index(metrics.snapshot),
             purged: index(metrics.purged),
