@@ -1,5 +1,6 @@
 //! A Flotilla node: everything with a socket or a task.
 //!
+//! - [`node`] one node, put together
 //! - [`cluster`] groups, routing, fan-out, pushes: what replicates and finds its way
 //! - [`config`], [`cli`] what an operator sets and says
 //! - [`backend`] the trait between the client-facing half and the cluster half
@@ -16,5 +17,6 @@ pub mod config;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
+pub mod node;
 #[cfg(test)]
 mod testing;

@@ -1,3 +1,125 @@
-pub fn run(_args: crate::config::StartArgs) -> anyhow::Result<()> {
+//! `flotilla start`: one node on RocksDB, until a signal or a fatal reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use flotilla_machine::command::NodeInfo;
+use flotilla_proto::ids::NodeId;
+use flotilla_raft::Timings;
+
+use crate::auth::password::Passwords;
+use crate::config::{AuthMode, Config, StartArgs};
+use crate::gateway::shared::Options as ClientOptions;
+use crate::metrics::Registry;
+use crate::node::{Node, NodeOptions};
+
+pub fn run(args: StartArgs) -> anyhow::Result<()> {
+    let config = Config::resolve(args)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut node = Node::start(options(&config)?).await?;
+    tracing::info!(
+        node = config.node,
+        clients = %config.client_url,
+        peers = %config.peer_addr,
+        data = %config.data_dir.display(),
+        "started"
+    );
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        biased;
+        reason = node.fatal.recv() => {
+            // Nothing is said to peers or clients: nothing that this process says can be trusted now.
+            eprintln!("flotilla: node {} stops: {}", config.node, reason.unwrap_or_default());
+            std::process::abort();
+        }
+        done = tokio::signal::ctrl_c() => done?,
+        _ = term.recv() => {}
+    }
+    tracing::info!(node = config.node, "stopping: handing leaderships over");
+    node.shutdown().await;
+    tracing::info!(node = config.node, "stopped");
     Ok(())
+}
+
+fn options(config: &Config) -> anyhow::Result<NodeOptions> {
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create the data directory {}", dir.display()))?;
+    let registry = Arc::new(Registry::default());
+    let engine = engine(config, &registry)?;
+    if config.auth == AuthMode::Dev && !is_loopback(&config.client_addr) {
+        bail!(
+            "--auth dev lets anyone be anyone: it is for loopback only, and --client-addr {} is not",
+            config.client_addr
+        );
+    }
+    let election = Duration::from_millis(config.election_ms);
+    Ok(NodeOptions {
+        info: NodeInfo {
+            node: NodeId(config.node),
+            peer_addr: config.peer_advertise.clone(),
+            client_url: config.client_url.clone(),
+        },
+        client_addr: config.client_addr.clone(),
+        peer_addr: config.peer_addr.clone(),
+        insecure_peers: config.insecure_peers,
+        lease: Duration::from_millis(config.lease_ms),
+        timings: Timings {
+            heartbeat: Duration::from_millis(config.heartbeat_ms),
+            election_min: election,
+            election_max: election * 2,
+            snapshot_entries: config.snapshot_entries,
+            kept_entries: config.snapshot_entries,
+            ..Timings::default()
+        },
+        clients: ClientOptions {
+            dev_auth: config.auth == AuthMode::Dev,
+            origins: if config.origins.is_empty() { vec![config.client_url.clone()] } else { config.origins.clone() },
+            ..ClientOptions::default()
+        },
+        passwords: Passwords::production(),
+        engine,
+        watermark: Arc::new(flotilla_storage::watermark::WatermarkFile::new(dir.join("watermark"))),
+        registry,
+        disk_low: disk_low(config),
+    })
+}
+
+fn is_loopback(addr: &str) -> bool {
+    use std::net::ToSocketAddrs;
+    addr.to_socket_addrs().is_ok_and(|mut all| all.all(|a| a.ip().is_loopback()))
+}
+
+fn disk_low(config: &Config) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let (dir, reserve) = (config.data_dir.clone(), config.disk_reserve_mib * 1024 * 1024);
+    Arc::new(move || match rustix::fs::statvfs(&dir) {
+        Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize) < reserve,
+        Err(error) => {
+            tracing::warn!(%error, dir = %dir.display(), "cannot ask for the disk's free space");
+            false
+        }
+    })
+}
+
+#[cfg(feature = "rocksdb")]
+fn engine(config: &Config, registry: &Registry) -> anyhow::Result<Arc<dyn flotilla_storage::Engine>> {
+    use flotilla_storage::rocks::{RocksEngine, RocksOptions};
+    let syncs = registry.histogram("flotilla_fsync_seconds", "Synced writes of the log.", &[]);
+    let options = RocksOptions { on_sync: Some(Arc::new(move |took| syncs.observe(took))), ..RocksOptions::default() };
+    let engine = Arc::new(RocksEngine::open(&config.data_dir.join("db"), options)?);
+    let figures = Arc::downgrade(&engine);
+    registry.on_page(move |page| {
+        let Some(engine) = figures.upgrade() else { return };
+        page.head("flotilla_storage_memory_bytes", "What RocksDB holds in memory.", "gauge");
+        page.sample("flotilla_storage_memory_bytes", &[], engine.stats().memory_bytes() as f64);
+    });
+    Ok(engine)
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn engine(_config: &Config, _registry: &Registry) -> anyhow::Result<Arc<dyn flotilla_storage::Engine>> {
+    bail!("this binary was built without the feature `rocksdb` and cannot keep data")
 }

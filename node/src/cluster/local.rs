@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::codec::{self, CodecError};
-use flotilla_proto::ids::NodeId;
+use flotilla_proto::ids::{NodeId, ReplicaId, ShardId};
 use flotilla_proto::limits;
 use flotilla_storage::{Batch, Durability, Engine, StorageError, value};
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,6 +20,7 @@ const BOOT: &[u8] = b"\xf0boot";
 const NODE: &[u8] = b"\xf0node";
 const PLAN: &[u8] = b"\xf0plan";
 const SECRET: &[u8] = b"\xf0secret";
+const DISTRUSTED: &[u8] = b"\xf0distrusted";
 const TABLES: &[u8] = b"\xf0tables";
 
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,19 @@ impl Local {
         Ok(())
     }
 
+    /// These replicas never run again under their ids. Durable before the node does anything else with them.
+    pub fn distrust(&self, replicas: &[(ShardId, ReplicaId)]) -> Result<(), LocalError> {
+        let mut all = self.distrusted()?;
+        all.extend_from_slice(replicas);
+        all.sort_unstable();
+        all.dedup();
+        self.write(DISTRUSTED, &all, Durability::Synced)
+    }
+
+    pub fn distrusted(&self) -> Result<Vec<(ShardId, ReplicaId)>, LocalError> {
+        Ok(self.read(DISTRUSTED, "distrusted")?.unwrap_or_default())
+    }
+
     pub fn tables(&self) -> Result<Option<ControlState>, LocalError> {
         self.read(TABLES, "tables")
     }
@@ -116,11 +130,11 @@ fn sealed<T: Serialize>(value: &T) -> Result<Bytes, LocalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_storage::MemDisk;
+    use flotilla_storage::MemEngine;
 
     #[test]
     fn boot_numbers_rise_and_a_newer_layout_is_refused() {
-        let engine: Arc<dyn Engine> = Arc::new(MemDisk::new().open().expect("opens"));
+        let engine: Arc<dyn Engine> = Arc::new(MemEngine::new());
         let local = Local::new(engine.clone());
         assert_eq!(local.next_boot().expect("boots"), 1);
         assert_eq!(local.next_boot().expect("boots"), 2);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use flotilla_machine::command::{Control, NodeInfo};
+use flotilla_machine::query::ControlState;
 use flotilla_machine::{Command, Effect, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::{Peers, PeersConfig};
@@ -38,6 +39,8 @@ pub struct Options {
     pub timings: Timings,
     pub engine: Arc<dyn Engine>,
     pub registry: Arc<Registry>,
+    /// The disk came back without writes that were synced: none of its replicas votes again under its id.
+    pub tail_lost: bool,
     /// Told once why the process must end.
     pub fatal: mpsc::Sender<String>,
 }
@@ -99,6 +102,11 @@ impl Cluster {
         local.claim(node)?;
         let boot = local.next_boot()?;
         let plan = local.plan()?;
+        if options.tail_lost
+            && let Some(plan) = &plan
+        {
+            local.distrust(&replicas_of(node, plan, local.tables()?.as_ref()))?;
+        }
         let clocks: Arc<super::clocks::Clocks> = Arc::default();
         let hooks = Arc::new(ClusterHooks::default());
         let service = Arc::new(Service::default());
@@ -194,12 +202,14 @@ impl Cluster {
         self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(&plan)));
         self.follow_tables();
         let Some(state) = self.tables.current() else { return Err("no tables".into()) };
+        let distrusted = self.local.distrusted().map_err(|e| e.to_string())?;
         for (shard, replicas) in &state.placement {
             // Of two, the newer one: the older is being replaced.
             if let Some(mine) = replicas.iter().filter(|r| r.node == self.node).max() {
                 let founders = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone());
                 let founders = founders.filter(|f| f.contains(mine)).unwrap_or_default();
-                if self.open_group(*shard, *mine, founders).await? == Opened::Damaged {
+                let distrusted = distrusted.contains(&(*shard, *mine));
+                if distrusted || self.open_group(*shard, *mine, founders).await? == Opened::Damaged {
                     tokio::spawn(replace(self.clone(), *shard, *mine));
                 }
             }
@@ -279,6 +289,12 @@ impl Cluster {
         self.leaders().clear();
         self.peers.shutdown().await;
     }
+}
+
+/// All replicas of this node that the plan or newer tables name.
+fn replicas_of(node: NodeId, plan: &Plan, tables: Option<&ControlState>) -> Vec<(ShardId, ReplicaId)> {
+    let placements = plan.placement.iter().chain(tables.iter().flat_map(|t| &t.placement));
+    placements.flat_map(|(shard, all)| all.iter().map(|r| (*shard, *r))).filter(|(_, r)| r.node == node).collect()
 }
 
 async fn run_tables(cluster: Arc<Cluster>) {

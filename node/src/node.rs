@@ -1,0 +1,166 @@
+//! One node, put together: the cluster half, the client-facing half, the watermark and the disk's reserve.
+//!
+//! The binary and the simulator start the same thing; they differ in the engine, the listeners' addresses and the cost of
+//! a password.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_machine::command::NodeInfo;
+use flotilla_raft::peer::BindError;
+use flotilla_raft::runtime::blocking;
+use flotilla_raft::seam::{clock, net};
+use flotilla_raft::{Timings, peer};
+use flotilla_storage::watermark::{Verdict, Watermark, WatermarkStore, check};
+use flotilla_storage::{Engine, StorageError};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::auth::password::Passwords;
+use crate::cluster::start::StartError;
+use crate::cluster::{Cluster, ClusterBackend, start};
+use crate::gateway::shared::{Options as ClientOptions, Shared};
+use crate::http::server;
+use crate::metrics::Registry;
+
+/// What a node is started with.
+pub struct NodeOptions {
+    pub info: NodeInfo,
+    /// Where to listen for clients and for nodes, host:port.
+    pub client_addr: String,
+    pub peer_addr: String,
+    pub insecure_peers: bool,
+    pub lease: Duration,
+    pub timings: Timings,
+    pub clients: ClientOptions,
+    pub passwords: Passwords,
+    pub engine: Arc<dyn Engine>,
+    pub watermark: Arc<dyn WatermarkStore>,
+    pub registry: Arc<Registry>,
+    /// Whether the disk's reserve is used up; asked every second on a blocking thread.
+    pub disk_low: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cannot listen for clients on {addr}: {source}; is another process there? choose another --client-addr")]
+    ClientPort { addr: String, source: std::io::Error },
+    #[error(transparent)]
+    PeerPort(#[from] BindError),
+    #[error("the watermark cannot be read: {0}")]
+    Watermark(StorageError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// A running node. Dropping it ends its tasks without any farewell; see [`Node::shutdown`].
+pub struct Node {
+    pub cluster: Arc<Cluster>,
+    pub shared: Arc<Shared>,
+    /// Why the process must end, once.
+    pub fatal: mpsc::Receiver<String>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+const WATERMARK_PERIOD: Duration = Duration::from_millis(500);
+const DISK_PERIOD: Duration = Duration::from_secs(1);
+/// Time for sessions to follow `goaway` before leaderships move.
+const DRAIN: Duration = Duration::from_millis(500);
+
+impl Node {
+    pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
+        let tail_lost = tail_lost(&options).await?;
+        let addr = options.client_addr.clone();
+        let clients = net::bind(&addr).await.map_err(|source| NodeError::ClientPort { addr, source })?;
+        let peers = peer::bind(&options.peer_addr, options.insecure_peers).await?;
+        let (fatal_tx, fatal) = mpsc::channel(1);
+        let cluster = Cluster::start(
+            start::Options {
+                info: options.info,
+                insecure_peers: options.insecure_peers,
+                lease: options.lease,
+                timings: options.timings,
+                engine: options.engine.clone(),
+                registry: options.registry.clone(),
+                tail_lost,
+                fatal: fatal_tx,
+            },
+            peers,
+        )
+        .await?;
+        let backend = Arc::new(ClusterBackend(cluster.clone()));
+        let shared = Shared::new(backend, Arc::new(clock::wall), options.clients, options.passwords, options.registry);
+        let shared = Arc::new(shared);
+        let tasks = vec![
+            tokio::spawn(server::serve(clients, shared.clone())),
+            tokio::spawn(keep_watermark(cluster.clone(), options.engine, options.watermark)),
+            tokio::spawn(watch_disk(cluster.clone(), options.disk_low)),
+        ];
+        Ok(Self { cluster, shared, fatal, tasks })
+    }
+
+    /// `goaway` to the clients, leaderships handed over, then everything stops. No send is left unanswered: what is under
+    /// way is finished while leaderships move.
+    pub async fn shutdown(mut self) {
+        self.cluster.set_draining();
+        tokio::time::sleep(DRAIN).await;
+        self.cluster.shutdown().await;
+        self.tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Compares what the engine recovered with the watermark, before anything is written.
+async fn tail_lost(options: &NodeOptions) -> Result<bool, NodeError> {
+    let (engine, store) = (options.engine.clone(), options.watermark.clone());
+    let verdict = blocking(move || Ok(check(engine.last_write(), store.read()?))).await;
+    match verdict {
+        Ok(Verdict::TailLost { expected, found }) => {
+            tracing::error!(
+                ?expected,
+                ?found,
+                "the disk came back without writes that were synced: its replicas will not vote again under their ids"
+            );
+            Ok(true)
+        }
+        Ok(Verdict::Whole | Verdict::Unknown) => Ok(false),
+        // The evidence itself is damaged: assume the worst that it could have said.
+        Err(StorageError::Corrupt { what }) => {
+            tracing::error!(%what, "the watermark is damaged: replicas will not vote again under their ids");
+            Ok(true)
+        }
+        Err(error) => Err(NodeError::Watermark(error)),
+    }
+}
+
+async fn keep_watermark(cluster: Arc<Cluster>, engine: Arc<dyn Engine>, store: Arc<dyn WatermarkStore>) {
+    let mut timer = tokio::time::interval(WATERMARK_PERIOD);
+    let mut written = None;
+    loop {
+        timer.tick().await;
+        let synced = engine.synced();
+        if written == Some(synced) {
+            continue;
+        }
+        let store = store.clone();
+        if let Err(error) = blocking(move || store.write(Watermark(synced))).await {
+            cluster.fatal(format!("cannot write the watermark: {error}"));
+            return;
+        }
+        written = Some(synced);
+    }
+}
+
+async fn watch_disk(cluster: Arc<Cluster>, low: Arc<dyn Fn() -> bool + Send + Sync>) {
+    let mut timer = tokio::time::interval(DISK_PERIOD);
+    loop {
+        timer.tick().await;
+        let low = low.clone();
+        cluster.set_disk_low(blocking(move || low()).await);
+    }
+}
