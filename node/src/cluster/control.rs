@@ -57,7 +57,8 @@ pub async fn run_registration(cluster: Arc<Cluster>) {
                 cluster.incarnation.send_replace(Incarnation(0));
                 cluster.sessions.close(|_| true, 4006);
             }
-            Ok(Reply::Rejected(why)) => {
+            // Version 0 is the plan: the control leader has not written the first tables yet.
+            Ok(Reply::Rejected(why)) if cluster.tables.version() > 0 => {
                 cluster.fatal(format!("the cluster refuses this node: {why}"));
                 return;
             }
