@@ -476,3 +476,47 @@ async fn a_lost_store_gets_a_new_device() {
     assert_eq!(ready.reset, Some(Reset::NewDevice));
     assert_ne!(ready.device, device);
 }
+
+#[tokio::test]
+async fn many_connections_that_never_say_hello_go_away_by_themselves() {
+    let node = quick(Timings { hello_ms: 300, ..Timings::default() }).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(Client::connect(node.addr, Encoding::Json).await);
+    }
+    let mut alice = node.caught_up("alice", "1").await;
+    eventually("only alice is left", || node.shared.figures.connections.get() == 1).await;
+    assert_eq!(alice.send("alice", 1, "still here").await.seq, Seq(1));
+    assert_eq!(silent[0].closed().await, 4503);
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_is_dropped_and_bounded_meanwhile() {
+    let node = quick(Timings { socket_full_max_ms: 500, ..Timings::default() }).await;
+    let mut alice = node.caught_up("alice", "1").await;
+    let body = "x".repeat(limits::BODY_BYTES_MAX);
+    let conv = alice.send("alice", 1, &body).await.conv;
+    let history =
+        || ClientFrame::History(History { conv: conv.clone(), before: None, after: None, around: None, limit: None });
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while node.shared.figures.connections.get() > 0 {
+        assert!(tokio::time::Instant::now() < end, "never dropped");
+        let _ = tokio::time::timeout(Duration::from_millis(50), alice.ask(history())).await;
+    }
+}
+
+/// Run by hand, with clients in another process: prints the address, then the resident memory of this process.
+#[tokio::test]
+#[ignore = "a measurement, not a check"]
+async fn memory_of_idle_connections() {
+    let node = Node::start().await;
+    println!("ADDR {}", node.addr);
+    let rss = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        status.lines().find(|l| l.starts_with("VmRSS")).map(str::to_owned)
+    };
+    for _ in 0..30 {
+        println!("{} sessions, {:?}", node.shared.figures.sessions.get(), rss());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
