@@ -1,7 +1,8 @@
 //! The order of pipelined sends: one connection's commands of one conversation are applied as they were sent.
 //!
 //! A command that follows one still under way names it as `after`, so that the log itself keeps the order whatever way the
-//! two take; if the earlier one is refused, the later one is asked again without it.
+//! two take. If the earlier one is refused for good, the later one is asked again without it; if the earlier one may be
+//! sent again, the later one is answered `out_of_order`, so that it cannot overtake.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,18 @@ use tokio::sync::watch;
 use super::ops;
 use super::shared::Shared;
 
-/// None while under way, then whether it was accepted.
-type Outcome = watch::Receiver<Option<bool>>;
+/// How a command ended, for the one behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Accepted,
+    /// Refused for good.
+    Refused,
+    /// May be sent again, or may even have happened.
+    Open,
+}
+
+/// None while under way.
+type Outcome = watch::Receiver<Option<End>>;
 
 /// The newest command under way in each conversation.
 #[derive(Default)]
@@ -24,7 +35,7 @@ pub struct Sends {
 /// One command with its place in the order.
 pub struct Ticket {
     before: Option<(Cid, Outcome)>,
-    done: watch::Sender<Option<bool>>,
+    done: watch::Sender<Option<End>>,
 }
 
 impl Sends {
@@ -55,14 +66,17 @@ impl Ticket {
         if let (Err(error), Some((cid, mut outcome))) = (&result, before)
             && error.code == ErrorCode::OutOfOrder
         {
-            let accepted = match outcome.wait_for(Option::is_some).await {
-                Ok(outcome) => *outcome == Some(true),
-                Err(_) => false,
-            };
-            frame.after = accepted.then_some(cid);
-            result = ops::append(shared, user, device, &frame).await;
+            let end = outcome.wait_for(Option::is_some).await.map_or(Some(End::Open), |end| *end);
+            if end != Some(End::Open) {
+                frame.after = (end == Some(End::Accepted)).then_some(cid);
+                result = ops::append(shared, user, device, &frame).await;
+            }
         }
-        self.done.send_replace(Some(result.is_ok()));
+        self.done.send_replace(Some(match &result {
+            Ok(_) => End::Accepted,
+            Err(error) if error.retryable => End::Open,
+            Err(_) => End::Refused,
+        }));
         result
     }
 }
