@@ -177,13 +177,13 @@ fn print_welcome(args: &DevArgs, dir: &Path, kept: bool, cluster: &str, nodes: &
 
 /// Until Ctrl-C or a termination signal. A node that dies is reported and stays dead: killing one is what this is for.
 async fn watch(nodes: &mut Nodes, dir: &Path) -> anyhow::Result<()> {
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let stop = flotilla_raft::seam::signal::stop();
+    tokio::pin!(stop);
     let mut timer = tokio::time::interval(Duration::from_millis(500));
     loop {
         tokio::select! {
             biased;
-            done = tokio::signal::ctrl_c() => { done?; break }
-            _ = term.recv() => break,
+            done = &mut stop => { done?; break }
             _ = timer.tick() => {}
         }
         let mut ended = Vec::new();

@@ -28,7 +28,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         data = %config.data_dir.display(),
         "started"
     );
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         biased;
         reason = node.fatal.recv() => {
@@ -36,8 +35,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             eprintln!("flotilla: node {} stops: {}", config.node, reason.unwrap_or_default());
             std::process::abort();
         }
-        done = tokio::signal::ctrl_c() => done?,
-        _ = term.recv() => {}
+        done = flotilla_raft::seam::signal::stop() => done?,
     }
     tracing::info!(node = config.node, "stopping: handing leaderships over");
     node.shutdown().await;

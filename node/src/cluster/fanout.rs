@@ -14,7 +14,7 @@ use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -26,20 +26,29 @@ const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
 
 /// Starts a pump for every target that has dirty rows, and wakes it when an effect names it.
 pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
-    let mut pumps = JoinSet::new();
+    let mut pumps = Pumps(Vec::new());
     let mut wakes: BTreeMap<ShardId, Arc<Notify>> = BTreeMap::new();
     let mut targets = rescan(&leader).await;
     loop {
         for target in targets {
             let wake = wakes.entry(target).or_insert_with(|| {
                 let wake = Arc::new(Notify::new());
-                pumps.spawn(Pump::new(cluster.clone(), leader.clone(), target).run(wake.clone()));
+                pumps.0.push(tokio::spawn(Pump::new(cluster.clone(), leader.clone(), target).run(wake.clone())));
                 wake
             });
             wake.notify_one();
         }
         let taken = leader.dirty.take().await;
         targets = if taken.overflow { rescan(&leader).await } else { taken.items.into_keys().collect() };
+    }
+}
+
+/// Ends its pumps when the leadership does.
+struct Pumps(Vec<JoinHandle<()>>);
+
+impl Drop for Pumps {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 

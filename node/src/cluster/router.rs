@@ -134,7 +134,8 @@ impl Cluster {
 
     async fn try_node(&self, node: NodeId, request: &NodeRequest, deadline: Instant) -> Try {
         let reply = if node == self.node {
-            match tokio::time::timeout_at(deadline, self.serve(node, request.clone())).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.serve(node, request.clone())).await {
                 Ok(reply) => reply,
                 Err(_) => return Try::Unknown,
             }
