@@ -1,1 +1,20 @@
-//! flotilla-sim
+//! The simulator: whole clusters of the real node code on simulated time, network and disks, judged by the client's oracle.
+//!
+//! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
+//! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
+//! - `boot` one life of a node · `run` from seed to verdict · `cli` the commands
+//!
+//! One seed, one process: generators and hash keys of a process are seeded once, so a second run in it would differ.
+//! Everything is empty unless built with `--cfg madsim`.
+
+#![cfg(madsim)]
+
+pub mod boot;
+pub mod cli;
+pub mod cluster;
+pub mod judge;
+pub mod nemesis;
+pub mod options;
+pub mod run;
+pub mod trace;
+pub mod workload;

@@ -1,0 +1,62 @@
+//! One life of a node: from its disk as the last life left it until it is killed or ends by itself.
+//!
+//! The same start as the binary's; only engine, addresses and the price of a password differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_machine::command::NodeInfo;
+use flotilla_node::auth::password::Passwords;
+use flotilla_node::gateway::shared::Options as ClientOptions;
+use flotilla_node::metrics::Registry;
+use flotilla_node::node::{Node, NodeOptions};
+use flotilla_proto::ids::NodeId;
+use flotilla_raft::Timings;
+use flotilla_storage::{MemEngine, StorageError};
+
+use crate::cluster::{CLIENT_PORT, PEER_PORT, Seat};
+
+/// Shorter than in production, so that an election costs little simulated time.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+const ELECTION: Duration = Duration::from_millis(500);
+const LEASE: Duration = Duration::from_secs(4);
+/// Small, so that a run sees snapshots.
+const SNAPSHOT_ENTRIES: u64 = 200;
+
+pub async fn run(seat: Seat) {
+    let options = match options(&seat) {
+        Ok(options) => options,
+        Err(error) => return seat.ended(format!("its disk cannot be opened: {error}")),
+    };
+    match Node::start(options).await {
+        Err(error) => seat.ended(format!("it does not start: {error}")),
+        Ok(mut node) => {
+            let reason = node.fatal.recv().await;
+            seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into()));
+        }
+    }
+}
+
+fn options(seat: &Seat) -> Result<NodeOptions, StorageError> {
+    Ok(NodeOptions {
+        info: NodeInfo { node: NodeId(seat.number), peer_addr: seat.peer_addr(), client_url: seat.client_url() },
+        client_addr: format!("{}:{CLIENT_PORT}", seat.ip),
+        peer_addr: format!("{}:{PEER_PORT}", seat.ip),
+        insecure_peers: true,
+        lease: LEASE,
+        timings: Timings {
+            heartbeat: HEARTBEAT,
+            election_min: ELECTION,
+            election_max: ELECTION * 2,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            kept_entries: SNAPSHOT_ENTRIES,
+            ..Timings::default()
+        },
+        clients: ClientOptions::default(),
+        passwords: Passwords::cheap(),
+        engine: Arc::new(MemEngine::open(&seat.disk)?),
+        watermark: Arc::new(seat.disk.watermark()),
+        registry: Arc::new(Registry::default()),
+        disk_low: Arc::new(|| false),
+    })
+}

@@ -1,0 +1,180 @@
+//! Three nodes of the real code, each on a simulated machine with a disk that survives it, and the tool that asks them.
+//!
+//! Invariant: a disk is crashed before its node is killed, so that nothing which still runs while the node goes down, a
+//! destructor or a forgotten task, reaches what the next life of the node will find.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flotilla_node::cli::ask::{NodeAddr, ask};
+use flotilla_node::cli::init::{self, InitArgs};
+use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
+use flotilla_proto::ids::{Hash32, NodeId, ShardId};
+use flotilla_storage::MemDisk;
+use madsim::runtime::{Handle, NodeHandle};
+
+use crate::boot;
+use crate::options::{Disk, Options};
+use crate::trace::Trace;
+
+pub const CLIENT_PORT: u16 = 4000;
+pub const PEER_PORT: u16 = 5000;
+
+thread_local! {
+    // Names of the simulated machines; the simulator runs everything on one thread.
+    static PLACES: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The name of the simulated machine that runs this.
+pub fn place() -> String {
+    let id = madsim::plugin::node().to_string();
+    PLACES.with(|places| places.borrow().get(&id).cloned()).unwrap_or_else(|| "run".into())
+}
+
+/// A simulated machine of the given name and address.
+pub fn machine(name: &str, ip: Ipv4Addr) -> NodeHandle {
+    let node = Handle::current().create_node().name(name).ip(IpAddr::V4(ip)).build();
+    call_it(&node, name);
+    node
+}
+
+fn call_it(node: &NodeHandle, name: &str) {
+    PLACES.with(|places| places.borrow_mut().insert(node.id().to_string(), name.to_owned()));
+}
+
+/// What a node is started with, every time.
+#[derive(Clone)]
+pub struct Seat {
+    pub number: u16,
+    pub ip: Ipv4Addr,
+    pub disk: MemDisk,
+    pub trace: Trace,
+    /// Why a node ended by itself.
+    pub fatal: Arc<Mutex<Vec<String>>>,
+}
+
+impl Seat {
+    pub fn client_url(&self) -> String {
+        format!("http://{}:{CLIENT_PORT}", self.ip)
+    }
+
+    pub fn peer_addr(&self) -> String {
+        format!("{}:{PEER_PORT}", self.ip)
+    }
+
+    pub fn ended(&self, reason: String) {
+        self.trace.say(format!("node{:<6} ends: {reason}", self.number));
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).push(format!("node {}: {reason}", self.number));
+    }
+}
+
+pub struct Cluster {
+    pub seats: Vec<Seat>,
+    machines: Vec<NodeHandle>,
+    tool: NodeHandle,
+    trace: Trace,
+}
+
+impl Cluster {
+    /// Starts the nodes; they wait to be initialised.
+    pub fn start(options: &Options, trace: &Trace) -> Self {
+        let fatal = Arc::default();
+        let seats: Vec<Seat> = (1..=options.nodes)
+            .map(|n| Seat {
+                number: u16::try_from(n).expect("a handful of nodes"),
+                ip: Ipv4Addr::new(10, 0, 0, u8::try_from(n).expect("a handful of nodes")),
+                disk: MemDisk::new(),
+                trace: trace.clone(),
+                fatal: Arc::clone(&fatal),
+            })
+            .collect();
+        let machines = seats.iter().map(|seat| {
+            let (name, run) = (format!("node{}", seat.number), seat.clone());
+            let world = Handle::current();
+            let builder = world.create_node().name(&name).ip(IpAddr::V4(seat.ip));
+            let node = builder.init(move || boot::run(run.clone())).build();
+            call_it(&node, &name);
+            node
+        });
+        let machines = machines.collect();
+        Self { seats, machines, tool: machine("tool", Ipv4Addr::new(10, 0, 2, 1)), trace: trace.clone() }
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.seats.iter().map(Seat::client_url).collect()
+    }
+
+    fn addrs(&self) -> Vec<NodeAddr> {
+        self.seats.iter().map(|s| NodeAddr { node: NodeId(s.number), addr: s.peer_addr() }).collect()
+    }
+
+    /// As `flotilla init` does it; returns when every node serves.
+    pub async fn init(&self, shards: u16) -> anyhow::Result<()> {
+        let args = InitArgs { nodes: self.addrs(), shards, insecure_peers: true, wait: 60 };
+        self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await
+    }
+
+    async fn on_tool<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.tool.spawn(work).await?
+    }
+
+    /// Kills a node; returns the line that says what its disk lost.
+    pub fn kill(&self, node: usize, disk: Disk, keep_permille: u32) {
+        let tail = self.seats[node].disk.tail_batches();
+        let keep = match disk {
+            Disk::Kept => tail,
+            Disk::Lost => tail * keep_permille as usize / 1_000,
+        };
+        let before = self.seats[node].disk.counters().unsynced_bytes_lost;
+        let lost = self.seats[node].disk.crash(keep);
+        let bytes = self.seats[node].disk.counters().unsynced_bytes_lost - before;
+        Handle::current().kill(self.machines[node].id());
+        let number = self.seats[node].number;
+        self.trace.say(format!("nemesis    kills node{number}: {lost} of {tail} unsynced batches lost, {bytes} bytes"));
+    }
+
+    pub fn restart(&self, node: usize) {
+        self.trace.say(format!("nemesis    restarts node{}", self.seats[node].number));
+        Handle::current().restart(self.machines[node].id());
+    }
+
+    /// Why nodes ended by themselves, so far.
+    pub fn fatal(&self) -> Vec<String> {
+        self.seats.iter().take(1).flat_map(|s| s.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// The digest of one shard on each node, with the log index that it stands for.
+    pub async fn digests(&self, shard: ShardId) -> anyhow::Result<Vec<(u64, Hash32)>> {
+        let mut digests = Vec::new();
+        for at in self.addrs() {
+            let asked = async move { ask(&at.addr, Some(at.node), &AdminRequest::Digest { shard }, true).await };
+            match self.on_tool(asked).await? {
+                AdminReply::Digest { index, digest } => digests.push((index, digest)),
+                other => anyhow::bail!("an answer of another kind: {other:?}"),
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Waits until all replicas of a shard stand at the same index; none if they do not in time.
+    pub async fn agreed(&self, shard: ShardId, patience: Duration) -> anyhow::Result<Option<Vec<(u64, Hash32)>>> {
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            if let Ok(digests) = self.digests(shard).await
+                && digests.windows(2).all(|pair| pair[0].0 == pair[1].0)
+            {
+                return Ok(Some(digests));
+            }
+            if tokio::time::Instant::now() > end {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The verdict: waits until everything is delivered, then asks the oracle and compares the replicas.
+//!
+//! Invariant: a run is *unknown*, not passed, unless what its options demand really happened. The liveness phase names the
+//! first condition that was not met.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use flotilla_client::history::{Op, Record, Recorder};
+use flotilla_client::oracle::{self, Demand, Verdict};
+use flotilla_proto::ids::{ConvId, Seq, ShardId};
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::Cluster;
+use crate::options::Options;
+use crate::workload::Chat;
+
+/// After the last fault is healed, everything must be delivered within this.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(60);
+const AGREEMENT_PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Violated(Vec<String>),
+    /// The run did not show what it was made for.
+    Unknown(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub invoked: usize,
+    pub accepted: usize,
+    pub repeats: usize,
+    pub rejected: usize,
+    pub unknown: usize,
+    pub delivered: usize,
+    pub connections: usize,
+}
+
+pub fn count(records: &[Record]) -> Counts {
+    let mut counts = Counts::default();
+    for record in records {
+        match &record.op {
+            Op::Invoked { .. } => counts.invoked += 1,
+            Op::Accepted { accepted, .. } => {
+                counts.accepted += 1;
+                counts.repeats += usize::from(accepted.dup);
+            }
+            Op::Rejected { .. } => counts.rejected += 1,
+            Op::Unknown { .. } => counts.unknown += 1,
+            Op::Entry { .. } => counts.delivered += 1,
+            Op::Connected { .. } => counts.connections += 1,
+            _ => {}
+        }
+    }
+    counts
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} commands: {} accepted ({} as repeats), {} rejected, {} unknown; {} entries received, {} connections",
+            self.invoked, self.accepted, self.repeats, self.rejected, self.unknown, self.delivered, self.connections
+        )
+    }
+}
+
+/// The head of each conversation as senders were told.
+fn heads(records: &[Record]) -> BTreeMap<ConvId, Seq> {
+    let mut heads = BTreeMap::new();
+    for record in records {
+        if let Op::Accepted { accepted, .. } = &record.op {
+            let head = heads.entry(accepted.conv.clone()).or_insert(accepted.seq);
+            *head = accepted.seq.max(*head);
+        }
+    }
+    heads
+}
+
+/// Liveness: waits, and gathers the history meanwhile. The first unmet condition, if time runs out.
+pub async fn wait_delivered(chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Option<String> {
+    let end = Instant::now() + DELIVERY_PATIENCE;
+    loop {
+        records.extend(recorder.take());
+        let missing = missing(chat, &heads(records)).await?;
+        if Instant::now() > end {
+            return Some(format!("{missing}, {} s after everything was healed", DELIVERY_PATIENCE.as_secs()));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What is not delivered yet.
+async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
+    for (index, person) in chat.people.iter().enumerate() {
+        let Some(status) = person.handle.status().await else {
+            return Some(format!("I3 no-loss: the device of {} is gone", person.user));
+        };
+        if status.unanswered > 0 {
+            return Some(format!("{} commands of {} have no answer", status.unanswered, person.user));
+        }
+        for (conv, members) in &chat.convs {
+            let (Some(head), true) = (heads.get(conv), members.contains(&index)) else { continue };
+            let stored = status.positions.get(conv).copied().unwrap_or(Seq(0));
+            if stored < *head {
+                return Some(format!("I3 no-loss: {} has {conv} up to {stored}, accepted is {head}", person.user));
+            }
+        }
+    }
+    None
+}
+
+/// I6: replicas at one index hold one state.
+pub async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
+    let mut violations = Vec::new();
+    for shard in (0..=options.shards).map(ShardId) {
+        match cluster.agreed(shard, AGREEMENT_PATIENCE).await {
+            Ok(Some(digests)) if digests.windows(2).all(|pair| pair[0].1 == pair[1].1) => {}
+            Ok(Some(digests)) => {
+                violations.push(format!("I6 agreement: shard {shard} differs between nodes: {digests:?}"))
+            }
+            Ok(None) => violations.push(format!(
+                "liveness: the replicas of shard {shard} do not reach one index within {} s",
+                AGREEMENT_PATIENCE.as_secs()
+            )),
+            Err(error) => violations.push(format!("liveness: shard {shard} cannot be compared: {error:#}")),
+        }
+    }
+    violations
+}
+
+/// What the run demanded and did not get.
+pub fn unshown(options: &Options, counts: &Counts, killed: bool) -> Option<String> {
+    if counts.accepted < options.sends {
+        return Some(format!("only {} of {} sends were accepted", counts.accepted, options.sends));
+    }
+    if options.kill.is_some() && !killed {
+        return Some("nothing was killed".into());
+    }
+    None
+}
+
+/// What the oracle finds in the clients' history.
+pub fn oracle(records: &[Record]) -> Option<String> {
+    match oracle::judge(records, Demand::default()) {
+        Verdict::Violated(violation, _) => Some(violation.to_string()),
+        // What a run must have shown is judged by its options.
+        Verdict::Holds(_) | Verdict::Unknown(..) => None,
+    }
+}
