@@ -141,7 +141,7 @@ async fn wrong_commands_are_rejected_and_the_connection_stays() -> anyhow::Resul
     let again = raw.ask(9, "send", first.clone()).await?;
     assert_eq!(again["d"]["dup"], true);
     assert_eq!(again["d"]["seq"], accepted["d"]["seq"]);
-    first["body"] = json!("other");
+    first["body"] = json!("b3RoZXI");
     let mismatch = raw.ask(10, "send", first).await?;
     assert_eq!(code(&mismatch), "idempotency_mismatch");
     let mut early = send("bob", 3);
