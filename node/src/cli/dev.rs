@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use flotilla_proto::ids::NodeId;
+use flotilla_client::device::Event;
+use flotilla_client::terminal::{Account, Login};
+use flotilla_proto::ids::{NodeId, UserId};
 use flotilla_proto::limits;
 use tokio::time::Instant;
 
@@ -34,6 +36,8 @@ pub struct DevArgs {
     #[arg(long, default_value_t = limits::SHARDS_DEFAULT)]
     pub shards: u16,
 }
+
+const DEMO_USERS: [&str; 2] = ["alice", "bob"];
 
 struct Node {
     number: u16,
@@ -104,8 +108,32 @@ async fn serve(args: &DevArgs, dir: &Path, kept: bool) -> anyhow::Result<()> {
     wait_for_ports(&mut nodes, &addrs, dir).await?;
     let init = InitArgs { nodes: addrs.clone(), shards: args.shards, insecure_peers: false, wait: 60 };
     let plan = init::init(&init).await?;
+    demo_users(args).await?;
     print_welcome(args, dir, kept, &plan.cluster.to_string(), &nodes, &addrs);
     watch(&mut nodes, dir).await
+}
+
+/// Two users that exist before anyone writes to them: a demo user is made by the first session that it opens.
+async fn demo_users(args: &DevArgs) -> anyhow::Result<()> {
+    for name in DEMO_USERS {
+        let urls = vec![format!("http://127.0.0.1:{}", args.client_port)];
+        let account = Account { urls, user: UserId::parse(name)?, login: Login::Demo, dir: None };
+        let (handle, mut events) = account.open().await?;
+        let caught_up = async {
+            while let Some(event) = events.recv().await {
+                if matches!(event, Event::CaughtUp { .. }) {
+                    return true;
+                }
+            }
+            false
+        };
+        let made = tokio::time::timeout(Duration::from_secs(10), caught_up).await;
+        handle.close().await;
+        if !matches!(made, Ok(true)) {
+            bail!("cannot make the demo user {name}: the cluster took no session in time");
+        }
+    }
+    Ok(())
 }
 
 fn spawn(args: &DevArgs, dir: &Path, number: u16) -> anyhow::Result<std::process::Child> {

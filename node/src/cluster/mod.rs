@@ -5,12 +5,13 @@
 //! - [`leader`] one leadership: [`fanout`], [`receipts`], [`pusher`], [`housekeeping`]
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
-//! - [`clocks`] the median rule · [`wire`] messages between nodes · [`pending`] hints that coalesce
+//! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`wire`] messages between nodes · [`pending`] hints that coalesce
 
 pub mod admin;
 pub mod clocks;
 pub mod control;
 pub mod fanout;
+pub mod figures;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;

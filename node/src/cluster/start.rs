@@ -22,7 +22,7 @@ use super::leader::Leading;
 use super::local::{Local, LocalError};
 use super::serve::Service;
 use super::wire::Plan;
-use super::{Cluster, Metrics, control, keepalive, push, tables};
+use super::{Cluster, Metrics, control, figures, keepalive, push, tables};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
@@ -163,6 +163,7 @@ impl Cluster {
             fatal: options.fatal,
             lease: options.lease,
         });
+        figures::register(&options.registry, &cluster);
         // Set once, right here.
         let _ = hooks.0.set(Arc::downgrade(&cluster));
         service.set(&cluster);

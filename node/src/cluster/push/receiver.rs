@@ -86,6 +86,11 @@ impl Receiver {
         }
     }
 
+    /// Streams without a hole.
+    pub fn live(&self) -> usize {
+        self.lock().values().filter(|s| s.stream.is_live()).count()
+    }
+
     /// Every data shard is watched from the start, so that silence counts.
     pub fn expect(&self, shards: impl Iterator<Item = ShardId>) {
         for shard in shards {
