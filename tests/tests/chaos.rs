@@ -231,18 +231,21 @@ async fn fault(cluster: &mut Cluster, scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From each kill to the next accepted command anywhere.
+/// Kills, and how long accepted commands took from being given to being accepted, retries included: the longest is the
+/// longest time that a conversation stood still for its sender.
 fn recoveries(records: &[Record]) -> String {
+    let mut given = BTreeMap::new();
     let mut times = Vec::new();
-    let mut killed: Option<u64> = None;
+    let mut kills = 0;
     for record in records {
         match &record.op {
-            Op::Note { text } if text.starts_with("kill") => killed = Some(record.at_us),
-            Op::Accepted { .. } => times.extend(killed.take().map(|at| (record.at_us - at) / 1_000)),
+            Op::Note { text } if text.starts_with("kill") => kills += 1,
+            Op::Invoked { cid, .. } => drop(given.insert(*cid, record.at_us)),
+            Op::Accepted { cid, .. } => times.extend(given.remove(cid).map(|at| (record.at_us - at) / 1_000)),
             _ => {}
         }
     }
     times.sort_unstable();
-    let (median, worst) = (times.get(times.len() / 2), times.last());
-    format!("kills: {}, next accepted after: median {median:?} ms, worst {worst:?} ms", times.len())
+    let at = |percent: usize| times.get(times.len() * percent / 100).or(times.last()).copied().unwrap_or(0);
+    format!("nodes killed: {kills}; accepted after: median {} ms, p99 {} ms, longest {} ms", at(50), at(99), at(100))
 }
