@@ -69,7 +69,8 @@ pub struct Settings {
     /// Leader heartbeat in milliseconds [default: 250]
     #[arg(long, env = "FLOTILLA_HEARTBEAT_MS", value_name = "MS")]
     pub heartbeat_ms: Option<u64>,
-    /// Lower end of the election time-out in milliseconds; the upper end is twice this [default: 1500]
+    /// Lower end of the election time-out in milliseconds; the upper end is twice this. A dead leader is replaced after
+    /// three to four times this: a follower first waits out the lease of one upper end [default: 500]
     #[arg(long, env = "FLOTILLA_ELECTION_MS", value_name = "MS")]
     pub election_ms: Option<u64>,
     /// A node not heard from for this long has lapsed, in milliseconds [default: 10000]
@@ -140,7 +141,7 @@ impl Config {
             disk_reserve_mib: s.disk_reserve_mib.unwrap_or(256),
             snapshot_entries: s.snapshot_entries.unwrap_or(20_000),
             heartbeat_ms: s.heartbeat_ms.unwrap_or(250),
-            election_ms: s.election_ms.unwrap_or(1_500),
+            election_ms: s.election_ms.unwrap_or(500),
             lease_ms: s.lease_ms.unwrap_or(10_000),
         };
         config.check()?;
@@ -154,10 +155,10 @@ impl Config {
         range("node", self.node.into(), self.node >= 1, "1 to 65535")?;
         range("snapshot_entries", self.snapshot_entries, self.snapshot_entries >= 100, "100 or more")?;
         range("heartbeat_ms", self.heartbeat_ms, (10..=5_000).contains(&self.heartbeat_ms), "10 to 5000")?;
-        let election = self.election_ms >= 3 * self.heartbeat_ms && self.election_ms <= 60_000;
-        range("election_ms", self.election_ms, election, "three heartbeats to 60000")?;
-        let lease = self.lease_ms >= 2 * self.election_ms && self.lease_ms <= 600_000;
-        range("lease_ms", self.lease_ms, lease, "two election time-outs to 600000")
+        let election = self.election_ms >= 2 * self.heartbeat_ms && self.election_ms <= 60_000;
+        range("election_ms", self.election_ms, election, "two heartbeats to 60000")?;
+        let lease = self.lease_ms >= 4 * self.election_ms && self.lease_ms <= 600_000;
+        range("lease_ms", self.lease_ms, lease, "four election time-outs to 600000")
     }
 }
 
@@ -257,7 +258,7 @@ mod tests {
         let bad =
             Settings { node: Some(1), data_dir: Some("/x".into()), election_ms: Some(100), ..Settings::default() };
         let message = Config::from_settings(bad).expect_err("must fail").to_string();
-        assert_eq!(message, "election_ms is 100; allowed is three heartbeats to 60000");
+        assert_eq!(message, "election_ms is 100; allowed is two heartbeats to 60000");
         assert!(Config::from_settings(Settings::default()).expect_err("must fail").to_string().contains("--node"));
     }
 }

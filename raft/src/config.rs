@@ -28,8 +28,10 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(1_500),
-            election_max: Duration::from_millis(3_000),
+            // A follower campaigns after the leader's lease (one `election_max`) and a random part of [min, max): so a dead
+            // leader is replaced after 1.5 to 2 s, and a live one may be silent for six heartbeats.
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1_000),
             snapshot_timeout: Duration::from_secs(600),
             tick: Duration::from_secs(600),
             tick_short_lived: Duration::from_secs(60),
