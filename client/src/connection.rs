@@ -13,7 +13,7 @@ use flotilla_proto::frame::{
 use flotilla_proto::limits;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -30,7 +30,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(12);
 /// Frames gathered into one message; half of the server's bound.
 const FRAMES_GATHERED_MAX: usize = limits::FRAMES_PER_MESSAGE_MAX / 2;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<net::Stream>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

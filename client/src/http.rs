@@ -175,9 +175,10 @@ impl Http {
         self.json(Method::POST, path, Some(key), Some(body)).await
     }
 
+    /// Makes the account, then logs in: the first answer has no tokens. A repeat with the same key does both again.
     pub async fn register(&self, key: Cid, user: &str, password: &str, install: &str) -> Result<Tokens, HttpError> {
-        let body = serde_json::json!({"user": user, "password": password, "install": install});
-        tokens(self.post("/v1/auth/register", key, &body).await?)
+        self.post("/v1/auth/register", key, &serde_json::json!({"user": user, "password": password})).await?;
+        self.login(key, user, password, install).await
     }
 
     pub async fn login(&self, key: Cid, user: &str, password: &str, install: &str) -> Result<Tokens, HttpError> {

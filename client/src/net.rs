@@ -1,9 +1,47 @@
 //! Base URLs of nodes and TCP connections to them. Plain `http://` only: TLS ends in front of the node.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// A TCP connection that flushes only what was written.
+///
+/// The simulator's stream answers a flush of nothing with an error once the peer has closed, and a reply that has already
+/// arrived would be lost behind it. Real TCP has nothing to flush.
+pub struct Stream {
+    inner: TcpStream,
+    unflushed: bool,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = std::task::ready!(Pin::new(&mut self.inner).poll_flush(cx));
+        self.unflushed = false;
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -26,7 +64,7 @@ pub fn authority(url: &str) -> Result<&str, NetError> {
     }
 }
 
-pub async fn connect(url: &str, limit: Duration) -> Result<TcpStream, NetError> {
+pub async fn connect(url: &str, limit: Duration) -> Result<Stream, NetError> {
     let address = authority(url)?;
     let stream = tokio::time::timeout(limit, TcpStream::connect(address))
         .await
@@ -34,7 +72,7 @@ pub async fn connect(url: &str, limit: Duration) -> Result<TcpStream, NetError> 
         .map_err(|source| NetError::Connect { url: url.to_owned(), source })?;
     // Small frames must not wait for each other; a platform that refuses is only slower.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok(Stream { inner: stream, unflushed: false })
 }
 
 #[cfg(test)]

@@ -29,14 +29,18 @@ impl Listener {
 }
 
 /// One connection, both directions. Written bytes may wait until a flush.
+///
+/// A flush of nothing does nothing: the simulator's stream would answer it with an error once the peer has closed, and hide
+/// what has arrived before.
 pub struct Stream {
     inner: TcpStream,
+    unflushed: bool,
 }
 
 impl Stream {
     fn new(inner: TcpStream) -> io::Result<Self> {
         inner.set_nodelay(true)?;
-        Ok(Self { inner })
+        Ok(Self { inner, unflushed: false })
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -72,11 +76,17 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        if !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = std::task::ready!(Pin::new(&mut self.inner).poll_flush(cx));
+        self.unflushed = false;
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
