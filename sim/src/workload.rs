@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flotilla_client::device::{Config, Device, Handle, fixed_token, message, random_cid};
-use flotilla_client::history::Recorder;
+use flotilla_client::history::{Op, Recorder};
 use flotilla_client::http::Http;
 use flotilla_client::store::{Change, MemStore, Store};
 use flotilla_proto::entry::HistoryAccess;
@@ -133,7 +133,10 @@ async fn enter(name: String, user: UserId, urls: Vec<String>, recorder: Recorder
         let url = tries.next().context("no node to register at")?;
         match Http::new(url.clone()).register(key, &name, PASSWORD, &install).await {
             Ok(tokens) => break tokens,
-            Err(error) if error.is_retryable() && Instant::now() < end => sleep(Duration::from_millis(200)).await,
+            Err(error) if error.is_retryable() && Instant::now() < end => {
+                recorder.record(&name, &user, Op::Note { text: format!("cannot register at {url} yet: {error}") });
+                sleep(Duration::from_secs(2)).await;
+            }
             Err(error) => return Err(error).context("cannot register"),
         }
     };
