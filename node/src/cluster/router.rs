@@ -10,6 +10,7 @@ use bytes::Bytes;
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::slots;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -30,19 +31,16 @@ enum Try {
 
 impl Cluster {
     pub fn shard_of(&self, route: &Route) -> Option<ShardId> {
-        let state = self.tables.current()?;
-        match route {
-            Route::User(user) => state.slots.shard_of_user(user),
-            Route::Conv(conv) => state.slots.shard_of_conversation(conv),
-        }
+        self.tables.current()?.slots.shard(slot_of(route))
     }
 
     pub async fn route_command(&self, route: &Route, command: &Command) -> Result<Reply, CallError> {
         let deadline = deadline();
         let bytes = encode(command)?;
+        let lane = slot_of(route);
         loop {
             let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
-            match self.command_by(shard, bytes.clone(), deadline).await? {
+            match self.command_by(shard, Some(lane), bytes.clone(), deadline).await? {
                 Reply::Rejected(Rejection::Moved) => pause_or_give_up(deadline).await?,
                 Reply::Rejected(rejection) => return Err(CallError::Rejected(rejection)),
                 reply => return Ok(reply),
@@ -52,11 +50,17 @@ impl Cluster {
 
     /// A command to a shard by its number, for the cluster's own work. Rejections come as `Reply::Rejected`.
     pub async fn shard_command(&self, shard: ShardId, command: &Command) -> Result<Reply, CallError> {
-        self.command_by(shard, encode(command)?, deadline()).await
+        self.command_by(shard, None, encode(command)?, deadline()).await
     }
 
-    async fn command_by(&self, shard: ShardId, command: Bytes, deadline: Instant) -> Result<Reply, CallError> {
-        let request = NodeRequest::Execute { shard, command };
+    async fn command_by(
+        &self,
+        shard: ShardId,
+        lane: Option<Slot>,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Reply, CallError> {
+        let request = NodeRequest::Execute { shard, lane, command };
         match self.at_leader(shard, request, deadline, false).await? {
             NodeReply::Reply(reply) => Ok(reply),
             _ => Err(CallError::Unknown),
@@ -164,6 +168,13 @@ pub enum AskError {
     /// Proof that nothing left this node.
     NotSent,
     Unknown,
+}
+
+fn slot_of(route: &Route) -> Slot {
+    match route {
+        Route::User(user) => slots::of_user(user),
+        Route::Conv(conv) => slots::of_conversation(conv),
+    }
 }
 
 fn deadline() -> Instant {

@@ -78,7 +78,7 @@ impl PeerService for Service {
 impl Cluster {
     pub async fn serve(&self, from: NodeId, request: NodeRequest) -> NodeReply {
         let reply = match request {
-            NodeRequest::Execute { shard, command } => self.serve_execute(shard, command).await,
+            NodeRequest::Execute { shard, lane, command } => self.serve_execute(shard, lane, command).await,
             NodeRequest::Query { shard, query, linearizable } => self.serve_query(shard, &query, linearizable).await,
             NodeRequest::Notify { shard, items } => self.serve_notify(shard, items).await,
             NodeRequest::Present { shard, node, incarnation, sessions } => {
@@ -100,12 +100,12 @@ impl Cluster {
         Err(Failure::NotLeader { leader })
     }
 
-    async fn serve_execute(&self, shard: ShardId, command: Bytes) -> Result<NodeReply, Failure> {
+    async fn serve_execute(&self, shard: ShardId, lane: Option<Slot>, command: Bytes) -> Result<NodeReply, Failure> {
         let leader = self.leading(shard)?;
         if self.disk_is_low() && shed(&command) {
             return Err(Failure::Overloaded);
         }
-        propose(&leader, command).await.map(NodeReply::Reply)
+        propose(&leader, lane, command).await.map(NodeReply::Reply)
     }
 
     async fn serve_query(&self, shard: ShardId, query: &Query, linearizable: bool) -> Result<NodeReply, Failure> {
@@ -125,7 +125,7 @@ impl Cluster {
         let commands = split_notify(items.into_iter().map(|item| item.notify).collect());
         let proposals = commands.into_iter().map(async |command| {
             let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;
-            match propose(&leader, bytes).await? {
+            match propose(&leader, None, bytes).await? {
                 Reply::Done => Ok(()),
                 Reply::Rejected(Rejection::Moved) => Err(Failure::NotReady),
                 other => {
@@ -203,9 +203,9 @@ impl Cluster {
     }
 }
 
-async fn propose(leader: &Leader, command: Bytes) -> Result<Reply, Failure> {
+async fn propose(leader: &Leader, lane: Option<Slot>, command: Bytes) -> Result<Reply, Failure> {
     let deadline = Duration::from_millis(limits::REQUEST_DEADLINE_MS);
-    match tokio::time::timeout(deadline, leader.group.propose(command)).await {
+    match tokio::time::timeout(deadline, leader.group.propose_in(lane, command)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(ProposeError::NotLeader { leader })) => Err(Failure::NotLeader { leader: leader.map(|r| r.node) }),
         Ok(Err(ProposeError::Overloaded)) => Err(Failure::Overloaded),

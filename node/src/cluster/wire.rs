@@ -24,8 +24,8 @@ pub const KIND_ADMIN: u8 = 240;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum NodeRequest {
-    /// Propose an encoded command in a shard.
-    Execute { shard: ShardId, command: Bytes },
+    /// Propose an encoded command in a shard. `lane`: the slot of the conversation or user that it concerns.
+    Execute { shard: ShardId, lane: Option<Slot>, command: Bytes },
     /// Read a shard at its leader, behind a ReadIndex if asked for.
     Query { shard: ShardId, query: Query, linearizable: bool },
     /// News of conversations for users of a shard; answered when durable there.

@@ -8,6 +8,7 @@
 //!
 //! Where replicas live and who should lead is not known here.
 
+mod batch;
 mod error;
 mod facts;
 mod open;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_machine::{self as machine, Answer, Query, Reply};
-use flotilla_proto::ids::{ReplicaId, ShardId};
+use flotilla_proto::ids::{ReplicaId, ShardId, Slot};
 use flotilla_proto::limits::COMMAND_BYTES_MAX;
 use flotilla_storage::Engine;
 use openraft::async_runtime::WatchReceiver as _;
@@ -99,6 +100,11 @@ impl Group {
 
     /// Replicates one command and returns its reply. Dropping the future does not take the command back.
     pub async fn propose(&self, command: Bytes) -> Result<Reply, ProposeError> {
+        self.propose_in(None, command).await
+    }
+
+    /// The same for a command that concerns one slot: a hot one fills at most half of a proposal while others wait.
+    pub async fn propose_in(&self, lane: Option<Slot>, command: Bytes) -> Result<Reply, ProposeError> {
         let leadership = self.leadership();
         if !leadership.leads {
             return Err(ProposeError::NotLeader {
@@ -110,7 +116,7 @@ impl Group {
             return Err(ProposeError::Overloaded);
         }
         let (answer, reply) = oneshot::channel();
-        self.inner.proposals.try_send(proposer::Queued { command, answer }).map_err(|error| match error {
+        self.inner.proposals.try_send(proposer::Queued { command, lane, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;

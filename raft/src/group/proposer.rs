@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 use flotilla_machine::{Command, Reply};
-use flotilla_proto::ids::ReplicaId;
-use flotilla_proto::limits::{PROPOSAL_BYTES_MAX, PROPOSAL_COMMANDS_MAX, PROPOSALS_IN_FLIGHT_MAX};
+use flotilla_proto::ids::{ReplicaId, Slot};
+use flotilla_proto::limits::PROPOSALS_IN_FLIGHT_MAX;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -18,6 +18,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::batch::{Batcher, Item};
 use super::error::{ProposeError, propose_error};
 use super::stamp::Stamper;
 use super::{Leadership, TickPeriod};
@@ -28,7 +29,23 @@ pub(super) type Answer = oneshot::Sender<Result<Reply, ProposeError>>;
 
 pub(super) struct Queued {
     pub command: Bytes,
+    /// Whose slot it concerns; see [`super::batch`].
+    pub lane: Option<Slot>,
     pub answer: Answer,
+}
+
+impl Item for Queued {
+    fn lane(&self) -> Option<Slot> {
+        self.lane
+    }
+
+    fn bytes(&self) -> usize {
+        self.command.len()
+    }
+
+    fn is_void(&self) -> bool {
+        self.answer.is_closed()
+    }
 }
 
 pub(super) struct Proposer {
@@ -51,14 +68,15 @@ struct Running {
     in_flight: FuturesUnordered<BoxFuture<'static, Finished>>,
     stamper: Stamper,
     last_proposal: Instant,
-    /// Taken from the queue, but too large for the batch that it came to.
-    held: Option<Queued>,
+    /// Taken from the queue, and no place in the batch that it came to.
+    held: Batcher<Queued>,
 }
 
 /// What to do next.
 enum Turn {
     Finished(Finished),
     Command(Queued),
+    Held,
     Tick,
     Look,
     End,
@@ -71,7 +89,7 @@ impl Proposer {
             in_flight: FuturesUnordered::new(),
             stamper: Stamper::default(),
             last_proposal: Instant::now(),
-            held: None,
+            held: Batcher::default(),
         };
         running.run().await;
     }
@@ -82,7 +100,8 @@ impl Running {
         loop {
             match self.turn().await {
                 Turn::Finished(finished) => finish(finished),
-                Turn::Command(first) => self.on_command(first).await,
+                Turn::Command(first) => self.on_command(Some(first)).await,
+                Turn::Held => self.on_command(None).await,
                 Turn::Tick => self.on_tick().await,
                 Turn::Look => {}
                 Turn::End => break,
@@ -96,8 +115,8 @@ impl Running {
     async fn turn(&mut self) -> Turn {
         let leads = self.proposer.leadership.borrow_and_update().leads;
         let room = self.in_flight.len() < PROPOSALS_IN_FLIGHT_MAX;
-        if room && let Some(held) = self.held.take() {
-            return Turn::Command(held);
+        if room && !self.held.is_empty() {
+            return Turn::Held;
         }
         let tick_at = self.last_proposal + self.proposer.tick.borrow_and_update().0;
         tokio::select! {
@@ -111,9 +130,11 @@ impl Running {
         }
     }
 
-    async fn on_command(&mut self, first: Queued) {
+    async fn on_command(&mut self, first: Option<Queued>) {
         let leadership = *self.proposer.leadership.borrow();
-        let batch = self.gather(first);
+        // Commands whose callers have gone are left out.
+        let queue = &mut self.proposer.queue;
+        let batch = self.held.next(first, || queue.try_recv().ok());
         if leadership.leads {
             self.propose(leadership.term, batch).await;
         } else {
@@ -124,33 +145,11 @@ impl Running {
         }
     }
 
-    /// What waits, up to the bounds of a proposal, without the commands whose callers have gone.
-    fn gather(&mut self, first: Queued) -> Vec<Queued> {
-        let mut bytes = 0;
-        let mut batch = Vec::new();
-        let mut next = Some(first);
-        while let Some(queued) = next {
-            if !queued.answer.is_closed() {
-                if !batch.is_empty() && bytes + queued.command.len() > PROPOSAL_BYTES_MAX {
-                    self.held = Some(queued);
-                    break;
-                }
-                bytes += queued.command.len();
-                batch.push(queued);
-            }
-            if batch.len() >= PROPOSAL_COMMANDS_MAX {
-                break;
-            }
-            next = self.proposer.queue.try_recv().ok();
-        }
-        batch
-    }
-
     async fn on_tick(&mut self) {
         let leadership = *self.proposer.leadership.borrow();
         let command = Command::Tick.encode().expect("a tick has no content");
         let (answer, _nobody_waits) = oneshot::channel();
-        self.propose(leadership.term, vec![Queued { command, answer }]).await;
+        self.propose(leadership.term, vec![Queued { command, lane: None, answer }]).await;
     }
 
     async fn propose(&mut self, term: u64, batch: Vec<Queued>) {
