@@ -75,7 +75,7 @@ fn table(seen: &[Seen]) {
             (None, error) => println!("{:<6}{:<24}{}", s.node, s.addr, error.as_deref().unwrap_or("no answer")),
         }
     }
-    println!("\n{:<7}{:<8}{:>6}{:>12}{:>12}  {}", "SHARD", "LEADER", "TERM", "COMMITTED", "SNAPSHOT", "LAG BY REPLICA");
+    println!("\n{:<7}{:<8}{:>6}{:>12}{:>12}  LAG BY REPLICA", "SHARD", "LEADER", "TERM", "COMMITTED", "SNAPSHOT");
     let mut groups: Vec<&GroupStatus> = seen.iter().filter_map(|s| s.status.as_ref()).flat_map(|n| &n.groups).collect();
     groups.sort_by_key(|g| (g.shard, g.replica));
     for shard in groups.chunk_by(|a, b| a.shard == b.shard) {

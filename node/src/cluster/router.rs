@@ -21,6 +21,7 @@ use crate::backend::{CallError, Freshness, Route};
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// What one try at one node gave.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for one try")]
 enum Try {
     Reply(NodeReply),
     /// Nothing was appended; ask this node next, if known.
