@@ -68,6 +68,8 @@ impl Store for FileStore {
         let log = self.log.clone();
         async move {
             let record = record(&changes);
+            // The simulator marks it deprecated; nothing there has a store of files or a terminal.
+            #[allow(deprecated)]
             let written = tokio::task::spawn_blocking(move || {
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 let path = log.path.clone();

@@ -34,6 +34,8 @@ impl Account {
         match self.dir.clone() {
             None => self.open_on(MemStore::new()).await,
             Some(dir) => {
+                // The simulator marks it deprecated; nothing there has a store of files or a terminal.
+                #[allow(deprecated)]
                 let opened = tokio::task::spawn_blocking(move || FileStore::open(&dir)).await;
                 self.open_on(opened.map_err(|e| StoreError::Task(e.to_string()))??).await
             }

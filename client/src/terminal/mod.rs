@@ -20,6 +20,8 @@ const LINES_MAX: usize = 16;
 /// Standard input as lines. The reading thread ends with the process: end the runtime without waiting for it.
 pub fn stdin_lines() -> mpsc::Receiver<String> {
     let (lines, typed) = mpsc::channel(LINES_MAX);
+    // The simulator marks it deprecated; nothing there has a store of files or a terminal.
+    #[allow(deprecated)]
     tokio::task::spawn_blocking(move || {
         for line in std::io::stdin().lock().lines() {
             let Ok(line) = line else { return };
