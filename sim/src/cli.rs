@@ -82,8 +82,8 @@ fn meta(flags: &Overrides) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let lines = first.stdout.split(|b| *b == b'\n').zip(second.stdout.split(|b| *b == b'\n')).enumerate();
-    if let Some((at, (a, b))) = lines.filter(|(_, (a, b))| a != b).next() {
+    let mut lines = first.stdout.split(|b| *b == b'\n').zip(second.stdout.split(|b| *b == b'\n')).enumerate();
+    if let Some((at, (a, b))) = lines.find(|(_, (a, b))| a != b) {
         println!("seed {}: the traces differ from line {} on:", flags.seed, at + 1);
         println!("  {}\n  {}", String::from_utf8_lossy(a), String::from_utf8_lossy(b));
         return ExitCode::from(1);
