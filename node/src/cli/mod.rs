@@ -5,6 +5,7 @@ pub mod dev;
 pub mod init;
 pub mod start;
 pub mod status;
+pub mod talk;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +30,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Chat in plain lines
+    Chat(talk::ChatArgs),
+    /// Send one message; the answer is one JSON line
+    Send(talk::SendArgs),
+    /// Print everything that arrives, one JSON line an event
+    Tail(talk::TailArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,10 +51,17 @@ impl Cli {
             Command::Init(args) => block_on(init::run(args)),
             Command::Dev(args) => block_on(dev::run(args)),
             Command::Cluster { command: ClusterCommand::Status(args) } => block_on(status::run(args)),
+            Command::Chat(args) => block_on(talk::chat(args)),
+            Command::Send(args) => block_on(talk::send(args)),
+            Command::Tail(args) => block_on(talk::tail(args)),
         }
     }
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A thread that waits for standard input would hold the runtime up for ever.
+    runtime.shutdown_background();
+    result
 }
