@@ -61,7 +61,8 @@ impl Cli {
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // A thread that waits for standard input would hold the runtime up for ever.
-    runtime.shutdown_background();
+    // A thread that waits for standard input would hold the runtime up for ever. The process ends next; `shutdown_background`
+    // is not known to the simulator's runtime.
+    std::mem::forget(runtime);
     result
 }
