@@ -310,8 +310,10 @@ impl Session {
     pub fn on_push(&mut self, push: Push, now: u64) {
         match push {
             Push::Head { conv, head, n_head, rev, entries } => {
-                // Revisions without a hole between were all looked at.
-                if let Some(rev) = rev.filter(|r| self.is_live() && r.0 == self.last_rev.0 + 1) {
+                // Revisions without a hole between were all looked at. While a look at the rows is owed it must begin below
+                // what it is owed for: news of a join are a `Conv` and a `Head` of one and the same revision.
+                let may_rise = self.is_live() && self.look.is_none() && !self.asking;
+                if let Some(rev) = rev.filter(|r| may_rise && r.0 == self.last_rev.0 + 1) {
                     self.last_rev = rev;
                 }
                 self.window.on_head(&conv, head, n_head, entries, now);
@@ -442,5 +444,46 @@ pub fn close_code(ended: Ended) -> CloseCode {
         Ended::Revoked => CloseCode::DeviceRevoked,
         Ended::LoggedOut => CloseCode::ReauthRequired,
         Ended::Fenced => CloseCode::NotReady,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conv(n: u128) -> ConvId {
+        ConvId::parse(&format!("g{n:032x}")).expect("valid")
+    }
+
+    fn page(rows: Vec<InboxRow>, rev: u64) -> RowsPage {
+        RowsPage { rows, more: false, rev: Rev(rev) }
+    }
+
+    fn live(rev: u64) -> Session {
+        let mut session = Session::new(Rev(rev), Rev(rev), None);
+        assert!(matches!(session.next(0, true), Some(Action::AskChanged { .. })));
+        session.on_changed(page(vec![], rev), 0);
+        assert!(matches!(session.next(0, true), Some(Action::AskPending { .. })));
+        session.on_pending(page(vec![], rev), 0);
+        assert!(matches!(session.next(0, true), Some(Action::CaughtUp { .. })));
+        session
+    }
+
+    #[test]
+    fn a_join_told_by_conv_and_head_of_one_revision_is_looked_at() {
+        let mut session = live(10);
+        session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
+        let head = |rev| Push::Head { conv: conv(1), head: Seq(1), n_head: Count(1), rev, entries: vec![] };
+        session.on_push(head(Some(Rev(11))), 0);
+        let mut asked = None;
+        while let Some(action) = session.next(limits::CONV_GATHER_MS, true) {
+            if let Action::AskChanged { since, .. } = action {
+                asked = Some(since);
+            }
+        }
+        assert_eq!(asked, Some(Rev(10)), "the row of revision 11 must be in the answer");
+        session.on_push(head(Some(Rev(11))), 300);
+        session.on_changed_failed(300);
+        assert!(matches!(session.next(9_999, true), Some(Action::AskChanged { since: Rev(10), .. })));
     }
 }
