@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flotilla_machine::command::Notify;
 use flotilla_machine::query::{DirtyItem, LiveSession};
 use flotilla_machine::{Answer, Query};
 use flotilla_proto::ids::*;
@@ -38,7 +39,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
                             .add(session.node, PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] });
                     }
                     if let Some((head, n_head, rev)) = news.head {
-                        let head = PushHead { to, head, n_head, rev: Some(rev) };
+                        let head = PushHead { to, head, n_head, from: Seq::ZERO, rev: Some(rev) };
                         frames.add(
                             session.node,
                             PushItem::Head { conv: conv.clone(), entries: vec![], sessions: vec![head] },
@@ -62,23 +63,32 @@ pub async fn push_entries(cluster: &Cluster, leader: &Leader, items: &[DirtyItem
     }
     let mut frames = Frames::default();
     for item in items {
-        let mut by_node: BTreeMap<NodeId, Vec<PushHead>> = BTreeMap::new();
-        for named in &item.notify.users {
-            let (head, n_head) = match &named.part {
-                Some(part) => (part.effective_head(item.notify.head), part.effective_n(item.notify.n_head)),
-                None => (item.notify.head, item.notify.n_head),
-            };
-            for session in sessions.get(&named.user).into_iter().flatten() {
-                let to = PushTo { device: session.device, number: session.number };
-                by_node.entry(session.node).or_default().push(PushHead { to, head, n_head, rev: None });
-            }
-        }
-        for (node, heads) in by_node {
+        for (node, heads) in heads_of(&item.notify, &sessions) {
             let conv = item.notify.conv.clone();
             frames.add(node, PushItem::Head { conv, entries: item.entries.clone(), sessions: heads });
         }
     }
     frames.send(cluster, leader);
+}
+
+/// Who is told on which gateway, and what of the entries is theirs.
+fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Vec<LiveSession>>) -> BTreeMap<NodeId, Vec<PushHead>> {
+    let mut by_node: BTreeMap<NodeId, Vec<PushHead>> = BTreeMap::new();
+    for named in &news.users {
+        // Without a part the target has confirmed the latest stay, and no entry below what it confirmed comes along.
+        let (head, n_head, from) = match &named.part {
+            Some(part) => {
+                let from = part.intervals.last().map_or(Seq::ZERO, |stay| stay.from);
+                (part.effective_head(news.head), part.effective_n(news.n_head), from)
+            }
+            None => (news.head, news.n_head, Seq::ZERO),
+        };
+        for session in sessions.get(&named.user).into_iter().flatten() {
+            let to = PushTo { device: session.device, number: session.number };
+            by_node.entry(session.node).or_default().push(PushHead { to, head, n_head, from, rev: None });
+        }
+    }
+    by_node
 }
 
 async fn live_sessions(leader: &Leader, users: Vec<UserId>) -> BTreeMap<UserId, Vec<LiveSession>> {
@@ -115,5 +125,38 @@ impl Cluster {
     /// Offers one numbered frame to a gateway. Dropped frames leave a hole in the numbers.
     pub fn push(&self, leader: &Leader, gateway: NodeId, items: Vec<PushItem>) {
         leader.hub.send(gateway, items, |frame| self.cast(gateway, NodeCast::Push(frame)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_machine::command::NotifyUser;
+    use flotilla_proto::member::{Interval, MembershipPart};
+
+    #[test]
+    fn what_was_said_between_two_stays_is_not_pushed_to_who_comes_back() {
+        let user = UserId::parse("bob").expect("valid");
+        let stay = |from, until: Option<u64>| Interval {
+            from: Seq(from),
+            n_before: Count(0),
+            until: until.map(Seq),
+            n_until: Count(0),
+            history_from: Seq(from),
+        };
+        let intervals = vec![stay(1, Some(7)), stay(9, None)];
+        let part = MembershipPart { mseq: Seq(9), intervals, ..Default::default() };
+        let news = Notify {
+            conv: ConvId::group(&user, Cid(1)),
+            head: Seq(9),
+            n_head: Count(4),
+            last_id: MsgId(1),
+            last_ts: TsMs(1),
+            users: vec![NotifyUser { user: user.clone(), n_sent: Count(0), part: Some(part) }],
+        };
+        let (device, number, node, incarnation) = (DeviceId(1), SessionNo(1), NodeId(3), Incarnation(1));
+        let live = LiveSession { user: user.clone(), device, number, node, incarnation };
+        let heads = heads_of(&news, &BTreeMap::from([(user, vec![live])]));
+        assert_eq!((heads[&node][0].head, heads[&node][0].from), (Seq(9), Seq(9)), "entry 8 is not bob's");
     }
 }

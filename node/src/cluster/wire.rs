@@ -130,6 +130,9 @@ pub struct PushHead {
     /// The head as this session's user may see it.
     pub head: Seq,
     pub n_head: Count,
+    /// Of the entries that come along only those from here on are this user's: the others may have been said between two
+    /// of its stays.
+    pub from: Seq,
     /// Set once the head is durable in the user's row.
     pub rev: Option<Rev>,
 }

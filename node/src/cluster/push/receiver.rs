@@ -56,10 +56,8 @@ impl Receiver {
     }
 
     pub fn on_frame(&self, cluster: &Cluster, frame: PushFrame) {
-        let verdict = self.with(frame.shard, |s| {
-            s.heard = Instant::now();
-            s.stream.on_frame(frame.position)
-        });
+        // Only keepalives count as heard: a leader that was cut off from its quorum may still push.
+        let verdict = self.with(frame.shard, |s| s.stream.on_frame(frame.position));
         self.note(frame.shard, verdict);
         if verdict != Verdict::Ignore {
             frame.items.into_iter().for_each(|item| hand(cluster, item));
@@ -210,7 +208,7 @@ fn hand(cluster: &Cluster, item: PushItem) {
                     head: s.head,
                     n_head: s.n_head,
                     rev: s.rev,
-                    entries: entries.clone(),
+                    entries: entries.iter().filter(|entry| entry.seq >= s.from).cloned().collect(),
                 };
                 cluster.sessions.deliver(&s.to, &push);
             }
