@@ -38,10 +38,11 @@ impl Hub {
         last.values_mut().for_each(|n| *n += 1);
     }
 
-    /// Where the stream to a gateway stands: the last number given out.
+    /// Where the stream to a gateway stands: the last number given out. A gateway that was told a position has a stream,
+    /// even if nothing was pushed to it yet: otherwise `skip` would leave no hole where its first push should have been.
     pub fn position(&self, gateway: NodeId) -> StreamPosition {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        StreamPosition { term: self.term, n: last.get(&gateway).copied().unwrap_or(0) }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        StreamPosition { term: self.term, n: *last.entry(gateway).or_default() }
     }
 }
 
@@ -61,5 +62,13 @@ mod tests {
         hub.skip();
         assert_eq!(hub.position(NodeId(2)).n, 2);
         assert_eq!(hub.position(NodeId(1)), StreamPosition { term: 9, n: 3 });
+    }
+
+    #[test]
+    fn hints_lost_before_the_first_push_leave_a_hole_too() {
+        let hub = Hub::new(ShardId(4), 9);
+        let told = hub.position(NodeId(1));
+        hub.skip();
+        assert!(hub.position(NodeId(1)).n > told.n, "the next keepalive must name more than the gateway has seen");
     }
 }
