@@ -26,7 +26,12 @@ pub enum Verdict {
 #[derive(Debug)]
 enum State {
     Unsynced,
-    Syncing { seen: BTreeSet<u64>, again: bool },
+    /// `named`: the highest number that a keepalive has named meanwhile. It proves no frame: the one it names may be lost.
+    Syncing {
+        seen: BTreeSet<u64>,
+        named: u64,
+        again: bool,
+    },
     Live,
 }
 
@@ -69,7 +74,7 @@ impl Stream {
     }
 
     pub fn on_sync_started(&mut self) {
-        self.state = State::Syncing { seen: BTreeSet::new(), again: false };
+        self.state = State::Syncing { seen: BTreeSet::new(), named: 0, again: false };
     }
 
     pub fn on_sync_failed(&mut self) {
@@ -78,7 +83,7 @@ impl Stream {
 
     /// The leader answered: `at` is where its stream stood before it read its state.
     pub fn on_synced(&mut self, at: StreamPosition) {
-        let State::Syncing { seen, again } = std::mem::replace(&mut self.state, State::Unsynced) else {
+        let State::Syncing { seen, named, again } = std::mem::replace(&mut self.state, State::Unsynced) else {
             return;
         };
         if again || at.term < self.term {
@@ -87,13 +92,16 @@ impl Stream {
         let newer_leader = at.term > self.term;
         self.term = at.term;
         self.last = at.n;
-        let seen = if newer_leader { BTreeSet::new() } else { seen };
+        let (seen, named) = if newer_leader { (BTreeSet::new(), 0) } else { (seen, named) };
         for n in seen {
             match n {
                 n if n <= self.last => {}
                 n if n == self.last + 1 => self.last = n,
                 _ => return,
             }
+        }
+        if named > self.last {
+            return;
         }
         self.state = State::Live;
     }
@@ -110,12 +118,12 @@ impl Stream {
         }
         match &mut self.state {
             State::Unsynced => Verdict::TakeAndSync,
-            State::Syncing { seen, again } => {
+            State::Syncing { seen, named, again } => {
                 if is_frame {
                     seen.insert(at.n);
-                } else if at.n > 0 && at.n > self.last && !seen.contains(&at.n) {
-                    // The frame it names was dropped, or was sent before the read that is under way; the reply tells.
-                    seen.insert(at.n);
+                } else {
+                    // The frame it names came, or was dropped, or was sent before the read under way: the reply tells.
+                    *named = at.n.max(*named);
                 }
                 *again |= seen.len() > SEEN_MAX;
                 Verdict::Take
@@ -198,6 +206,11 @@ mod tests {
         stream.on_frame(at(3, 10));
         stream.on_synced(at(3, 8));
         assert!(stream.needs_sync(), "frame 9 is missing");
+        stream.on_sync_started();
+        stream.on_frame(at(3, 9));
+        assert_eq!(stream.on_keepalive(at(3, 10)), Verdict::Take);
+        stream.on_synced(at(3, 8));
+        assert!(stream.needs_sync(), "a keepalive named frame 10, which never came");
         stream.on_sync_started();
         stream.on_frame(at(4, 1));
         stream.on_synced(at(3, 11));
