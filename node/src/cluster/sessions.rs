@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flotilla_machine::effect::Ended;
 use flotilla_machine::query::SessionSince;
 use flotilla_proto::ids::*;
 use flotilla_proto::slots;
@@ -25,7 +26,14 @@ struct Attached {
     pushes: mpsc::Sender<Push>,
     /// Something did not fit the queue.
     lost: bool,
+    /// What ends the session and did not fit the queue: it must not become a mere `Resync`.
+    ending: Option<Push>,
+    /// Ends of sessions of this device heard before this one had its number: one of them may be its own.
+    early: Vec<(SessionNo, Ended)>,
 }
+
+/// Of a device that opens sessions in a row only the last few can be waiting for their number here.
+const EARLY_MAX: usize = 8;
 
 #[derive(Default)]
 struct Inner {
@@ -48,8 +56,17 @@ impl SessionTable {
         let id = inner.next;
         inner.by_device.entry(attach.device).or_default().push(id);
         let slot = slots::of_user(&attach.user);
-        let session =
-            Attached { user: attach.user, slot, device: attach.device, number: None, rev: Rev(0), pushes, lost: false };
+        let session = Attached {
+            user: attach.user,
+            slot,
+            device: attach.device,
+            number: None,
+            rev: Rev(0),
+            pushes,
+            lost: false,
+            ending: None,
+            early: Vec::new(),
+        };
         inner.sessions.insert(id, session);
         drop(inner);
         let table = self.clone();
@@ -72,6 +89,12 @@ impl SessionTable {
         if let Some(session) = self.lock().sessions.get_mut(&id) {
             session.number = Some(number);
             session.rev = session.rev.max(rev);
+            // Why: 1. the open commits, 2. another connection takes over, and the end of this session is told, 3. only now
+            // its number is known here. Forgetting the end would leave a connection that never gets anything.
+            let early = std::mem::take(&mut session.early);
+            if let Some((_, why)) = early.into_iter().find(|(ended, _)| *ended == number) {
+                session.hand(Push::End(why));
+            }
         }
     }
 
@@ -89,9 +112,10 @@ impl SessionTable {
         let Inner { sessions, by_device, .. } = &mut *inner;
         for id in by_device.get(&to.device).into_iter().flatten() {
             let Some(session) = sessions.get_mut(id) else { continue };
-            let known = session.number.is_some();
-            if session.number.is_none_or(|number| number == to.number) && (known || !matches!(push, Push::End(_))) {
-                session.hand(push.clone());
+            match (session.number, push) {
+                (None, Push::End(why)) => session.end_early(to.number, *why),
+                (Some(number), _) if number != to.number => {}
+                _ => session.hand(push.clone()),
             }
         }
     }
@@ -135,16 +159,27 @@ impl SessionTable {
     pub fn repair(&self) {
         let mut inner = self.lock();
         for session in inner.sessions.values_mut().filter(|s| s.lost) {
-            session.lost = session.pushes.try_send(Push::Resync).is_err();
+            let owed = session.ending.clone().unwrap_or(Push::Resync);
+            session.lost = session.pushes.try_send(owed).is_err();
         }
     }
 }
 
 impl Attached {
     fn hand(&mut self, push: Push) {
-        if let Err(TrySendError::Full(_)) = self.pushes.try_send(push) {
+        if let Err(TrySendError::Full(push)) = self.pushes.try_send(push) {
             self.lost = true;
+            if matches!(push, Push::End(_) | Push::Close(_)) {
+                self.ending.get_or_insert(push);
+            }
         }
+    }
+
+    fn end_early(&mut self, number: SessionNo, why: Ended) {
+        if self.early.len() >= EARLY_MAX {
+            self.early.remove(0);
+        }
+        self.early.push((number, why));
     }
 }
 
@@ -168,13 +203,40 @@ mod tests {
         let table = SessionTable::default();
         let (_guard, mut rx) = attach(&table, 1, 1);
         table.deliver(&to(1, 1), &Push::Resync);
-        table.deliver(&to(1, 1), &Push::Close(4001));
+        table.deliver(&to(1, 1), &Push::Resync);
         table.repair();
         assert!(matches!(rx.try_recv(), Ok(Push::Resync)));
         table.repair();
         assert!(matches!(rx.try_recv(), Ok(Push::Resync)), "the lost one is announced once there is room");
         table.repair();
         assert!(rx.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_end_that_did_not_fit_stays_an_end() {
+        let table = SessionTable::default();
+        let (guard, mut rx) = attach(&table, 1, 1);
+        table.confirm(guard.id, SessionNo(1), Rev(0));
+        table.deliver(&to(1, 1), &Push::Resync);
+        table.deliver(&to(1, 1), &Push::End(Ended::Replaced));
+        assert!(matches!(rx.try_recv(), Ok(Push::Resync)));
+        table.repair();
+        assert!(matches!(rx.try_recv(), Ok(Push::End(Ended::Replaced))));
+    }
+
+    #[test]
+    fn an_end_heard_before_the_number_is_known_is_kept_for_it() {
+        let table = SessionTable::default();
+        let (guard, mut rx) = attach(&table, 1, 8);
+        table.deliver(&to(1, 7), &Push::End(Ended::Superseded));
+        table.deliver(&to(1, 8), &Push::End(Ended::Replaced));
+        assert!(rx.try_recv().is_err(), "it may be the end of an older session");
+        table.confirm(guard.id, SessionNo(8), Rev(3));
+        assert!(matches!(rx.try_recv(), Ok(Push::End(Ended::Replaced))));
+        let (other, mut rx) = attach(&table, 2, 8);
+        table.deliver(&to(2, 1), &Push::End(Ended::Superseded));
+        table.confirm(other.id, SessionNo(2), Rev(3));
+        assert!(rx.try_recv().is_err(), "the end of the session before");
     }
 
     #[test]
