@@ -23,6 +23,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 /// User shard -> conversations.
 pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     let mut after = None;
+    // A page before this one was not paid whole: a later page without a failure must not end in waiting for news.
+    let mut owing = false;
     loop {
         let query = Query::ReceiptsDue { after: after.take(), limit: BATCH };
         let (items, more) = page(&leader, query).await;
@@ -40,12 +42,15 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
                 _ => failed = true,
             }
         }
-        if failed {
+        owing |= failed;
+        let is_last = after.is_none();
+        if failed || (is_last && owing) {
             tokio::time::sleep(BACKOFF).await;
-        } else if after.is_none() {
+        } else if is_last {
             leader.receipts_due.notified().await;
             tokio::time::sleep(GATHER).await;
         }
+        owing &= !is_last;
     }
 }
 
