@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use flotilla_machine::command::ClearDirty;
 use flotilla_machine::query::DirtyItem;
-use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_raft::ProposeError;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,6 +24,9 @@ use super::wire::{NodeReply, NodeRequest};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
+/// Before a clear that was not taken is proposed again, and how often.
+const CLEAR_RETRY: Duration = Duration::from_millis(100);
+const CLEAR_TRIES: usize = 50;
 
 /// Starts a pump for every target that has dirty rows, and wakes it when an effect names it.
 pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
@@ -167,10 +171,14 @@ impl Pump {
         self.clearing = Some(tokio::spawn(async move {
             flotilla_raft::seam::fault::point("fanout.before_clear");
             let command = Command::ClearDirty { target, items: items.clone() };
-            if let Ok(bytes) = command.encode()
-                && let Ok(Reply::Done) = leader.group.propose(bytes).await
-            {
-                return items;
+            let Ok(bytes) = command.encode() else { return items };
+            // A clear may come twice. Going back to the rows instead would ask the target again, without a pause, just when
+            // this shard has too much to do.
+            for _ in 0..CLEAR_TRIES {
+                match leader.group.propose(bytes.clone()).await {
+                    Err(ProposeError::Overloaded | ProposeError::Unknown) => tokio::time::sleep(CLEAR_RETRY).await,
+                    _ => return items,
+                }
             }
             // Not cleared, or not known to be: the rows come up again and the target is asked again, which is harmless.
             items
