@@ -343,8 +343,10 @@ async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
             if let Some(term) = term {
                 tracing::info!(%shard, term, "leading");
                 cluster.metrics.leaderships.inc();
-                let leading = Leading::start(&cluster, group.clone(), shard, term);
-                cluster.leaders().insert(shard, leading);
+                // Under the lock: an effect that came between the pumps' first look at the rows and the entry in the map
+                // would wake nobody.
+                let mut leaders = cluster.leaders();
+                leaders.insert(shard, Leading::start(&cluster, group.clone(), shard, term));
             }
         }
         if leadership.changed().await.is_err() {
