@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod dev;
+pub mod digest;
 pub mod init;
 pub mod start;
 pub mod status;
@@ -42,6 +43,8 @@ pub enum Command {
 pub enum ClusterCommand {
     /// Nodes, shards, leaders, lag
     Status(status::StatusArgs),
+    /// Compare the state of all replicas of every shard
+    Digest(digest::DigestArgs),
 }
 
 impl Cli {
@@ -51,6 +54,7 @@ impl Cli {
             Command::Init(args) => block_on(init::run(args)),
             Command::Dev(args) => block_on(dev::run(args)),
             Command::Cluster { command: ClusterCommand::Status(args) } => block_on(status::run(args)),
+            Command::Cluster { command: ClusterCommand::Digest(args) } => block_on(digest::run(args)),
             Command::Chat(args) => block_on(talk::chat(args)),
             Command::Send(args) => block_on(talk::send(args)),
             Command::Tail(args) => block_on(talk::tail(args)),
