@@ -46,7 +46,9 @@ impl Account {
         let install = install_of(&mut store).await?;
         let token = match &self.login {
             Login::Demo => fixed_token(format!("dev:{}", self.user)),
-            Login::Password { password, register } => tokens(&self, install, password.clone(), *register),
+            Login::Password { password, register } => {
+                password_tokens(self.urls.clone(), self.user.clone(), install, password.clone(), *register)
+            }
         };
         Ok(Device::open(Config::new(self.urls, self.user, token), store))
     }
@@ -61,15 +63,16 @@ struct Purse {
     tokens: Mutex<Option<Tokens>>,
 }
 
-fn tokens(account: &Account, install: String, password: String, register: bool) -> TokenSource {
-    let purse = Arc::new(Purse {
-        urls: account.urls.clone(),
-        user: account.user.clone(),
-        password,
-        register,
-        install,
-        tokens: Mutex::new(None),
-    });
+/// Tokens of an account with a password, for the device whose store holds `install`: refreshed when a fresh one is wanted,
+/// else by logging in. `register`: make the account first if it is missing.
+pub fn password_tokens(
+    urls: Vec<String>,
+    user: UserId,
+    install: String,
+    password: String,
+    register: bool,
+) -> TokenSource {
+    let purse = Arc::new(Purse { urls, user, password, register, install, tokens: Mutex::new(None) });
     Arc::new(move |fresh| {
         let purse = purse.clone();
         async move { purse.token(fresh).await }.boxed()
