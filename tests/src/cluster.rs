@@ -138,6 +138,14 @@ impl Cluster {
         }
     }
 
+    /// What a tool of the binary says about all nodes, whatever its verdict.
+    pub async fn tool(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let list: Vec<String> = self.nodes.iter().map(|n| format!("{}={}", n.number, n.peer_addr)).collect();
+        let mut command = Command::new(&self.bin);
+        command.args(args).args(["--nodes", &list.join(",")]).stdin(Stdio::null());
+        Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+    }
+
     pub async fn all_ready(&mut self) -> anyhow::Result<()> {
         for at in 0..self.nodes.len() {
             self.ready(at).await?;

@@ -1,16 +1,19 @@
 //! Devices on a cluster, all writing into one history, and waiting for conditions with a deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use flotilla_client::device::{Event, fixed_token, message};
+use flotilla_client::device::{Event, TokenSource, fixed_token, message};
 use flotilla_client::history::{Op, Recorder};
 use flotilla_client::oracle::{Demand, Verdict, judge};
-use flotilla_client::store::{MemStore, Store};
+use flotilla_client::store::{MemStore, Store, install_of};
+use flotilla_client::terminal::account::password_tokens;
 use flotilla_client::{Config, Device, Handle, Outcome};
 use flotilla_proto::frame::{Accepted, Encoding, Target};
 use flotilla_proto::ids::{ConvId, Seq, UserId};
+use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -27,6 +30,8 @@ pub struct Seat {
     pub label: String,
     /// Latest event of each kind that tests wait for.
     pub seen: watch::Receiver<Seen>,
+    /// The groups that it made.
+    pub owns: Mutex<BTreeSet<ConvId>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,7 +68,29 @@ impl Scene {
 
     /// Opened and caught up.
     pub async fn open_at(&self, name: &str, number: u32, urls: Vec<String>, store: impl Store) -> anyhow::Result<Seat> {
-        let mut config = Config::new(urls, user(name), fixed_token(format!("dev:{name}")));
+        self.open_with(name, number, urls, store, fixed_token(format!("dev:{name}"))).await
+    }
+
+    /// A user with a password: registered or logged in over HTTP. On some reconnects the tokens are refreshed first, as if
+    /// the access token's quarter of an hour were over.
+    pub async fn open_account(&self, name: &str, number: u32) -> anyhow::Result<Seat> {
+        let mut store = MemStore::new();
+        let install = install_of(&mut store).await?;
+        let password = format!("{name}'s long password");
+        let tokens = password_tokens(self.urls.clone(), user(name), install, password, true);
+        let token: TokenSource = Arc::new(move |fresh| tokens(fresh || rand::rng().random_bool(0.25)));
+        self.open_with(name, number, self.urls.clone(), store, token).await
+    }
+
+    async fn open_with(
+        &self,
+        name: &str,
+        number: u32,
+        urls: Vec<String>,
+        store: impl Store,
+        token: TokenSource,
+    ) -> anyhow::Result<Seat> {
+        let mut config = Config::new(urls, user(name), token);
         config.label = format!("{name}/{number}");
         config.recorder = self.recorder.clone();
         config.encoding = if number.is_multiple_of(2) { Encoding::Json } else { Encoding::MsgPack };
@@ -72,7 +99,7 @@ impl Scene {
         let (handle, events) = Device::open(config, store);
         let (tell, seen) = watch::channel(Seen::default());
         tokio::spawn(watch_events(events, tell));
-        let seat = Seat { handle, label, seen };
+        let seat = Seat { handle, label, seen, owns: Mutex::default() };
         eventually(&format!("{} is connected", seat.label), LIMIT, async || {
             seat.handle.status().await.is_some_and(|s| s.caught_up)
         })
@@ -118,6 +145,10 @@ async fn watch_events(mut events: mpsc::Receiver<Event>, tell: watch::Sender<See
 }
 
 impl Seat {
+    pub fn own(&self, conv: ConvId) {
+        self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(conv);
+    }
+
     /// A message with its answer, which must be `accepted`.
     pub async fn say(&self, target: Target, body: &str) -> anyhow::Result<Accepted> {
         let sent = tokio::time::timeout(LIMIT, self.handle.send(target, body));
