@@ -132,6 +132,10 @@ fn fence_done(ctx: &mut Ctx<'_, '_>, shard: ShardId, node: NodeId, lowest: Incar
 }
 
 /// A replica id above all ever given. Not idempotent: one that its asker never heard of is forgotten by the reconciler.
+/// Each call gives a fresh id, and retires whatever else of this group the node was given before, for a node runs one
+/// replica of a group. So neither a lost reply nor a node that knows old tables leaves a replica in the placement that
+/// nobody runs: it would be waited for without end. (An id given before must not be given again: 1. a node's replica is
+/// replaced, 2. its disk falls back to before that, 3. handed the same id once more it would vote without its old votes.)
 fn allocate_replica(ctx: &mut Ctx<'_, '_>, shard: ShardId, node: NodeId, replaces: Option<ReplicaId>) -> Outcome {
     let mut cluster = cluster(ctx.txn)?;
     table::get::<NodeTable>(ctx.txn, &node)?.ok_or(Rejection::NotFound)?;
@@ -141,11 +145,13 @@ fn allocate_replica(ctx: &mut Ctx<'_, '_>, shard: ShardId, node: NodeId, replace
         return Err(Rejection::Validation(format!("a group has at most {max} replicas, leaving ones included")).into());
     }
     if let Some(old) = replaces {
-        if !placement.replicas.contains(&old) {
-            return Err(Rejection::Conflict(format!("{old} is not a replica of shard {shard}")).into());
+        if old.node != node {
+            return Err(Rejection::Conflict(format!("{old} is not a replica of node {node}")).into());
         }
-        if !placement.retiring.contains(&old) {
-            placement.retiring.push(old);
+        for given in placement.replicas.iter().filter(|given| given.node == node) {
+            if !placement.retiring.contains(given) {
+                placement.retiring.push(*given);
+            }
         }
     }
     let next = cluster.generation.0.checked_add(1);

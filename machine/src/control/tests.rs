@@ -165,7 +165,22 @@ fn a_generation_is_never_given_twice() {
     assert!(group.state().retiring.is_empty());
     let placed = group.state().placement.into_iter().find(|(shard, _)| *shard == ShardId(1)).map(|(_, r)| r);
     assert_eq!(placed, Some(vec![replica(1, 1), replica(3, 1), replica(2, 3)]));
-    assert!(matches!(group.run(allocate(Some(old))), Reply::Rejected(Rejection::Conflict(_))));
+    assert!(matches!(group.run(allocate(Some(replica(1, 1)))), Reply::Rejected(Rejection::Conflict(_))));
+}
+
+#[test]
+fn a_node_that_asks_again_leaves_no_replica_that_nobody_runs() {
+    let mut group = Group::new();
+    let allocate = |replaces| Control::AllocateReplica { shard: ShardId(1), node: NodeId(2), replaces: Some(replaces) };
+    let old = replica(2, 1);
+    assert_eq!(group.run(allocate(old)), Reply::Replica(replica(2, 2)), "this reply is lost");
+    assert_eq!(group.run(allocate(old)), Reply::Replica(replica(2, 3)));
+    let retiring = |group: &Group| group.state().retiring.into_iter().map(|(_, r)| r).collect::<Vec<_>>();
+    assert_eq!(retiring(&group), [old, replica(2, 2)]);
+    group.run(Control::ForgetReplica { shard: ShardId(1), replica: old });
+    group.run(Control::ForgetReplica { shard: ShardId(1), replica: replica(2, 2) });
+    assert_eq!(group.run(allocate(old)), Reply::Replica(replica(2, 4)), "its disk has fallen back");
+    assert_eq!(retiring(&group), [replica(2, 3)], "what it has forgotten it must not run");
 }
 
 fn any_control() -> impl Strategy<Value = Control> {
