@@ -183,6 +183,9 @@ impl Actor {
             work.leave = Some(Closed { code: 4100, reason: error.to_string() });
         }
         match flight {
+            Some(Flight::Command(cid)) if error.code == ErrorCode::OutOfOrder => {
+                self.outbox.out_of_order(cid, now_ms, rand::rng().random_range(0..=1_000));
+            }
             Some(Flight::Command(cid)) if error.retryable || token => {
                 let jitter = rand::rng().random_range(0..=1_000);
                 self.outbox.retry(cid, now_ms, error.retry_after_ms, jitter);

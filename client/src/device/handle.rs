@@ -236,7 +236,9 @@ impl Handle {
     }
 
     pub async fn remove_member(&self, key: Cid, conv: &ConvId, user: &UserId) -> Result<Value, CallError> {
-        let noted = Noted { cid: key, conv: conv.clone(), what: What::Remove { user: user.clone() } };
+        // To put oneself out is to leave.
+        let what = if *user == self.user { What::Leave { heir: None } } else { What::Remove { user: user.clone() } };
+        let noted = Noted { cid: key, conv: conv.clone(), what };
         let method = format!("DELETE conversations/{conv}/members/{user}");
         self.call_noted(&method, Some(key), json!({}), Some(noted)).await
     }

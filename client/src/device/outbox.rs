@@ -29,6 +29,8 @@ struct Item {
     state: State,
     /// Attempts so far, those of earlier processes counted as one.
     attempts: u32,
+    /// What the last attempt named as `after`.
+    after: Option<Cid>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +64,7 @@ impl Outbox {
 
     fn push(&mut self, command: SavedCommand, now_ms: u64, attempts: u32) {
         self.convs.insert(command.cid, command.conv.clone());
-        let item = Item { state: State::Waiting { until_ms: now_ms }, attempts, command };
+        let item = Item { state: State::Waiting { until_ms: now_ms }, attempts, after: None, command };
         self.queues.entry(item.command.conv.clone()).or_default().push_back(item);
     }
 
@@ -80,11 +82,12 @@ impl Outbox {
         let age_s = (item.attempts > 0).then(|| wall_ms.saturating_sub(item.command.saved_ms).div_ceil(1_000).max(1));
         item.state = State::Flying { until_ms: now_ms + limits::CLIENT_ANSWER_TIMEOUT_MS };
         item.attempts += 1;
+        item.after = after;
         self.flying += 1;
         Some((item.command.cid, frame(&item.command, age_s, after)))
     }
 
-    /// A final answer: the command goes.
+    /// A final answer: the command goes. One that was refused because it names this one has nothing to wait for any more.
     pub fn finish(&mut self, cid: Cid) -> Option<SavedCommand> {
         let conv = self.convs.remove(&cid)?;
         let queue = self.queues.get_mut(&conv)?;
@@ -92,6 +95,11 @@ impl Outbox {
         let item = queue.remove(at)?;
         if matches!(item.state, State::Flying { .. }) {
             self.flying -= 1;
+        }
+        if let Some(Item { state: State::Waiting { until_ms }, after, .. }) = queue.get_mut(at)
+            && *after == Some(cid)
+        {
+            *until_ms = 0;
         }
         if queue.is_empty() {
             self.queues.remove(&conv);
@@ -110,6 +118,17 @@ impl Outbox {
         );
         if matches!(was, State::Flying { .. }) {
             self.flying -= 1;
+        }
+    }
+
+    /// `out_of_order`: at once if the command that it named is gone by now (it was rejected, and then the answers of both
+    /// crossed the next attempt), else after a pause. A row of rejected commands would otherwise cost a grown pause each.
+    pub fn out_of_order(&mut self, cid: Cid, now_ms: u64, jitter: u64) {
+        let named = self.item(cid).and_then(|item| item.after);
+        let gone = named.is_some_and(|after| !self.convs.contains_key(&after));
+        self.retry(cid, now_ms, None, jitter);
+        if let Some(item) = self.item(cid).filter(|_| gone) {
+            item.state = State::Waiting { until_ms: now_ms };
         }
     }
 
@@ -256,6 +275,31 @@ mod tests {
         assert!(sent(&mut outbox, 499).is_empty(), "2 waits for 1");
         assert_eq!(outbox.wake_ms(0), Some(20));
         assert_eq!(sent(&mut outbox, 500), [(1, None, Some(1)), (2, Some(1), Some(1))]);
+    }
+
+    #[test]
+    fn commands_behind_a_rejected_one_do_not_pause() {
+        let mut outbox = Outbox::default();
+        for cid in 1..=4 {
+            outbox.add(command(cid, "bob"), 0);
+        }
+        assert_eq!(sent(&mut outbox, 0).len(), 4);
+        // Earlier attempts have made the pauses long.
+        for _ in 0..8 {
+            outbox.disconnected(0);
+            sent(&mut outbox, 0);
+        }
+        // The refusal of 3 comes before the rejection of 2, as that of 2 after the rejection of 1.
+        outbox.out_of_order(Cid(3), 0, 1_000);
+        outbox.finish(Cid(1));
+        outbox.out_of_order(Cid(2), 0, 1_000);
+        outbox.out_of_order(Cid(4), 0, 1_000);
+        assert_eq!(sent(&mut outbox, 0), [(2, None, Some(1))], "nothing is left to wait for");
+        outbox.finish(Cid(2));
+        assert_eq!(sent(&mut outbox, 0), [(3, None, Some(1))]);
+        outbox.finish(Cid(3));
+        assert_eq!(sent(&mut outbox, 0), [(4, None, Some(1))]);
+        assert_eq!(outbox.flying(), 1);
     }
 
     #[test]
