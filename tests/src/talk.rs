@@ -205,9 +205,10 @@ pub async fn shuffle(seats: Vec<Arc<Seat>>, rooms: Vec<Room>, run: Arc<Run>, see
     while !run.stopped() {
         tokio::time::sleep(Duration::from_millis(dice.random_range(200..900))).await;
         let (room, guest) = (&rooms[dice.random_range(0..rooms.len())], &seats[dice.random_range(0..seats.len())]);
-        let owner = seats.iter().find(|s| is_owner(&room.conv, s)).unwrap_or(guest);
+        let Some(owner) = seats.iter().find(|s| is_owner(&room.conv, s)) else { bail!("nobody made {}", room.conv) };
         let user = guest.handle.user().clone();
-        if is_owner(&room.conv, guest) {
+        // On any of the owner's devices.
+        if user == *owner.handle.user() {
             continue;
         }
         let key = random_cid();
@@ -228,7 +229,7 @@ pub async fn shuffle(seats: Vec<Arc<Seat>>, rooms: Vec<Room>, run: Arc<Run>, see
     Ok(())
 }
 
-/// The seat that made the group: the first one of its creator.
+/// Whether this device made the group.
 fn is_owner(conv: &ConvId, seat: &Seat) -> bool {
     seat.owns.lock().unwrap_or_else(PoisonError::into_inner).contains(conv)
 }
