@@ -126,15 +126,13 @@ impl Cluster {
         }
     }
 
-    /// The leader as this node's own replica knows it, else the replicas of the placement in turn.
+    /// Whom to ask next.
     fn leader_of(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
-        if let Some(group) = self.groups.get(shard) {
-            return group.leader().map(|replica| replica.node);
-        }
-        let state = self.tables.current()?;
-        let (_, replicas) = state.placement.iter().find(|(s, _)| *s == shard)?;
-        let replica = replicas.get(tries.checked_rem(replicas.len())?)?;
-        Some(replica.node)
+        let own = self.groups.get(shard).map(|group| group.leader().map(|replica| replica.node));
+        target(own, tries, || {
+            let state = self.tables.current()?;
+            state.placement.iter().find(|(s, _)| *s == shard).map(|(_, replicas)| replicas.clone())
+        })
     }
 
     async fn try_node(&self, node: NodeId, request: &NodeRequest, deadline: Instant) -> Try {
@@ -159,6 +157,27 @@ impl Cluster {
             reply => Try::Reply(reply),
         }
     }
+}
+
+/// So often the own replica's word is taken before another replica is asked.
+const OWN_TRIES: usize = 8;
+
+/// The leader as this node's own replica knows it (`own`, if there is one), else the replicas of the placement in turn. The
+/// own replica is not believed for ever: one that was removed, or waits to be added, hears of no leader again, and this
+/// node's clients would be cut off from a healthy shard.
+fn target(
+    own: Option<Option<NodeId>>,
+    tries: usize,
+    replicas: impl FnOnce() -> Option<Vec<ReplicaId>>,
+) -> Option<NodeId> {
+    let turn = match own {
+        Some(known) if tries % OWN_TRIES != OWN_TRIES - 1 => return known,
+        Some(_) => tries / OWN_TRIES,
+        None => tries,
+    };
+    let replicas = replicas()?;
+    let replica = replicas.get(turn.checked_rem(replicas.len())?)?;
+    Some(replica.node)
 }
 
 /// One try of a repeatable request; a node that died without closing its connection costs no more than this.
@@ -195,4 +214,22 @@ async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
     }
     tokio::time::sleep(PAUSE).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_hears_of_no_leader_does_not_cut_its_node_off() {
+        let replicas = || Some([1, 2, 3].map(|n| ReplicaId::new(NodeId(n), Generation(1))).to_vec());
+        let asked = |own: Option<NodeId>| -> Vec<u16> {
+            (0..4 * OWN_TRIES).filter_map(|tries| target(Some(own), tries, replicas)).map(|n| n.0).collect()
+        };
+        assert_eq!(asked(None), [1, 2, 3, 1]);
+        let stale = asked(Some(NodeId(9)));
+        assert!(stale.iter().filter(|n| **n == 9).count() == 28 && [1, 2, 3].iter().all(|n| stale.contains(n)));
+        let without: Vec<_> = (0..3).filter_map(|tries| target(None, tries, replicas)).map(|n| n.0).collect();
+        assert_eq!(without, [1, 2, 3]);
+    }
 }
