@@ -37,7 +37,8 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         for target in targets {
             let wake = wakes.entry(target).or_insert_with(|| {
                 let wake = Arc::new(Notify::new());
-                pumps.0.push(tokio::spawn(Pump::new(cluster.clone(), leader.clone(), target).run(wake.clone())));
+                let pump = Pump::new(cluster.clone(), leader.clone(), target);
+                pumps.0.push(cluster.spawn_vital("a pump of the fan-out", pump.run(wake.clone())));
                 wake
             });
             wake.notify_one();

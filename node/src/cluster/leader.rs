@@ -70,11 +70,11 @@ impl Leading {
             jobs: Notify::new(),
         });
         let tasks = vec![
-            tokio::spawn(fanout::run(cluster.clone(), leader.clone())),
-            tokio::spawn(receipts::run_due(cluster.clone(), leader.clone())),
-            tokio::spawn(receipts::run_dirty(cluster.clone(), leader.clone())),
-            tokio::spawn(pusher::run(cluster.clone(), leader.clone())),
-            tokio::spawn(housekeeping::run(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the fan-out of a shard", fanout::run(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the receipts of a shard", receipts::run_due(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the peers' receipts of a shard", receipts::run_dirty(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the pushes of a shard", pusher::run(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the housekeeping of a shard", housekeeping::run(cluster.clone(), leader.clone())),
         ];
         Self { leader, tasks }
     }

@@ -29,6 +29,7 @@ pub mod tables;
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -38,8 +39,10 @@ use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
 use flotilla_raft::set::Groups;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::backend::{Attach, AttachGuard, Backend, CallError, Freshness, NodeView, Push, Route, SigningKey};
 use crate::metrics::{Counter, Registry};
@@ -139,11 +142,30 @@ impl Cluster {
         });
     }
 
+    /// A task that a live process cannot do without: a shard whose fan-out has died would accept and never deliver, and
+    /// nobody would take over. Its panic ends the process instead.
+    pub fn spawn_vital(
+        self: &Arc<Self>,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        tokio::spawn(vital(self.fatal.clone(), what, task))
+    }
+
     /// The process must end: the reason is said by whoever runs it.
     pub fn fatal(&self, reason: String) {
         tracing::error!(%reason, "fatal");
         // Full: a reason is on its way already.
         let _ = self.fatal.try_send(reason);
+    }
+}
+
+async fn vital(fatal: mpsc::Sender<String>, what: &'static str, task: impl Future<Output = ()>) {
+    if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+        tracing::error!(what, "a task panicked");
+        // Full: a reason is on its way already.
+        let _ = fatal.try_send(format!("{what} panicked"));
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -173,5 +195,18 @@ impl Backend for ClusterBackend {
 
     fn keys(&self) -> watch::Receiver<Vec<SigningKey>> {
         self.0.keys.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_panic_of_a_vital_task_ends_the_process() {
+        let (fatal, mut reason) = mpsc::channel(1);
+        tokio::spawn(vital(fatal.clone(), "a task", async {}));
+        tokio::spawn(vital(fatal, "a pump", async { panic!("on purpose") }));
+        assert_eq!(reason.recv().await.as_deref(), Some("a pump panicked"));
     }
 }

@@ -218,14 +218,14 @@ impl Cluster {
         self.place();
         self.receiver.expect(self.data_shards().into_iter());
         let lease = self.lease;
-        tokio::spawn(control::run_registration(self.clone()));
-        tokio::spawn(control::run_renewal(self.clone(), lease));
-        tokio::spawn(control::run_leader(self.clone(), lease));
-        tokio::spawn(push::receiver::run_sync(self.clone()));
-        tokio::spawn(push::receiver::run_silence(self.clone(), lease));
-        tokio::spawn(keepalive::run(self.clone()));
-        tokio::spawn(run_tables(self.clone()));
-        tokio::spawn(run_readiness(self.clone()));
+        self.spawn_vital("registration", control::run_registration(self.clone()));
+        self.spawn_vital("lease renewal", control::run_renewal(self.clone(), lease));
+        self.spawn_vital("the control leader's work", control::run_leader(self.clone(), lease));
+        self.spawn_vital("presentation of sessions", push::receiver::run_sync(self.clone()));
+        self.spawn_vital("the watch over silent shards", push::receiver::run_silence(self.clone(), lease));
+        self.spawn_vital("keepalives", keepalive::run(self.clone()));
+        self.spawn_vital("following the tables", run_tables(self.clone()));
+        self.spawn_vital("readiness", run_readiness(self.clone()));
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Cluster {
         let start = if founders.is_empty() { Start::Resume } else { Start::Found(founders.into_iter().collect()) };
         match self.groups.open(shard, mine, start).await {
             Ok(_) => {
-                tokio::spawn(follow_leadership(self.clone(), shard));
+                self.spawn_vital("following a leadership", follow_leadership(self.clone(), shard));
                 Ok(Opened::Running)
             }
             Err(OpenError::Start(error)) if error.is_damage() => Ok(Opened::Damaged),
