@@ -10,6 +10,7 @@
 //! - [`group`]: the handle of one group; [`config`]: its settings
 //! - [`replicas`]: which replicas this node holds
 //! - [`peer`]: requests, casts and transfers between nodes; [`network`]: openraft's RPCs over them
+//! - [`path`]: stamps of one message's way, off by default
 //! - [`seam`]: what is one thing in production and another in the simulator
 
 pub mod config;
@@ -19,6 +20,7 @@ pub mod hooks;
 pub mod keys;
 pub mod log;
 pub mod network;
+pub mod path;
 pub mod peer;
 pub mod replicas;
 pub mod runtime;

@@ -13,7 +13,7 @@ use flotilla_machine::query::DirtyItem;
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use flotilla_raft::ProposeError;
+use flotilla_raft::{ProposeError, path};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -138,6 +138,7 @@ impl Pump {
     }
 
     async fn send(&mut self, items: Vec<DirtyItem>) {
+        stamp("notify", &items);
         let owed: Vec<_> = items.iter().map(|i| (i.notify.conv.clone(), (i.notify.head, i.parts))).collect();
         let request = NodeRequest::Notify { shard: self.target, items };
         let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
@@ -200,6 +201,18 @@ impl Pump {
             if self.answered.get(&item.conv) == Some(&(item.head, item.parts)) {
                 self.answered.remove(&item.conv);
             }
+        }
+    }
+}
+
+/// For the table of hops.
+pub fn stamp(stage: &'static str, items: &[DirtyItem]) {
+    if !path::is_on() {
+        return;
+    }
+    for item in items {
+        for entry in &item.entries {
+            item.notify.users.iter().for_each(|named| path::to(stage, entry.cid, &named.user));
         }
     }
 }

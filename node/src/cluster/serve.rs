@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::leader::Leader;
 use super::router::AskError;
 use super::wire::{self, Failure, KIND_ADMIN, KIND_NODE, NodeCast, NodeReply, NodeRequest};
-use super::{Cluster, admin, control, pusher};
+use super::{Cluster, admin, control, fanout, pusher};
 
 /// The transport's view of this node. The cluster is set once it exists.
 #[derive(Default)]
@@ -121,7 +121,9 @@ impl Cluster {
 
     async fn serve_notify(&self, shard: ShardId, items: Vec<DirtyItem>) -> Result<NodeReply, Failure> {
         let leader = self.leading(shard)?;
+        fanout::stamp("notified", &items);
         pusher::push_entries(self, &leader, &items).await;
+        fanout::stamp("pushed", &items);
         let commands = split_notify(items.into_iter().map(|item| item.notify).collect());
         let proposals = commands.into_iter().map(async |command| {
             let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;

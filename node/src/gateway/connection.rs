@@ -18,6 +18,7 @@ use flotilla_proto::frame::{
 };
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_raft::path;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -378,7 +379,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }),
             Action::Marks(batch) => {
                 let marks = asks::batch_of(&user, device, self.open.number, batch);
-                self.job(async move { Done::Marks(asks::send_marks(&shared, user, marks).await) });
+                marks.iter().for_each(|mark| path::position("marks", &user, &mark.conv, mark.seq));
+                let stamped: Vec<_> = if path::is_on() { marks.clone() } else { vec![] };
+                self.job(async move {
+                    let replies = asks::send_marks(&shared, user, marks).await;
+                    stamped.iter().for_each(|mark| path::position("cursor", &mark.user, &mark.conv, mark.seq));
+                    Done::Marks(replies)
+                });
             }
         }
         Ok(())
@@ -393,6 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Ok(gap) => return self.put(None, ServerFrame::Gap(gap)),
             Err(entry) => entry,
         };
+        path::entry(entry.cid, &self.open.caller.user, conv, entry.seq);
         let own = self.own.iter().position(|cid| entry.device == self.open.device && *cid == entry.cid);
         let frame = match own.and_then(|at| self.own.remove(at)) {
             Some(_) => EntryFrame::echo_of(&entry),
@@ -414,6 +422,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Done::Sent { id, conv, cid, asked, result } => {
                 self.request_ended();
                 self.sends.leave(&conv, cid);
+                path::cid("answered", cid);
                 let figures = &self.shared.figures;
                 figures.send_result(result.as_ref().map_or_else(|e| e.code.name(), |_| "accepted"));
                 figures.accept_seconds.observe(asked.elapsed());

@@ -10,6 +10,7 @@ use flotilla_proto::frame::{
 };
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_raft::path;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
                 let before = self.session.bad_acks;
                 for item in items {
+                    path::position("ack", &self.open.caller.user, &item.conv, item.seq);
                     self.session.on_ack(item, now);
                 }
                 self.shared.figures.bad_acks.add(self.session.bad_acks - before);
@@ -134,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let (shared, user, device) = (self.shared.clone(), self.open.caller.user.clone(), self.open.device);
         let conv = command.target.conv_for(&user);
         let cid = command.cid;
+        path::to("frame", cid, &user);
         if self.own.len() >= limits::ECHO_CIDS_MAX {
             self.own.pop_front();
         }

@@ -22,6 +22,7 @@ use super::batch::{Batcher, Item};
 use super::error::{ProposeError, propose_error};
 use super::stamp::Stamper;
 use super::{Leadership, TickPeriod};
+use crate::path;
 use crate::seam::clock::DisplayClock;
 use crate::types::{Proposal, Raft, Replies, TypeConfig};
 
@@ -161,6 +162,7 @@ impl Running {
         let stamp = self.stamper.stamp(term, now, (self.proposer.display)());
         let (commands, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.command, queued.answer)).unzip();
+        path::commands("proposed", &commands);
         let (responder, done) = ProgressResponder::<TypeConfig, ClientWriteResult<TypeConfig>>::complete_only();
         let write = self.proposer.raft.write(Proposal::new(stamp, commands)).with_leader(term).responder(responder);
         if write.await.is_err() {

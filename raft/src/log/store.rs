@@ -15,6 +15,7 @@ use super::reader::LogReader;
 use super::writer::{LogWriter, Then};
 use crate::entry::{self, ENTRY_VERSION};
 use crate::keys;
+use crate::path;
 use crate::seam::fault;
 use crate::state::AppliedMark;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -103,6 +104,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::new();
+        let from = self.log.lock().end_index();
         let index = {
             let mut state = self.log.lock();
             for entry in entries {
@@ -117,6 +119,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             state.end_index().saturating_sub(1)
         };
+        if path::is_on() {
+            (from..=index).for_each(|index| path::index("append", self.log.shard, index));
+        }
         let then = Then::Flushed { log: self.log.clone(), index, callback };
         self.writer.submit(batch, Durability::Synced, then).await
     }

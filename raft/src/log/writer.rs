@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::store::Shared;
 use crate::hooks::{Hooks, supervise};
+use crate::path;
 use crate::runtime::blocking_write;
 use crate::seam::fault;
 use crate::types::TypeConfig;
@@ -140,6 +141,7 @@ impl Task {
             match (then, &result) {
                 (Then::Nothing, _) => {}
                 (Then::Flushed { log, index, callback }, Ok(())) => {
+                    path::index("durable", log.shard, index);
                     log.lock().cache.mark_durable(index);
                     callback.io_completed(Ok(()));
                 }

@@ -16,6 +16,7 @@ use super::{AppliedMark, Pointer, StateError, mark_damaged};
 use crate::entry;
 use crate::hooks::Hooks;
 use crate::keys;
+use crate::path;
 use crate::runtime::{blocking, blocking_write};
 use crate::seam::fault;
 use crate::snapshot::{Generations, SnapshotError, SnapshotSink, SnapshotView, StagedSnapshot};
@@ -78,6 +79,7 @@ impl Applier {
     async fn flush(&mut self, entries: Vec<Entry>, responders: Vec<Responder>) -> io::Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let (engine, shard, pointer, order) = (self.engine().clone(), self.shard(), self.pointer.clone(), self.order);
+        stamp(shard, &entries);
         let result =
             blocking_write(&**self.engine(), move || apply_entries(&*engine, shard, pointer, order, &entries)).await;
         let done = match result {
@@ -87,6 +89,7 @@ impl Applier {
         self.pointer = done.pointer;
         self.mark.wrote(done.write, last.index());
         fault::point("state.applied_before_reply");
+        path::index("applied", shard, last.index());
         for (responder, replies) in responders.into_iter().zip(done.replies) {
             if let Some(responder) = responder {
                 responder.send(replies);
@@ -160,6 +163,17 @@ impl Applier {
         let reason = format!("{doing} for shard {} failed: {error}", self.shard());
         self.hooks.on_fatal(Some(self.shard()), reason);
         io::Error::other(error)
+    }
+}
+
+fn stamp(shard: ShardId, entries: &[Entry]) {
+    if !path::is_on() {
+        return;
+    }
+    for entry in entries {
+        if let EntryPayload::Normal(proposal) = &entry.payload {
+            path::apply(shard, entry.log_id.index(), proposal.commands.iter());
+        }
     }
 }
 

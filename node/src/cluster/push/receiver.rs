@@ -11,6 +11,7 @@ use std::time::Duration;
 use flotilla_machine::query::SessionNews;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_raft::path;
 use tokio::time::Instant;
 
 use super::stream::{Stream, Verdict};
@@ -203,6 +204,7 @@ fn hand(cluster: &Cluster, item: PushItem) {
         PushItem::Head { conv, entries, sessions } => {
             let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
             for s in sessions {
+                entries.iter().for_each(|entry| path::cid("arrived", entry.cid));
                 let push = Push::Head {
                     conv: conv.clone(),
                     head: s.head,
