@@ -1,0 +1,74 @@
+//! Fills a cluster with entries, kills a node, starts it again, and measures the time to ready.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::Outcome;
+use crate::cluster::{Cluster, Place};
+use crate::direct;
+use crate::process::mib;
+
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Entries in the cluster before the kill
+    #[arg(long, default_value_t = 200_000)]
+    pub entries: u64,
+    /// Direct conversations that they are in
+    #[arg(long, default_value_t = 64)]
+    pub pairs: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Restart {
+    pub entries: u64,
+    pub filling_s: f64,
+    pub ready_s: f64,
+    pub rss_mib: f64,
+    pub disk_mib: f64,
+}
+
+pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome> {
+    let mut cluster = place.cluster().await?;
+    let restart = run(options, &mut cluster).await?;
+    Outcome::new(true, &restart)
+}
+
+pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Restart> {
+    let start = Instant::now();
+    let mut entries = 0;
+    while entries < options.entries {
+        let part = direct::Options { warm_up: 0.0, seconds: 5.0, ..direct::Options::closed(options.pairs, 16) };
+        let report = direct::run(&part, cluster).await?;
+        anyhow::ensure!(report.ok() && report.accepted > 0, "filling went wrong: {report:?}");
+        entries += report.accepted;
+    }
+    let filling_s = start.elapsed().as_secs_f64();
+    let local = cluster.local()?;
+    local.nodes[1].kill()?;
+    let start = Instant::now();
+    local.spawn(1)?;
+    local.ready(1).await?;
+    let ready_s = start.elapsed().as_secs_f64();
+    let rss = local.nodes[1].pid().and_then(|pid| crate::process::usage(pid).ok()).map_or(0, |usage| usage.rss_bytes);
+    let disk = disk_bytes(&local.nodes[1].dir);
+    let restart = Restart { entries, filling_s, ready_s, rss_mib: mib(rss), disk_mib: mib(disk) };
+    println!(
+        "{entries} entries in {filling_s:.0} s; a killed node is ready {ready_s:.2} s after its start, with {:.0} MiB of memory and {:.0} MiB on disk",
+        restart.rss_mib, restart.disk_mib
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(restart)
+}
+
+fn disk_bytes(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => disk_bytes(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
