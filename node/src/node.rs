@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_machine::command::NodeInfo;
+use flotilla_proto::limits;
 use flotilla_raft::peer::BindError;
 use flotilla_raft::runtime::blocking;
 use flotilla_raft::seam::{clock, net};
@@ -15,6 +16,7 @@ use flotilla_storage::watermark::{Verdict, Watermark, WatermarkStore, check};
 use flotilla_storage::{Engine, StorageError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::auth::password::Passwords;
 use crate::cluster::start::StartError;
@@ -64,8 +66,12 @@ pub struct Node {
 
 const WATERMARK_PERIOD: Duration = Duration::from_millis(500);
 const DISK_PERIOD: Duration = Duration::from_secs(1);
-/// Time for sessions to follow `goaway` before leaderships move.
-const DRAIN: Duration = Duration::from_millis(500);
+/// Clients have followed `goaway`, or were closed with their answers, by then: the life of a connection after it, the last
+/// answer, and the farewell.
+const DRAIN_MAX: Duration = Duration::from_millis(limits::DRAIN_MS + limits::REQUEST_DEADLINE_MS + 1_000);
+/// Nodes that found this one by a health check or a hint learn meanwhile that it goes.
+const DRAIN_MIN: Duration = Duration::from_millis(500);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 impl Node {
     pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
@@ -99,11 +105,16 @@ impl Node {
         Ok(Self { cluster, shared, fatal, tasks })
     }
 
-    /// `goaway` to the clients, leaderships handed over, then everything stops. No send is left unanswered: what is under
-    /// way is finished while leaderships move.
+    /// `goaway` to the clients; when they are gone, leaderships are handed over, then everything stops. No send is left
+    /// unanswered: a connection ends with the answers to what was asked on it, and nodes find the new leaders by
+    /// themselves.
     pub async fn shutdown(mut self) {
         self.cluster.set_draining();
-        tokio::time::sleep(DRAIN).await;
+        tokio::time::sleep(DRAIN_MIN).await;
+        let deadline = Instant::now() + DRAIN_MAX;
+        while self.shared.figures.connections.get() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
         self.cluster.shutdown().await;
         self.tasks.drain(..).for_each(|task| task.abort());
     }

@@ -242,6 +242,8 @@ pub const ROWS_PER_PAGE: u32 = 200;
 pub const OUT_BYTES_MAX: usize = 128 * 1024;
 /// cids that a connection remembers to send its own entries back without content.
 pub const ECHO_CIDS_MAX: usize = 256;
+/// A connection lives on after `goaway` for this long at most, and then until its requests are answered.
+pub const DRAIN_MS: u64 = 3_000;
 pub const LONG_POLL_MS_MAX: u64 = 30_000;
 pub const LONG_POLL_LOOK_MS: u64 = 5_000;
 pub const HISTORY_ENTRIES_MAX: u32 = 200;

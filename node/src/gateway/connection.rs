@@ -47,8 +47,6 @@ pub(super) enum Done {
     Marks(Option<Vec<MarkReply>>),
 }
 
-/// How long a connection may live on after `goaway`.
-const DRAIN_MS: u64 = 3_000;
 
 pub async fn run<S>(shared: Arc<Shared>, mut socket: Socket<S>, peer: SocketAddr)
 where
@@ -309,7 +307,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             _ => {}
         }
-        if self.drain_at.is_some_and(|at| now >= at) && self.requests == 0 {
+        // What is under way is still answered.
+        if self.drain_at.is_some_and(|at| now >= at) {
             return Err(CloseCode::GoingAway);
         }
         Ok(())
@@ -323,7 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn on_node(&mut self) {
         let view = self.node.borrow_and_update().clone();
         if view.draining && self.drain_at.is_none() {
-            self.drain_at = Some(self.now() + DRAIN_MS);
+            self.drain_at = Some(self.now() + limits::DRAIN_MS);
             let reconnect_in_ms = rand::random_range(0..500);
             let others = view.urls.iter().skip(1).cloned().collect();
             let goaway = Goaway { reason: "going_away".into(), reconnect_in_ms, urls: others };
