@@ -47,7 +47,6 @@ pub(super) enum Done {
     Marks(Option<Vec<MarkReply>>),
 }
 
-
 pub async fn run<S>(shared: Arc<Shared>, mut socket: Socket<S>, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
