@@ -32,6 +32,8 @@ struct Attached {
 pub struct Faults {
     /// Answers of the next commands instead of doing them.
     pub execute: VecDeque<CallError>,
+    /// The answer to one entry instead of doing it, once, whatever is under way beside it.
+    pub refuse: Option<(Cid, CallError)>,
     /// Answers of commands that are done all the same.
     pub lost_replies: VecDeque<CallError>,
     /// Log reads fail.
@@ -188,6 +190,11 @@ impl Backend for Fake {
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }
             if let Some(error) = self.faults().execute.pop_front() {
+                return Err(error);
+            }
+            if let Command::Append(append) = &command
+                && let Some((_, error)) = self.faults().refuse.take_if(|(cid, _)| *cid == append.cid)
+            {
                 return Err(error);
             }
             let is_client = matches!(command, Command::Append(_));
