@@ -2,7 +2,7 @@
 //!
 //! - [`cluster`] starts, kills, pauses and restarts nodes, and cleans up
 //! - [`nemesis`] draws faults from a seed, [`replicas`] compares the nodes' states
-//! - [`talk`] what devices do all the time, [`stalls`] how long they had to wait
+//! - [`talk`] what devices do all the time, [`phoenix`] a device that dies, [`stalls`] how long all had to wait
 //! - [`scene`] devices on such a cluster, one shared history
 //! - [`raw`] a socket that says whatever a test wants
 //!
@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod nemesis;
+pub mod phoenix;
 pub mod raw;
 pub mod replicas;
 pub mod scene;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use flotilla_client::device::{Event, TokenSource, fixed_token, message};
+use flotilla_client::device::{Event, Status, TokenSource, fixed_token, message};
 use flotilla_client::history::{Op, Recorder};
 use flotilla_client::oracle::{Demand, Verdict, judge};
 use flotilla_client::store::{MemStore, Store, install_of};
@@ -100,10 +100,7 @@ impl Scene {
         let (tell, seen) = watch::channel(Seen::default());
         tokio::spawn(watch_events(events, tell));
         let seat = Seat { handle, label, seen, owns: Mutex::default() };
-        eventually(&format!("{} is connected", seat.label), LIMIT, async || {
-            seat.handle.status().await.is_some_and(|s| s.caught_up)
-        })
-        .await?;
+        seat.until("is connected", LIMIT, |s| s.caught_up).await?;
         Ok(seat)
     }
 
@@ -156,6 +153,16 @@ impl Seat {
             Outcome::Accepted(accepted) => Ok(accepted),
             other => bail!("{}: {other:?}", self.label),
         }
+    }
+
+    /// Waits for a status of the device.
+    pub async fn until(&self, what: &str, limit: Duration, is: fn(&Status) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.handle.status().await.as_ref().is_some_and(is) {
+            ensure!(Instant::now() < deadline, "not within {limit:?}: {} {what}", self.label);
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     pub async fn position(&self, conv: &ConvId) -> Seq {

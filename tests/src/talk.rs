@@ -53,8 +53,12 @@ impl Run {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    fn stopped(&self) -> bool {
+    pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn count_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +101,7 @@ impl Talker {
                 _ => Target::Conv(room.conv.clone()),
             };
             let ticket = self.seat.handle.submit(target, what.clone()).await?;
-            self.run.sent.fetch_add(1, Ordering::Relaxed);
+            self.run.count_sent();
             let (label, own) = (self.seat.label.clone(), self.own.clone());
             answers.push(tokio::spawn(async move {
                 let outcome = ticket.answer().await;

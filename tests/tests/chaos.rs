@@ -18,6 +18,7 @@ use flotilla_proto::entry::HistoryAccess;
 use flotilla_proto::ids::{ConvId, UserId};
 use flotilla_tests::cluster::Cluster;
 use flotilla_tests::nemesis::Nemesis;
+use flotilla_tests::phoenix::Phoenix;
 use flotilla_tests::replicas;
 use flotilla_tests::scene::{Scene, Seat, user};
 use flotilla_tests::stalls::Stalls;
@@ -28,7 +29,9 @@ use tokio::time::Instant;
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
 const ACCOUNTS: [&str; 2] = ["erin", "frank"];
 /// These have a second device.
-const TWICE: [&str; 2] = ["alice", "erin"];
+const TWICE: [&str; 1] = ["erin"];
+/// So has this one, and its process dies all the time.
+const PHOENIX: &str = "alice";
 const DIRECT: usize = 14;
 const GROUPS: usize = 6;
 /// Of the groups.
@@ -61,7 +64,7 @@ async fn nothing_accepted_is_lost_doubled_or_reordered_while_nodes_die() -> anyh
     let plan = Plan::of_env()?;
     println!("FLOTILLA_CHAOS_SEED={}", plan.seed);
     let mut cluster = Cluster::start(3).await?;
-    let scene = Scene::new(cluster.urls());
+    let scene = Arc::new(Scene::new(cluster.urls()));
     let mut records = Vec::new();
     let done = chaos(&plan, &mut cluster, &scene, &mut records).await;
     records.extend(scene.recorder.take());
@@ -79,7 +82,12 @@ async fn nothing_accepted_is_lost_doubled_or_reordered_while_nodes_die() -> anyh
     Ok(())
 }
 
-async fn chaos(plan: &Plan, cluster: &mut Cluster, scene: &Scene, records: &mut Vec<Record>) -> anyhow::Result<()> {
+async fn chaos(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    scene: &Arc<Scene>,
+    records: &mut Vec<Record>,
+) -> anyhow::Result<()> {
     let mut seats = Vec::new();
     for (number, names) in [(1, &USERS[..]), (2, &TWICE[..])] {
         for name in names {
@@ -98,6 +106,9 @@ async fn chaos(plan: &Plan, cluster: &mut Cluster, scene: &Scene, records: &mut 
     for (seat, n) in seats.iter().zip(1..) {
         workers.push(tokio::spawn(Talker::new(seat.clone(), &rooms, run.clone(), plan.seed + n).work(plan.rate)));
     }
+    let phoenix = Phoenix::new(PHOENIX, 2, plan.seed);
+    let first = phoenix.rise(scene).await?;
+    let phoenix = tokio::spawn(phoenix.work(first, scene.clone(), rooms.clone(), run.clone()));
     workers.push(tokio::spawn(shuffle(seats.clone(), rooms.clone(), run.clone(), plan.seed)));
 
     let mut nemesis = Nemesis::new(plan.seed);
@@ -113,22 +124,25 @@ async fn chaos(plan: &Plan, cluster: &mut Cluster, scene: &Scene, records: &mut 
     for worker in workers {
         tokio::time::timeout(plan.heal_limit, worker).await.context("commands stay unanswered")???;
     }
+    let (risen, lives) =
+        tokio::time::timeout(plan.heal_limit, phoenix).await.context("the phoenix stays away")???;
     println!("all answered {} ms after the last fault", healed.elapsed().as_millis());
     complete(records, scene, plan.heal_limit).await?;
     println!("all delivered {} ms after the last fault", healed.elapsed().as_millis());
     let shards = replicas::agree(cluster, plan.heal_limit).await?;
     println!("{shards} shards: all replicas equal {} ms after the last fault", healed.elapsed().as_millis());
-    for seat in &seats {
+    for seat in seats.iter().map(Arc::as_ref).chain([&risen]) {
         ensure!(seat.seen.borrow().holes == 0, "{} saw a hole", seat.label);
         seat.handle.close().await;
     }
     let moves = run.moves.load(Ordering::Relaxed);
     println!(
-        "nodes killed: {}, paused: {}, stopped gracefully: {}; members moved: {moves}; pages read: {}",
+        "nodes killed: {}, paused: {}, stopped gracefully: {}; members moved: {moves}; pages read: {}; lives of {}: {lives}",
         nemesis.kills,
         nemesis.pauses,
         nemesis.graceful,
-        run.pages.load(Ordering::Relaxed)
+        run.pages.load(Ordering::Relaxed),
+        risen.label
     );
     ensure!(moves >= 10, "only {moves} changes of members were accepted");
     // Only then is membership judged everywhere.
