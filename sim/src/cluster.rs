@@ -14,6 +14,7 @@ use flotilla_node::cli::init::{self, InitArgs};
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
 use flotilla_storage::MemDisk;
+use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle};
 
 use crate::boot;
@@ -137,6 +138,44 @@ impl Cluster {
         Handle::current().kill(self.machines[node].id());
         let number = self.seats[node].number;
         self.trace.say(format!("nemesis    kills node{number}: {lost} of {tail} unsynced batches lost, {bytes} bytes"));
+    }
+
+    pub fn say(&self, what: String) {
+        self.trace.say(format!("nemesis    {what}"));
+    }
+
+    /// The node hears nobody (`inward`), nobody hears it (`outward`), or both.
+    pub fn isolate(&self, node: usize, inward: bool, outward: bool) {
+        let id = self.machines[node].id();
+        self.say(format!("isolates node{} (inward {inward}, outward {outward})", self.seats[node].number));
+        if inward {
+            NetSim::current().clog_node_in(id);
+        }
+        if outward {
+            NetSim::current().clog_node_out(id);
+        }
+    }
+
+    pub fn rejoin(&self, node: usize) {
+        let id = self.machines[node].id();
+        self.say(format!("lets node{} back in", self.seats[node].number));
+        NetSim::current().unclog_node_in(id);
+        NetSim::current().unclog_node_out(id);
+    }
+
+    pub fn cut(&self, from: usize, to: usize) {
+        self.say(format!("cuts node{} to node{}", self.seats[from].number, self.seats[to].number));
+        NetSim::current().clog_link(self.machines[from].id(), self.machines[to].id());
+    }
+
+    pub fn mend(&self, from: usize, to: usize) {
+        self.say(format!("mends node{} to node{}", self.seats[from].number, self.seats[to].number));
+        NetSim::current().unclog_link(self.machines[from].id(), self.machines[to].id());
+    }
+
+    pub fn loss(&self, part: f64) {
+        self.say(format!("makes packets get lost: {part}"));
+        NetSim::current().update_config(|config| config.packet_loss_rate = part);
     }
 
     pub fn restart(&self, node: usize) {

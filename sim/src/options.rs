@@ -25,13 +25,13 @@ pub struct Overrides {
     /// The run's seed; everything else follows from it
     #[arg(long)]
     pub seed: u64,
-    /// What the killed node's disk looks like afterwards [default: drawn]
+    /// What a killed node's disk looks like afterwards [default: drawn]
     #[arg(long, value_enum)]
     pub disk: Option<Disk>,
-    /// Kill nothing
+    /// Break nothing
     #[arg(long)]
-    pub no_kill: bool,
-    /// Messages of all devices together [default: drawn, 60 to 160]
+    pub no_faults: bool,
+    /// Messages of all devices together [default: drawn, 60 to 400]
     #[arg(long)]
     pub sends: Option<usize>,
     /// Raft groups that hold conversations and users [default: drawn, 1 to 3]
@@ -47,8 +47,8 @@ impl Overrides {
             let name = if disk == Disk::Kept { "kept" } else { "lost" };
             text += &format!(" --disk {name}");
         }
-        if self.no_kill {
-            text += " --no-kill";
+        if self.no_faults {
+            text += " --no-faults";
         }
         if let Some(sends) = self.sends {
             text += &format!(" --sends {sends}");
@@ -60,17 +60,99 @@ impl Overrides {
     }
 }
 
-/// One node dies once.
+/// One thing that breaks, for a while, and heals.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kill {
-    /// From 0.
-    pub node: usize,
-    /// After the first send.
+pub enum Fault {
+    /// Nodes die at one instant and come back.
+    Kill { nodes: Vec<usize>, disk: Disk, keep_permille: u32 },
+    /// A node dies just after it has passed this point so many times; it comes back.
+    CrashAt { node: usize, point: &'static str, passes: u32, keep_permille: u32 },
+    /// A node hears nobody, or nobody hears it, or both; clients included.
+    Isolate { node: usize, inward: bool, outward: bool },
+    /// One direction between two nodes.
+    Cut { from: usize, to: usize },
+    /// Every sync of a node takes this much longer.
+    Slow { node: usize, by: Duration },
+    /// Of all packets, in thousandths.
+    Loss { permille: u32 },
+    /// A node's wall clock is off.
+    Clock { node: usize, off_ms: i64 },
+}
+
+/// A fault of one lane: it begins this long after the one before it has healed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timed {
     pub after: Duration,
-    pub down: Duration,
-    pub disk: Disk,
-    /// Where the unsynced tail is cut: this part of it survives, in thousandths.
-    pub keep_permille: u32,
+    pub lasts: Duration,
+    pub fault: Fault,
+}
+
+/// Named crash points, see `flotilla_raft::seam::fault` and its callers.
+pub const POINTS: [&str; 10] = [
+    "vote.saved",
+    "log.before_sync",
+    "log.after_sync_before_callback",
+    "log.truncated",
+    "state.applied_before_reply",
+    "snapshot.chunk_written",
+    "snapshot.before_flip",
+    "snapshot.installed",
+    "fanout.before_clear",
+    "receipts.before_clear",
+];
+
+/// Faults on the disk or the process of a node.
+fn deaths(rng: &mut StdRng, nodes: usize, kinds: [bool; 3]) -> Vec<Timed> {
+    let mut lane = Vec::new();
+    for _ in 0..rng.random_range(1..=4) {
+        let node = rng.random_range(0..nodes);
+        let keep_permille = rng.random_range(0..=1_000);
+        let disk = if rng.random_bool(0.5) { Disk::Kept } else { Disk::Lost };
+        let point = POINTS[rng.random_range(0..POINTS.len())];
+        let passes = rng.random_range(1..=40);
+        let many = rng.random_range(2..=nodes);
+        let fault = match rng.random_range(0..4) {
+            0 if kinds[0] => Fault::CrashAt { node, point, passes, keep_permille },
+            1 if kinds[1] => {
+                Fault::Kill { nodes: (0..many).map(|i| (node + i) % nodes).collect(), disk, keep_permille }
+            }
+            2 if kinds[2] => Fault::Slow { node, by: Duration::from_millis(rng.random_range(5..=400)) },
+            _ => Fault::Kill { nodes: vec![node], disk, keep_permille },
+        };
+        lane.push(timed(rng, fault));
+    }
+    lane
+}
+
+/// Faults between nodes.
+fn disturbances(rng: &mut StdRng, nodes: usize, kinds: [bool; 4]) -> Vec<Timed> {
+    let mut lane = Vec::new();
+    for _ in 0..rng.random_range(1..=4) {
+        let node = rng.random_range(0..nodes);
+        let other = (node + rng.random_range(1..nodes.max(2))) % nodes;
+        let (inward, outward) = [(true, true), (true, false), (false, true)][rng.random_range(0..3)];
+        let permille = rng.random_range(1..=200);
+        let off_ms = [3_600_000, -3_600_000, 86_400_000, -86_400_000, 9_000, -9_000][rng.random_range(0..6)];
+        let drawn = match rng.random_range(0..4) {
+            0 if kinds[0] => Some(Fault::Isolate { node, inward, outward }),
+            1 if kinds[1] => Some(Fault::Cut { from: node, to: other }),
+            2 if kinds[2] => Some(Fault::Loss { permille }),
+            3 if kinds[3] => Some(Fault::Clock { node, off_ms }),
+            _ => None,
+        };
+        if let Some(fault) = drawn {
+            lane.push(timed(rng, fault));
+        }
+    }
+    lane
+}
+
+fn timed(rng: &mut StdRng, fault: Fault) -> Timed {
+    Timed {
+        after: Duration::from_millis(rng.random_range(100..=5_000)),
+        lasts: Duration::from_millis(rng.random_range(200..=12_000)),
+        fault,
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -86,7 +168,8 @@ pub struct Options {
     /// Of all sends, those to a group, in hundredths.
     pub group_percent: u32,
     pub latency: std::ops::Range<Duration>,
-    pub kill: Option<Kill>,
+    /// Lanes run beside each other; the faults of one lane follow each other.
+    pub lanes: Vec<Vec<Timed>>,
 }
 
 impl Options {
@@ -100,26 +183,30 @@ impl Options {
             shards: rng.random_range(1..=3),
             users: rng.random_range(3..=5),
             groups: rng.random_range(1..=2),
-            sends: rng.random_range(60..=160),
+            sends: rng.random_range(60..=400),
             pause: Duration::from_millis(rng.random_range(20..=400)),
             group_percent: rng.random_range(20..=70),
             latency: Duration::from_micros(rng.random_range(100..=500))
                 ..Duration::from_millis(rng.random_range(1..=20)),
-            kill: Some(Kill {
-                node: rng.random_range(0..nodes),
-                after: Duration::from_millis(rng.random_range(500..=6_000)),
-                down: Duration::from_millis(rng.random_range(200..=12_000)),
-                disk: if rng.random_bool(0.5) { Disk::Kept } else { Disk::Lost },
-                keep_permille: rng.random_range(0..=1_000),
-            }),
+            lanes: Vec::new(),
         };
+        // Swarm: each kind is switched off in half of the seeds, so that rare mixtures happen.
+        let mut switch = || rng.random_bool(0.5);
+        let death_kinds = [switch(), switch(), switch()];
+        let net_kinds = [switch(), switch(), switch(), switch()];
+        options.lanes.push(deaths(&mut rng, nodes, death_kinds));
+        options.lanes.push(disturbances(&mut rng, nodes, net_kinds));
         options.sends = flags.sends.unwrap_or(options.sends);
         options.shards = flags.shards.unwrap_or(options.shards).max(1);
-        if let (Some(kill), Some(disk)) = (&mut options.kill, flags.disk) {
-            kill.disk = disk;
+        if let Some(forced) = flags.disk {
+            for timed in options.lanes.iter_mut().flatten() {
+                if let Fault::Kill { disk, .. } = &mut timed.fault {
+                    *disk = forced;
+                }
+            }
         }
-        if flags.no_kill {
-            options.kill = None;
+        if flags.no_faults {
+            options.lanes.clear();
         }
         options
     }
@@ -137,23 +224,16 @@ impl fmt::Display for Options {
             "  {} sends, {} % to groups, one per device every {:?} on average",
             self.sends, self.group_percent, self.pause
         )?;
-        writeln!(f, "  network latency {:?} to {:?}", self.latency.start, self.latency.end)?;
-        match &self.kill {
-            None => write!(f, "  no kill"),
-            Some(kill) => {
-                let disk = match kill.disk {
-                    Disk::Kept => "disk kept".to_owned(),
-                    Disk::Lost => format!("unsynced tail cut at {} of 1000", kill.keep_permille),
-                };
-                write!(
-                    f,
-                    "  node {} killed {:?} after the first send, down for {:?}, {disk}",
-                    kill.node + 1,
-                    kill.after,
-                    kill.down
-                )
+        write!(f, "  network latency {:?} to {:?}", self.latency.start, self.latency.end)?;
+        for (lane, faults) in self.lanes.iter().enumerate() {
+            for Timed { after, lasts, fault } in faults {
+                write!(f, "\n  lane {lane}: after {after:?} for {lasts:?}: {fault:?}")?;
             }
         }
+        if self.lanes.iter().all(Vec::is_empty) {
+            write!(f, "\n  no fault")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,7 +242,7 @@ mod tests {
     use super::*;
 
     fn flags(seed: u64) -> Overrides {
-        Overrides { seed, disk: None, no_kill: false, sends: None, shards: None }
+        Overrides { seed, disk: None, no_faults: false, sends: None, shards: None }
     }
 
     #[test]
@@ -171,16 +251,23 @@ mod tests {
         let forced = Options::draw(&Overrides { disk: Some(Disk::Lost), sends: Some(5), ..flags(7) });
         assert_eq!(forced.sends, 5);
         assert_eq!((plain.users, plain.pause, plain.latency), (forced.users, forced.pause, forced.latency));
-        let (plain, forced) = (plain.kill.expect("drawn"), forced.kill.expect("drawn"));
-        assert_eq!((plain.node, plain.after, plain.down), (forced.node, forced.after, forced.down));
-        assert_eq!(forced.disk, Disk::Lost);
+        assert_eq!(plain.lanes.len(), forced.lanes.len());
+        let kills = forced.lanes.iter().flatten().filter_map(|t| match &t.fault {
+            Fault::Kill { disk, .. } => Some(*disk),
+            _ => None,
+        });
+        assert!(kills.into_iter().all(|disk| disk == Disk::Lost));
     }
 
     #[test]
     fn seeds_draw_different_runs_and_both_kinds_of_disk() {
         let runs: Vec<_> = (0..32).map(|seed| Options::draw(&flags(seed))).collect();
-        let lost = runs.iter().filter(|o| o.kill.as_ref().is_some_and(|k| k.disk == Disk::Lost)).count();
-        assert!((4..=28).contains(&lost), "{lost} of 32");
+        let faults: Vec<&Fault> = runs.iter().flat_map(|o| o.lanes.iter().flatten()).map(|t| &t.fault).collect();
+        let some = |is: &dyn Fn(&Fault) -> bool| faults.iter().any(|f| is(f));
+        assert!(some(&|f| matches!(f, Fault::Kill { disk: Disk::Lost, .. })));
+        assert!(some(&|f| matches!(f, Fault::Kill { nodes, .. } if nodes.len() == 3)));
+        assert!(some(&|f| matches!(f, Fault::CrashAt { .. })) && some(&|f| matches!(f, Fault::Clock { .. })));
+        assert!(some(&|f| matches!(f, Fault::Cut { .. })) && some(&|f| matches!(f, Fault::Loss { .. })));
         assert!(runs.windows(2).any(|pair| pair[0].pause != pair[1].pause));
     }
 }

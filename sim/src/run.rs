@@ -95,9 +95,12 @@ async fn act(
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
-    let (sent, killed) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster)).await;
+    let (sent, covered) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster)).await;
     sent?;
     trace.say("run        all is sent and healed");
+    for (fault, times) in &covered {
+        trace.say(format!("run        fault: {fault} x{times}"));
+    }
 
     let unmet = judge::wait_delivered(&chat, recorder, records).await;
     let mut violations: Vec<String> = unmet.into_iter().collect();
@@ -107,7 +110,7 @@ async fn act(
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
     violations.extend(judge::oracle(records));
     let counts = judge::count(records);
-    Ok(match judge::unshown(options, &counts, killed) {
+    Ok(match judge::unshown(options, &counts, covered.values().sum()) {
         _ if !violations.is_empty() => Outcome::Violated(violations),
         Some(why) => Outcome::Unknown(why),
         None => Outcome::Passed,
