@@ -88,6 +88,47 @@ pub mod kind {
     pub const REPLICA: u8 = 0x63;
     pub const KEY: u8 = 0x64;
     pub const FENCE_OWED: u8 = 0x65;
+
+    /// For people who look at a data directory.
+    pub fn name(kind: u8) -> Option<&'static str> {
+        Some(match kind {
+            CLOCK => "clock",
+            SLOTS => "slots",
+            SETTINGS => "settings",
+            FENCE => "fence",
+            CONVERSATION => "conversation",
+            MEMBER => "member",
+            ENTRY => "entry",
+            DEDUP => "dedup",
+            DEDUP_AGE => "dedup_age",
+            SENDER => "sender",
+            DIRTY => "dirty",
+            RECEIPT_DIRTY => "receipt_dirty",
+            REVISION => "revision",
+            OWED => "owed",
+            ROSTER => "roster",
+            USER => "user",
+            DEVICE => "device",
+            INSTALL => "install",
+            SESSION => "session",
+            SESSION_NODE => "session_node",
+            INBOX => "inbox",
+            INBOX_REV => "inbox_rev",
+            CURSOR => "cursor",
+            RECEIPT_DUE => "receipt_due",
+            USER_REQUEST => "user_request",
+            USER_JOB => "user_job",
+            TOKEN => "token",
+            DEVICE_GONE => "device_gone",
+            CONTROL => "control",
+            NODE => "node",
+            PLACEMENT => "placement",
+            REPLICA => "replica",
+            KEY => "key",
+            FENCE_OWED => "fence_owed",
+            _ => return None,
+        })
+    }
 }
 
 /// One table: its key layout and its row codec.

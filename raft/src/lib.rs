@@ -8,7 +8,7 @@
 //! - [`state`]: applies committed entries through `machine`
 //! - [`snapshot`]: consistent views out, staged generations in
 //! - [`group`]: the handle of one group; [`config`]: its settings
-//! - [`replicas`]: which replicas this node holds
+//! - [`replicas`]: which replicas this node holds; [`inspect`]: what they have stored, read offline
 //! - [`peer`]: requests, casts and transfers between nodes; [`network`]: openraft's RPCs over them
 //! - [`path`]: stamps of one message's way, off by default
 //! - [`seam`]: what is one thing in production and another in the simulator
@@ -17,6 +17,7 @@ pub mod config;
 pub mod entry;
 pub mod group;
 pub mod hooks;
+pub mod inspect;
 pub mod keys;
 pub mod log;
 pub mod network;

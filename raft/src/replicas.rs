@@ -42,6 +42,13 @@ pub fn list(read: &dyn Read) -> Result<Vec<(ShardId, Generation)>, StorageError>
     damage.map(|()| alive)
 }
 
+/// Whether this directory has held the replica since it was made, and still does. Of any other, log and vote are lost.
+pub fn is_here(read: &dyn Read, shard: ShardId, generation: Generation) -> Result<bool, StorageError> {
+    let Some(stored) = read.get(&keys::replica(shard, generation))? else { return Ok(false) };
+    let (_, mark) = value::open_slice(&stored)?;
+    Ok(mark == ALIVE)
+}
+
 /// Remembers a replica before it is first opened. Adding it again changes nothing.
 pub fn add(engine: &dyn Engine, shard: ShardId, generation: Generation) -> Result<(), ReplicaError> {
     let key = keys::replica(shard, generation);
@@ -87,6 +94,8 @@ mod tests {
         let engine = &*node.engine;
         add(engine, SHARD, GENERATION).expect("added");
         add(engine, SHARD, GENERATION).expect("again is fine");
+        assert_eq!(is_here(engine, SHARD, GENERATION), Ok(true));
+        assert_eq!(is_here(engine, SHARD, Generation(7)), Ok(false), "never heard of");
         add(engine, SHARD, Generation(9)).expect("added");
         let mut log = node.log(SHARD).await.expect("an empty log opens");
         append(&mut log, entries(1, 0..5)).await;
@@ -94,6 +103,7 @@ mod tests {
 
         retire(engine, SHARD, GENERATION).expect("retired");
         assert_eq!(list(engine), Ok(vec![(SHARD, Generation(9))]));
+        assert_eq!(is_here(engine, SHARD, GENERATION), Ok(false));
         let refused = add(engine, SHARD, GENERATION);
         assert_eq!(refused, Err(ReplicaError::Retired { shard: SHARD, generation: GENERATION }));
         assert_eq!(engine.get(&keys::log(SHARD, GENERATION, 3)), Ok(None));

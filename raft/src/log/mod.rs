@@ -21,4 +21,4 @@ pub use store::LogStore;
 pub use writer::{LogWriter, WriterStats};
 
 /// Version byte of the rows for votes and purge positions.
-const ROW_VERSION: u8 = 1;
+pub(crate) const ROW_VERSION: u8 = 1;

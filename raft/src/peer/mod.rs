@@ -22,6 +22,7 @@ pub mod service;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ pub struct PeerStatus {
 /// What all connections of this node share.
 pub struct Shared {
     node: NodeId,
-    incarnation: Incarnation,
+    incarnation: AtomicU64,
     insecure_peers: bool,
     cluster: watch::Sender<Option<ClusterId>>,
     stop: watch::Sender<bool>,
@@ -106,10 +107,14 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Relaxed))
+    }
+
     fn caller(&self) -> Caller {
         Caller {
             node: Some(self.node),
-            incarnation: self.incarnation,
+            incarnation: self.incarnation(),
             cluster: *self.cluster.borrow(),
             insecure_peers: self.insecure_peers,
         }
@@ -127,7 +132,7 @@ impl Peers {
     pub fn start(config: PeersConfig, listener: Listener, service: Arc<dyn PeerService>) -> Arc<Self> {
         let shared = Arc::new(Shared {
             node: config.node,
-            incarnation: config.incarnation,
+            incarnation: AtomicU64::new(config.incarnation.0),
             insecure_peers: config.insecure_peers,
             cluster: watch::Sender::new(config.cluster),
             stop: watch::Sender::new(false),
@@ -144,7 +149,12 @@ impl Peers {
     }
 
     pub fn incarnation(&self) -> Incarnation {
-        self.shared.incarnation
+        self.shared.incarnation()
+    }
+
+    /// For a node that learns, before it belongs to a cluster, that its peers have seen a higher one: they would refuse it.
+    pub fn raise_incarnation(&self, incarnation: Incarnation) {
+        self.shared.incarnation.fetch_max(incarnation.0, Ordering::Relaxed);
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
@@ -195,7 +205,7 @@ impl Peers {
     }
 
     fn info(&self) -> PeerInfo {
-        PeerInfo { node: self.shared.node, incarnation: self.shared.incarnation, lane: Lane::Main }
+        PeerInfo { node: self.shared.node, incarnation: self.shared.incarnation(), lane: Lane::Main }
     }
 
     /// Asks a peer. Settled by the deadline at the latest. A request to this node itself goes straight to its service.

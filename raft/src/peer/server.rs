@@ -48,7 +48,7 @@ impl Seen {
         let newest = hello.from.and_then(|node| peers.get(&node));
         let me = Acceptor {
             node: shared.node,
-            incarnation: shared.incarnation,
+            incarnation: shared.incarnation(),
             cluster: *shared.cluster.borrow(),
             seen: newest.map(Newest::age),
         };
