@@ -1,6 +1,7 @@
 //! The `flotilla` binary.
 
 use clap::Parser;
+use flotilla_node::cli::{Cli, Command};
 use tracing_subscriber::EnvFilter;
 
 /// openraft warns of every rpc of every group that a dead node does not answer, some forty lines a second; the peer
@@ -11,11 +12,29 @@ const LOG: &str = "info,openraft=error,openraft::raft::raft_inner=off";
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match flotilla_node::cli::Cli::parse().run() {
+    let cli = Cli::parse();
+    if matches!(cli.command, Command::Start(_)) {
+        abort_on_panic();
+    }
+    match cli.run() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flotilla: {error:#}");
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// A node with a dead task looks alive to its peers and serves nobody: the worst failure. A dead process is noticed.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        eprintln!("flotilla: thread {name}: {panic}\n{backtrace}");
+        eprintln!(
+            "flotilla: this is a defect of flotilla; the process aborts, start it again and report the lines above"
+        );
+        std::process::abort();
+    }));
 }

@@ -190,6 +190,8 @@ pub const CLIENT_ANSWER_TIMEOUT_MS: u64 = 8_000;
 /// The Rust client resends by itself for this long after the first attempt.
 pub const CLIENT_RESEND_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
+/// A node that starts asks its peers for this long whether they have seen a later start of it.
+pub const BOOT_ANSWER_MS: u64 = 2_000;
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
 /// Life of an access token.

@@ -39,32 +39,86 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
 
 pub async fn init(args: &InitArgs) -> anyhow::Result<Plan> {
     let mut nodes = Vec::new();
-    let mut adopted: Option<(Plan, [u8; 32])> = None;
     for at in &args.nodes {
-        let description = describe(at, args.insecure_peers).await?;
-        if let Some(plan) = description.plan {
-            let same = adopted.as_ref().is_none_or(|(known, _)| known.cluster == plan.cluster);
-            if !same {
-                bail!(
-                    "node {} belongs to cluster {}, another node to a different one; a node joins one cluster for ever: give it an empty --data-dir",
-                    at.node,
-                    plan.cluster
-                );
-            }
-            let secret = description.secret.context("a node holds a plan without its secret")?;
-            adopted = Some((plan, secret));
-        }
-        nodes.push(description.node);
+        nodes.push((at, describe(at, args.insecure_peers).await?));
     }
-    let (plan, secret) = match adopted {
-        Some(known) => known,
-        None => mint(nodes, args.shards)?,
+    let plan = match one_plan(&nodes)? {
+        Some(plan) => go_on(args, &nodes, plan).await?,
+        None => {
+            let infos = nodes.iter().map(|(_, d)| d.node.clone()).collect();
+            let (plan, secret) = mint(infos, args.shards)?;
+            adopt(args, &plan, secret).await?;
+            plan
+        }
     };
+    wait_until_ready(args).await?;
+    Ok(plan)
+}
+
+async fn adopt(args: &InitArgs, plan: &Plan, secret: [u8; 32]) -> anyhow::Result<()> {
     for at in &args.nodes {
-        let request = AdminRequest::Adopt { plan: plan.clone(), secret };
+        let request = AdminRequest::Adopt { plan: plan.clone(), secret, returning: None };
         ask(&at.addr, Some(at.node), &request, args.insecure_peers).await?;
     }
-    wait_until_ready(args).await?;
+    Ok(())
+}
+
+/// The plan that some of these nodes have adopted.
+fn one_plan(nodes: &[(&NodeAddr, Description)]) -> anyhow::Result<Option<Plan>> {
+    let mut known: Option<(&NodeAddr, &Plan)> = None;
+    for (at, description) in nodes {
+        let Some(plan) = &description.plan else { continue };
+        match known {
+            Some((first, mine)) if mine.cluster != plan.cluster => bail!(
+                "node {} belongs to cluster {}, node {} to cluster {}; a node joins one cluster for ever: give it an empty --data-dir",
+                first.node,
+                mine.cluster,
+                at.node,
+                plan.cluster
+            ),
+            _ => known = Some((at, plan)),
+        }
+    }
+    Ok(known.map(|(_, plan)| plan.clone()))
+}
+
+/// An earlier `init` went half-way, or all the way.
+async fn go_on(args: &InitArgs, nodes: &[(&NodeAddr, Description)], plan: Plan) -> anyhow::Result<Plan> {
+    let cluster = plan.cluster;
+    // A node that is not asked might be the one that knows that the cluster lives.
+    let unnamed = plan.nodes.iter().find(|n| args.nodes.iter().all(|at| at.node != n.node));
+    if let Some(node) = unnamed {
+        bail!(
+            "cluster {cluster} exists and has node {} too: name all of its nodes, or start others with empty directories",
+            node.node
+        );
+    }
+    if let Some((at, _)) = nodes.iter().find(|(at, _)| plan.nodes.iter().all(|n| n.node != at.node)) {
+        bail!("cluster {cluster} exists, and node {} is not in it; adding nodes comes in a later version", at.node);
+    }
+    let living = nodes.iter().find(|(_, d)| d.plan.is_some() && d.lives);
+    let Some((living, knows)) = living else {
+        let secret = nodes.iter().find_map(|(_, d)| d.secret).context("a node holds a plan without its secret")?;
+        adopt(args, &plan, secret).await?;
+        return Ok(plan);
+    };
+    let empty: Vec<_> = nodes.iter().filter(|(_, d)| d.plan.is_none()).map(|(at, _)| *at).collect();
+    if empty.is_empty() {
+        bail!(
+            "these nodes are cluster {cluster} already, nothing was changed; look at it with `flotilla cluster status`"
+        );
+    }
+    for at in empty {
+        if knows.boots.iter().any(|(node, boot)| *node == at.node && *boot > 0) {
+            bail!(
+                "cluster {cluster} lives and has seen node {}, whose data directory is empty now. If its data are lost for good, take it back with `flotilla cluster rejoin --node {}`",
+                at.node,
+                at.node
+            );
+        }
+        let request = AdminRequest::Readmit { node: at.node };
+        ask(&living.addr, Some(living.node), &request, args.insecure_peers).await?;
+    }
     Ok(plan)
 }
 
@@ -79,7 +133,7 @@ fn mint(nodes: Vec<flotilla_machine::command::NodeInfo>, shards: u16) -> anyhow:
     Ok((plan::make(ClusterId(random_u128()), nodes, shards, vec![row])?, secret))
 }
 
-async fn describe(at: &NodeAddr, insecure: bool) -> anyhow::Result<Description> {
+pub(super) async fn describe(at: &NodeAddr, insecure: bool) -> anyhow::Result<Description> {
     match ask(&at.addr, Some(at.node), &AdminRequest::Describe, insecure).await? {
         AdminReply::Description(description) => Ok(description),
         _ => bail!("the node at {} gave an answer of another kind; is it the same version?", at.addr),

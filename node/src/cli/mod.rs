@@ -4,6 +4,8 @@ pub mod ask;
 pub mod dev;
 pub mod digest;
 pub mod init;
+pub mod inspect;
+pub mod rejoin;
 pub mod start;
 pub mod status;
 pub mod talk;
@@ -26,7 +28,9 @@ pub enum Command {
     Init(init::InitArgs),
     /// Run a whole local cluster for development: nodes, demo users, ready to chat
     Dev(dev::DevArgs),
-    /// Look at a cluster
+    /// Look into the data directory of a stopped node, without changing anything
+    Inspect(inspect::InspectArgs),
+    /// Look at a cluster, or repair it
     Cluster {
         #[command(subcommand)]
         command: ClusterCommand,
@@ -45,6 +49,8 @@ pub enum ClusterCommand {
     Status(status::StatusArgs),
     /// Compare the state of all replicas of every shard
     Digest(digest::DigestArgs),
+    /// Take a node back whose data directory is lost
+    Rejoin(rejoin::RejoinArgs),
 }
 
 impl Cli {
@@ -53,6 +59,8 @@ impl Cli {
             Command::Start(args) => start::run(*args),
             Command::Init(args) => block_on(init::run(args)),
             Command::Dev(args) => block_on(dev::run(args)),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Cluster { command: ClusterCommand::Rejoin(args) } => block_on(rejoin::run(args)),
             Command::Cluster { command: ClusterCommand::Status(args) } => block_on(status::run(args)),
             Command::Cluster { command: ClusterCommand::Digest(args) } => block_on(digest::run(args)),
             Command::Chat(args) => block_on(talk::chat(args)),

@@ -3,24 +3,25 @@
 //! Invariant: a node adopts one plan for ever; the same one again is harmless.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_machine::command::NodeInfo;
+use flotilla_proto::ids::{Incarnation, NodeId};
+use flotilla_proto::limits;
+use flotilla_raft::peer::{self, Caller, Outcome};
+use tokio::time::Instant;
 
 use super::Cluster;
-use super::wire::{AdminReply, AdminRequest, Description, GroupStatus, NodeStatus};
-use flotilla_proto::ids::Incarnation;
+use super::wire::{self, AdminReply, AdminRequest, Description, GroupStatus, KIND_ADMIN, NodeStatus, Plan};
 
 pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply {
     match request {
-        AdminRequest::Describe => AdminReply::Description(Description {
-            node: cluster.info.clone(),
-            plan: cluster.plan.get().cloned(),
-            secret: if *cluster.incarnation.borrow() == Incarnation(0) {
-                cluster.local.secret().ok().flatten()
-            } else {
-                None
-            },
-            ready: cluster.view.borrow().ready,
-        }),
-        AdminRequest::Adopt { plan, secret } => match cluster.adopt(plan, secret).await {
+        AdminRequest::Describe => AdminReply::Description(describe(cluster)),
+        AdminRequest::Adopt { plan, secret, returning } => match cluster.adopt(plan, secret, returning).await {
+            Ok(()) => AdminReply::Adopted,
+            Err(why) => AdminReply::Refused(why),
+        },
+        AdminRequest::Readmit { node } => match readmit(cluster, node).await {
             Ok(()) => AdminReply::Adopted,
             Err(why) => AdminReply::Refused(why),
         },
@@ -29,6 +30,62 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
             Ok((index, digest)) => AdminReply::Digest { index, digest },
             Err(why) => AdminReply::Refused(why),
         },
+    }
+}
+
+fn describe(cluster: &Cluster) -> Description {
+    // One entry is the founding itself, the next is the first leader's.
+    let lives = cluster.tables.version() > 0 || cluster.groups.all().iter().any(|g| g.facts().last_log > 1);
+    let state = cluster.tables.current();
+    Description {
+        node: cluster.info.clone(),
+        plan: cluster.plan.get().cloned(),
+        secret: if lives { None } else { cluster.local.secret().ok().flatten() },
+        lives,
+        boots: state.iter().flat_map(|s| &s.nodes).map(|row| (row.info.node, row.boot)).collect(),
+        ready: cluster.view.borrow().ready,
+    }
+}
+
+/// Gives plan and secret to a node whose directory is empty, at the address that the cluster knows.
+async fn readmit(cluster: &Cluster, node: NodeId) -> Result<(), String> {
+    let (Some(plan), Some(state)) = (cluster.plan.get(), cluster.tables.current()) else {
+        return Err("this node belongs to no cluster".into());
+    };
+    if state.version == 0 {
+        return Err("the cluster's first tables are not written yet: try again in a moment".into());
+    }
+    let Some(row) = state.nodes.iter().find(|row| row.info.node == node) else {
+        return Err(format!("node {node} is not one of this cluster"));
+    };
+    let secret = cluster.local.secret().map_err(|e| e.to_string())?.ok_or("this node has lost the cluster's secret")?;
+    let nodes = state.nodes.iter().map(|row| row.info.clone()).collect();
+    let request = AdminRequest::Adopt { plan: Plan { nodes, ..plan.clone() }, secret, returning: Some(row.boot) };
+    match ask(cluster, &row.info, &request).await? {
+        AdminReply::Adopted => Ok(()),
+        AdminReply::Refused(why) => Err(why),
+        _ => Err(format!("node {node} gave an answer of another kind; is it the same version?")),
+    }
+}
+
+/// What a peer says of itself and the cluster; none if it does not answer soon.
+pub(super) async fn describe_peer(cluster: &Cluster, peer: &NodeInfo) -> Option<Description> {
+    match ask(cluster, peer, &AdminRequest::Describe).await {
+        Ok(AdminReply::Description(description)) => Some(description),
+        _ => None,
+    }
+}
+
+/// Over the lane of tools, which no boot number and no cluster id keeps anybody from.
+async fn ask(cluster: &Cluster, peer: &NodeInfo, request: &AdminRequest) -> Result<AdminReply, String> {
+    let payload = wire::encode(request).map_err(|e| e.to_string())?;
+    let (node, addr, insecure_peers) = (peer.node, &peer.peer_addr, cluster.insecure_peers);
+    let caller = Caller { node: None, incarnation: Incarnation(0), cluster: None, insecure_peers };
+    let deadline = Instant::now() + Duration::from_millis(limits::BOOT_ANSWER_MS / 2);
+    let joined = peer::join(&caller, addr, Some(node), KIND_ADMIN, payload, deadline).await;
+    match joined.map_err(|e| format!("node {node} cannot be reached at its registered address {addr}: {e}"))?.1 {
+        Outcome::Answer(bytes) => wire::decode(&bytes).map_err(|e| format!("node {node}: {e}")),
+        other => Err(format!("node {node} at {addr} did not take it: {other:?}")),
     }
 }
 
@@ -50,7 +107,7 @@ fn status(cluster: &Cluster) -> NodeStatus {
     });
     NodeStatus {
         node: cluster.info.clone(),
-        boot: cluster.boot,
+        boot: cluster.boot(),
         incarnation: *cluster.incarnation.borrow(),
         ready: cluster.view.borrow().ready,
         tables_version: cluster.tables.version(),

@@ -15,7 +15,7 @@ use flotilla_proto::limits;
 use tokio::time::Instant;
 
 use super::wire::{Failure, NodeCast, NodeReply, NodeRequest};
-use super::{Cluster, leader::Leader};
+use super::{Cluster, admin, leader::Leader};
 
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -43,28 +43,87 @@ impl Renewals {
     }
 }
 
-/// Takes an incarnation, and another one whenever this one is said to be dead.
+/// Takes an incarnation, and another one whenever this one is said to be dead. The first time, this node's replicas open.
 pub async fn run_registration(cluster: Arc<Cluster>) {
+    if let Err(why) = check_boot(&cluster).await {
+        return cluster.fatal(why);
+    }
+    let mut opened = false;
     loop {
-        let register = Command::Control(Control::RegisterNode { node: cluster.info.clone(), boot: cluster.boot });
+        let register = Command::Control(Control::RegisterNode { node: cluster.info.clone(), boot: cluster.boot() });
         match cluster.shard_command(ShardId::CONTROL, &register).await {
             Ok(Reply::Registered { incarnation }) => {
                 tracing::info!(node = %cluster.node, %incarnation, "registered");
                 cluster.incarnation.send_replace(incarnation);
                 fetch_until(&cluster, incarnation).await;
+                if !std::mem::replace(&mut opened, true)
+                    && let Err(why) = cluster.open_all().await
+                {
+                    return cluster.fatal(why);
+                }
                 wait_for_death(&cluster, incarnation).await;
                 tracing::error!(node = %cluster.node, %incarnation, "this incarnation was declared dead, closing its sessions");
                 cluster.incarnation.send_replace(Incarnation(0));
                 cluster.sessions.close(|_| true, 4006);
             }
-            // Version 0 is the plan: the control leader has not written the first tables yet.
-            Ok(Reply::Rejected(why)) if cluster.tables.version() > 0 => {
+            Ok(Reply::Rejected(why)) => {
                 cluster.fatal(format!("the cluster refuses this node: {why}"));
                 return;
             }
             _ => tokio::time::sleep(RETRY).await,
         }
     }
+}
+
+/// A process's boot number is higher than any that the cluster has seen of the node, unless its directory is an older
+/// copy. Asked before the first registration, because that one may be repeated when its answer is lost.
+async fn check_boot(cluster: &Cluster) -> Result<(), String> {
+    let state = loop {
+        match cluster.shard_query(ShardId::CONTROL, Query::ControlState).await {
+            Ok(Answer::ControlState(Some(state))) => break state,
+            _ => tokio::time::sleep(RETRY).await,
+        }
+    };
+    let seen = state.nodes.iter().find(|row| row.info.node == cluster.node).map_or(0, |row| row.boot);
+    cluster.take_tables(state);
+    judge_boot(cluster, seen)
+}
+
+/// The same question before anything is opened, to whichever peer answers first. The control group's own replica cannot
+/// wait for [`check_boot`], and one that was rolled back must not meet its leader, which would find that entries which it
+/// knows to be there are gone. Nobody there to ask: then nobody is there to be hurt, and the answer comes later.
+pub(super) async fn ask_peers(cluster: &Cluster) -> Result<(), String> {
+    let Some(state) = cluster.tables.current() else { return Ok(()) };
+    let peers: Vec<_> = state.nodes.iter().map(|row| row.info.clone()).filter(|n| n.node != cluster.node).collect();
+    let deadline = Instant::now() + Duration::from_millis(limits::BOOT_ANSWER_MS);
+    while !peers.is_empty() && Instant::now() < deadline {
+        let answers = futures::future::join_all(peers.iter().map(|peer| admin::describe_peer(cluster, peer))).await;
+        // A cluster that is being made: nobody has seen anything.
+        if answers.iter().all(|answer| answer.as_ref().is_some_and(|d| !d.lives)) {
+            return Ok(());
+        }
+        let knowing: Vec<_> = answers.into_iter().flatten().filter(|d| d.lives).collect();
+        if !knowing.is_empty() {
+            let boots = knowing.iter().flat_map(|d| &d.boots).filter(|(node, _)| *node == cluster.node);
+            return judge_boot(cluster, boots.map(|(_, boot)| *boot).max().unwrap_or(0));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Ok(())
+}
+
+fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
+    let (node, boot) = (cluster.node, cluster.boot());
+    if seen < boot {
+        return Ok(());
+    }
+    let why = format!(
+        "the data directory of node {node} was rolled back or copied: this is its boot {boot}, and the cluster has seen \
+         boot {seen}. Votes that it gave since are gone, so nothing was started from it. Move it away, start the node with \
+         an empty one, then run `flotilla cluster rejoin`; or stop the other process, if node {node} runs twice"
+    );
+    cluster.local.refuse(&why).map_err(|error| format!("{why} (and this cannot be remembered: {error})"))?;
+    Err(why)
 }
 
 /// The tables must show the own incarnation before they may declare it dead.

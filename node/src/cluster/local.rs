@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::codec::{self, CodecError};
-use flotilla_proto::ids::{NodeId, ReplicaId, ShardId};
+use flotilla_proto::ids::{ClusterId, NodeId, ReplicaId, ShardId};
 use flotilla_proto::limits;
-use flotilla_storage::{Batch, Durability, Engine, StorageError, value};
+use flotilla_storage::{Batch, Durability, Engine, Read, StorageError, value};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::wire::Plan;
@@ -22,6 +22,7 @@ const PLAN: &[u8] = b"\xf0plan";
 const SECRET: &[u8] = b"\xf0secret";
 const DISTRUSTED: &[u8] = b"\xf0distrusted";
 const TABLES: &[u8] = b"\xf0tables";
+const REFUSED: &[u8] = b"\xf0refused";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -37,6 +38,8 @@ pub enum LocalError {
     Newer { found: u8 },
     #[error("this data directory belongs to node {found}, not to node {asked}: give each node its own --data-dir")]
     WrongNode { found: NodeId, asked: NodeId },
+    #[error("{0}")]
+    Refused(String),
     #[error("cannot encode a row: {0}")]
     Encode(#[from] CodecError),
 }
@@ -60,11 +63,26 @@ impl Local {
         }
     }
 
+    /// The cluster has found out that this directory was rolled back: no later start may take it for a newer one because
+    /// its boot number has risen meanwhile.
+    pub fn refuse(&self, why: &str) -> Result<(), LocalError> {
+        self.write(REFUSED, &why, Durability::Synced)
+    }
+
+    pub fn check_refused(&self) -> Result<(), LocalError> {
+        self.read::<String>(REFUSED, "refused")?.map_or(Ok(()), |why| Err(LocalError::Refused(why)))
+    }
+
     /// The number of this start, durable before it is returned.
     pub fn next_boot(&self) -> Result<u64, LocalError> {
         let boot = self.read::<u64>(BOOT, "boot")?.unwrap_or(0) + 1;
         self.write(BOOT, &boot, Durability::Synced)?;
         Ok(boot)
+    }
+
+    /// For a node that comes back with an empty directory: above what the cluster has seen of it.
+    pub fn raise_boot(&self, boot: u64) -> Result<(), LocalError> {
+        self.write(BOOT, &boot, Durability::Synced)
     }
 
     pub fn plan(&self) -> Result<Option<Plan>, LocalError> {
@@ -113,14 +131,40 @@ impl Local {
     }
 
     fn read<T: DeserializeOwned>(&self, key: &[u8], row: &'static str) -> Result<Option<T>, LocalError> {
-        let Some(stored) = self.engine.get(key)? else { return Ok(None) };
-        let (version, payload) = value::open(&stored).map_err(|_| LocalError::Damaged { row })?;
-        if version > LAYOUT {
-            return Err(LocalError::Newer { found: version });
-        }
-        let decoded = codec::decode(LAYOUT, &payload, limits::PEER_FRAME_BYTES_MAX);
-        decoded.map(Some).map_err(|_| LocalError::Damaged { row })
+        read_row(&*self.engine, key, row)
     }
+}
+
+fn read_row<T: DeserializeOwned>(read: &dyn Read, key: &[u8], row: &'static str) -> Result<Option<T>, LocalError> {
+    let Some(stored) = read.get(key)? else { return Ok(None) };
+    let (version, payload) = value::open(&stored).map_err(|_| LocalError::Damaged { row })?;
+    if version > LAYOUT {
+        return Err(LocalError::Newer { found: version });
+    }
+    let decoded = codec::decode(LAYOUT, &payload, limits::PEER_FRAME_BYTES_MAX);
+    decoded.map(Some).map_err(|_| LocalError::Damaged { row })
+}
+
+/// Whose directory this is, for a tool that only reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocalFacts {
+    pub node: Option<NodeId>,
+    pub boot: u64,
+    /// None: it was never adopted.
+    pub cluster: Option<ClusterId>,
+    pub tables_version: u64,
+    /// Replicas that must not run again under their ids, and have not been replaced yet.
+    pub distrusted: Vec<(ShardId, ReplicaId)>,
+}
+
+pub fn facts(read: &dyn Read) -> Result<LocalFacts, LocalError> {
+    Ok(LocalFacts {
+        node: read_row(read, NODE, "node")?,
+        boot: read_row(read, BOOT, "boot")?.unwrap_or(0),
+        cluster: read_row::<Plan>(read, PLAN, "plan")?.map(|plan| plan.cluster),
+        tables_version: read_row::<ControlState>(read, TABLES, "tables")?.map_or(0, |state| state.version),
+        distrusted: read_row(read, DISTRUSTED, "distrusted")?.unwrap_or_default(),
+    })
 }
 
 fn sealed<T: Serialize>(value: &T) -> Result<Bytes, LocalError> {

@@ -4,6 +4,7 @@
 //! - [`router`] user or conversation -> shard -> leader, three outcomes · [`serve`] what is done for a request here
 //! - [`leader`] one leadership: [`fanout`], [`receipts`], [`pusher`], [`housekeeping`]
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
+//! - [`start`] the order in which all this comes up · [`replicas`] which replicas run, which are replaced and forgotten
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
 //! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`wire`] messages between nodes · [`pending`] hints that coalesce
 
@@ -21,6 +22,7 @@ pub mod plan;
 pub mod push;
 pub mod pusher;
 pub mod receipts;
+mod replicas;
 pub mod router;
 pub mod serve;
 pub mod sessions;
@@ -30,7 +32,7 @@ pub mod wire;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flotilla_machine::command::NodeInfo;
@@ -39,6 +41,7 @@ use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
 use flotilla_raft::set::Groups;
+use flotilla_storage::Engine;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
@@ -53,7 +56,11 @@ pub struct Cluster {
     pub node: NodeId,
     pub info: NodeInfo,
     /// The number of this process's start in its data directory.
-    pub boot: u64,
+    boot: AtomicU64,
+    /// This process has been taken in, with a boot number that the cluster had not seen.
+    admitted: AtomicBool,
+    insecure_peers: bool,
+    engine: Arc<dyn Engine>,
     pub groups: Arc<Groups>,
     pub peers: Arc<Peers>,
     pub tables: tables::Tables,
@@ -102,6 +109,10 @@ impl Metrics {
 impl Cluster {
     pub fn leaders(&self) -> MutexGuard<'_, BTreeMap<ShardId, Leading>> {
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn boot(&self) -> u64 {
+        self.boot.load(Ordering::Relaxed)
     }
 
     /// All shards that hold slots.

@@ -1,19 +1,20 @@
 //! How the cluster half of a node comes up, and goes down.
 //!
 //! Order: the boot number is durable first; then the peer port answers; a node without a plan waits to be adopted; with
-//! one it opens its replicas, registers, and is ready when its groups have leaders.
+//! one it opens its control replica, registers, opens its other replicas, and is ready when its groups have leaders.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use flotilla_machine::command::{Control, NodeInfo};
+use flotilla_machine::Effect;
+use flotilla_machine::command::NodeInfo;
 use flotilla_machine::query::ControlState;
-use flotilla_machine::{Command, Effect, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::{Peers, PeersConfig};
 use flotilla_raft::seam::net::Listener;
-use flotilla_raft::set::{Groups, OpenError, Placement, Router, SetOptions, Start};
+use flotilla_raft::set::{Groups, Placement, Router, SetOptions};
 use flotilla_raft::{Hooks, Timings};
 use flotilla_storage::Engine;
 use tokio::sync::{Notify, mpsc, watch};
@@ -29,7 +30,6 @@ use crate::metrics::Registry;
 
 /// Recent log entries kept in memory per group, for replication.
 const LOG_CACHE_BYTES: usize = 1024 * 1024;
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Everything a node needs that is not in its data.
 pub struct Options {
@@ -49,15 +49,8 @@ pub struct Options {
 pub enum StartError {
     #[error(transparent)]
     Local(#[from] LocalError),
-    #[error("cannot open the groups of this node: {0}")]
+    #[error("this node cannot start: {0}")]
     Groups(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opened {
-    Running,
-    /// Its log or vote cannot be trusted: it must come back under a new generation.
-    Damaged,
 }
 
 /// Passes what the groups say on to the cluster, once it exists.
@@ -100,6 +93,7 @@ impl Cluster {
         let node = options.info.node;
         let local = Local::new(options.engine.clone());
         local.claim(node)?;
+        local.check_refused()?;
         let boot = local.next_boot()?;
         let plan = local.plan()?;
         if options.tail_lost
@@ -142,7 +136,10 @@ impl Cluster {
         let cluster = Arc::new(Self {
             node,
             info: options.info,
-            boot,
+            boot: AtomicU64::new(boot),
+            admitted: AtomicBool::new(false),
+            insecure_peers: options.insecure_peers,
+            engine: options.engine,
             groups,
             peers,
             tables: tables::Tables::default(),
@@ -174,8 +171,9 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Takes the plan for ever. The same one again is harmless.
-    pub async fn adopt(self: &Arc<Self>, plan: Plan, secret: [u8; 32]) -> Result<(), String> {
+    /// Takes the plan for ever. The same one again is harmless. `returning`: the cluster lives and has seen this boot
+    /// number of the node, so this directory is a new one, and the replicas of the plan are lost.
+    pub async fn adopt(self: &Arc<Self>, plan: Plan, secret: [u8; 32], returning: Option<u64>) -> Result<(), String> {
         if let Some(mine) = self.plan.get() {
             return if mine.cluster == plan.cluster {
                 Ok(())
@@ -189,12 +187,24 @@ impl Cluster {
         if !plan.slots.is_whole() || plan.nodes.iter().all(|n| n.node != self.node) {
             return Err(format!("the plan does not name node {}", self.node));
         }
+        match returning {
+            // Without a mark on the disk no replica is ever opened: an empty one must not vote under an old id.
+            None => self.mark_founders(&plan).await?,
+            Some(seen) => {
+                let boot = self.boot().max(seen.saturating_add(1));
+                self.local.raise_boot(boot).map_err(|e| e.to_string())?;
+                self.boot.store(boot, Ordering::Relaxed);
+                self.peers.raise_incarnation(Incarnation(boot));
+                tracing::warn!(node = %self.node, boot, "coming back to the cluster with an empty data directory");
+            }
+        }
         self.local.adopt(&plan, secret).map_err(|e| e.to_string())?;
         self.peers.set_cluster(plan.cluster);
         self.open(plan).await
     }
 
-    /// Opens this node's replicas and starts what runs for as long as the node does.
+    /// Opens the control replica and starts what runs for as long as the node does. The other replicas follow when the
+    /// cluster has taken this process in: a directory that was rolled back must not vote.
     async fn open(self: &Arc<Self>, plan: Plan) -> Result<(), String> {
         if self.plan.set(plan.clone()).is_err() {
             return Ok(());
@@ -202,20 +212,8 @@ impl Cluster {
         let kept = self.local.tables().map_err(|e| e.to_string())?;
         self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(&plan)));
         self.follow_tables();
-        let Some(state) = self.tables.current() else { return Err("no tables".into()) };
-        let distrusted = self.local.distrusted().map_err(|e| e.to_string())?;
-        for (shard, replicas) in &state.placement {
-            // Of two, the newer one: the older is being replaced.
-            if let Some(mine) = replicas.iter().filter(|r| r.node == self.node).max() {
-                let founders = plan.placement.iter().find(|(s, _)| s == shard).map(|(_, r)| r.clone());
-                let founders = founders.filter(|f| f.contains(mine)).unwrap_or_default();
-                let distrusted = distrusted.contains(&(*shard, *mine));
-                if distrusted || self.open_group(*shard, *mine, founders).await? == Opened::Damaged {
-                    tokio::spawn(replace(self.clone(), *shard, *mine));
-                }
-            }
-        }
-        self.place();
+        control::ask_peers(self).await?;
+        self.open_control().await?;
         self.receiver.expect(self.data_shards().into_iter());
         let lease = self.lease;
         self.spawn_vital("registration", control::run_registration(self.clone()));
@@ -229,25 +227,8 @@ impl Cluster {
         Ok(())
     }
 
-    async fn open_group(
-        self: &Arc<Self>,
-        shard: ShardId,
-        mine: ReplicaId,
-        founders: Vec<ReplicaId>,
-    ) -> Result<Opened, String> {
-        let start = if founders.is_empty() { Start::Resume } else { Start::Found(founders.into_iter().collect()) };
-        match self.groups.open(shard, mine, start).await {
-            Ok(_) => {
-                self.spawn_vital("following a leadership", follow_leadership(self.clone(), shard));
-                Ok(Opened::Running)
-            }
-            Err(OpenError::Start(error)) if error.is_damage() => Ok(Opened::Damaged),
-            Err(error) => Err(format!("shard {shard}: {error}")),
-        }
-    }
-
     /// Tells the groups of this node where their replicas shall be, and who shall lead.
-    fn place(&self) {
+    pub(super) fn place(&self) {
         let Some(state) = self.tables.current() else { return };
         for (shard, replicas) in &state.placement {
             let stays = |r: &&ReplicaId| !state.retiring.contains(&(*shard, **r));
@@ -303,33 +284,12 @@ async fn run_tables(cluster: Arc<Cluster>) {
     while tables.changed().await.is_ok() {
         cluster.follow_tables();
         cluster.place();
-    }
-}
-
-/// A replica whose log or vote is damaged has forgotten its promises: it never votes again under its id. The control
-/// group gives a new one, which starts empty and is brought up by the group's leader.
-async fn replace(cluster: Arc<Cluster>, shard: ShardId, damaged: ReplicaId) {
-    let allocate = Control::AllocateReplica { shard, node: cluster.node, replaces: Some(damaged) };
-    let allocate = Command::Control(allocate);
-    let new = loop {
-        match cluster.shard_command(ShardId::CONTROL, &allocate).await {
-            Ok(Reply::Replica(new)) => break new,
-            Ok(Reply::Rejected(why)) => return cluster.fatal(format!("shard {shard}: no new replica id: {why}")),
-            _ => tokio::time::sleep(RETRY).await,
-        }
-    };
-    tracing::warn!(%shard, %damaged, %new, "coming back as a learner of a new generation");
-    match cluster.open_group(shard, new, vec![]).await {
-        Ok(Opened::Running) => cluster.place(),
-        Ok(Opened::Damaged) => {
-            cluster.fatal(format!("shard {shard}: the fresh replica {new} is damaged; check the disk"))
-        }
-        Err(why) => cluster.fatal(why),
+        cluster.forget_old_replicas().await;
     }
 }
 
 /// Starts and ends what a leader does.
-async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
+pub(super) async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
     let Some(group) = cluster.groups.get(shard) else { return };
     let mut leadership = group.watch_leadership();
     loop {
@@ -361,7 +321,7 @@ async fn run_readiness(cluster: Arc<Cluster>) {
     loop {
         timer.tick().await;
         let incarnation = *cluster.incarnation.borrow();
-        let led = cluster.groups.all().iter().all(|g| g.leader().is_some());
+        let led = cluster.admitted.load(Ordering::Acquire) && cluster.groups.all().iter().all(|g| g.leader().is_some());
         cluster.view.send_if_modified(|view| {
             let ready = !view.draining && incarnation > Incarnation(0) && led;
             let changed = view.ready != ready || view.incarnation != incarnation;

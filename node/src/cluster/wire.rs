@@ -146,6 +146,14 @@ pub enum AdminRequest {
     Adopt {
         plan: Plan,
         secret: [u8; 32],
+        /// Set if the cluster lives already: the boot number that it has seen of this node. Whatever replicas it was
+        /// given are lost, and it gets new ones.
+        returning: Option<u64>,
+    },
+    /// To a node of a cluster that lives: has another one, whose directory is empty, adopt the cluster again. The
+    /// secret goes to that node's registered address only.
+    Readmit {
+        node: NodeId,
     },
     Status,
     /// Of this node's replica, as applied now. For checkers.
@@ -194,9 +202,13 @@ pub struct GroupStatus {
 pub struct Description {
     pub node: NodeInfo,
     pub plan: Option<Plan>,
-    /// The cluster's secret, beside the plan: so that an `init` that failed half-way can go on. Never told once this
-    /// node has registered, that is once a majority has adopted the plan.
+    /// The cluster's secret, beside the plan: so that an `init` that failed half-way can go on. Never told once the
+    /// cluster lives.
     pub secret: Option<[u8; 32]>,
+    /// The cluster may have accepted something, as far as this node knows: nobody is a founder any more.
+    pub lives: bool,
+    /// The boot numbers that the cluster has seen.
+    pub boots: Vec<(NodeId, u64)>,
     pub ready: bool,
 }
 
