@@ -25,6 +25,8 @@ pub struct Node {
     pub client_addr: String,
     pub peer_addr: String,
     pub dir: PathBuf,
+    /// Flags beside the usual ones.
+    pub args: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -81,6 +83,7 @@ impl Cluster {
                 client_addr: format!("127.0.0.1:{}", free_port()?),
                 peer_addr: format!("127.0.0.1:{}", free_port()?),
                 dir: root.join(format!("node-{number}")),
+                args: Vec::new(),
                 log: root.join(format!("node-{number}.log")),
                 child: None,
             });
@@ -111,6 +114,7 @@ impl Cluster {
             .arg("--data-dir")
             .arg(&node.dir)
             .args(["--client-addr", &node.client_addr, "--peer-addr", &node.peer_addr, "--auth", "dev"])
+            .args(&node.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
