@@ -62,6 +62,8 @@ pub(super) struct Actor {
     pub waiters: BTreeMap<Cid, oneshot::Sender<Outcome>>,
     pub link: Option<Link>,
     pub urls: Urls,
+    /// The node of the last connection that ended.
+    left: Option<String>,
     pub backoff: Backoff,
     pub fresh_token: bool,
     pub events: VecDeque<Event>,
@@ -106,6 +108,7 @@ impl Actor {
             contents: BTreeMap::new(),
             waiters: BTreeMap::new(),
             link: None,
+            left: None,
             fresh_token: false,
             events: VecDeque::new(),
             stopped: None,
@@ -134,7 +137,10 @@ impl Actor {
     /// One step; false when the device is to end.
     async fn turn(&mut self) -> bool {
         let now_ms = self.now_ms();
-        self.outbox.expire(now_ms);
+        if self.outbox.expire(now_ms) > 0 && self.link.is_some() {
+            // The server answers in less, if only that it does not know: this node hangs, another one may not.
+            self.on_closed(Closed { code: 1006, reason: "an answer is overdue".into() });
+        }
         for call in self.calls.expire(now_ms) {
             self.end_call(call, Err(CallError::Unknown("no answer in time".into())));
         }
@@ -218,7 +224,8 @@ impl Actor {
             return;
         }
         self.dial_at = None;
-        let avoid = self.link.as_ref().map(|l| l.url.clone());
+        // Also the one that was just left: what it is ill of may be silence, and that costs a whole timeout.
+        let avoid = self.link.as_ref().map(|l| l.url.clone()).or_else(|| self.left.clone());
         let Some(url) = self.urls.next(avoid.as_deref()) else {
             return self.stop(0, "no node's URL is known".into());
         };
@@ -280,9 +287,8 @@ impl Actor {
 
     /// Nothing more comes over the current connection.
     pub fn leave(&mut self) {
-        if self.link.take().is_none() {
-            return;
-        }
+        let Some(link) = self.link.take() else { return };
+        self.left = Some(link.url);
         let now_ms = self.now_ms();
         self.outbox.disconnected(now_ms);
         self.calls.disconnected(now_ms);
