@@ -11,6 +11,8 @@ use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::slots;
+use flotilla_raft::Leadership;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -115,7 +117,13 @@ impl Cluster {
                 continue;
             };
             let attempt_deadline = if repeatable { deadline.min(Instant::now() + ATTEMPT) } else { deadline };
-            match self.try_node(node, &request, attempt_deadline).await {
+            let tried = tokio::select! {
+                biased;
+                tried = self.try_node(node, &request, attempt_deadline) => tried,
+                // It is paused or cut off: what it would answer, nobody knows, and nobody should wait for it.
+                () = self.deposed(shard, node) => Try::Unknown,
+            };
+            match tried {
                 Try::Reply(reply) => return Ok(reply),
                 Try::Overloaded => return Err(CallError::Overloaded),
                 Try::Unknown if !repeatable => return Err(CallError::Unknown),
@@ -123,6 +131,18 @@ impl Cluster {
                 Try::NotHere(_) | Try::Unknown => pause_or_give_up(deadline).await?,
             }
             tries += 1;
+        }
+    }
+
+    /// Ends some time after the own replica has heard of a later leader than `node`.
+    async fn deposed(&self, shard: ShardId, node: NodeId) {
+        if let Some(group) = self.groups.get(shard)
+            && later_leader(group.watch_leadership(), node).await
+        {
+            // One that only hands over answers what it has begun.
+            tokio::time::sleep(LAST_WORDS).await;
+        } else {
+            std::future::pending().await
         }
     }
 
@@ -183,6 +203,23 @@ fn target(
 /// One try of a repeatable request; a node that died without closing its connection costs no more than this.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 
+/// For the answers of a leader that has a successor.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Waits for a term that is led by another node; false when there is nothing to wait for.
+async fn later_leader(mut leadership: watch::Receiver<Leadership>, node: NodeId) -> bool {
+    let term = leadership.borrow_and_update().term;
+    loop {
+        if leadership.changed().await.is_err() {
+            return false;
+        }
+        let now = *leadership.borrow_and_update();
+        if now.term > term && now.leader.is_some_and(|leader| leader.node != node) {
+            return true;
+        }
+    }
+}
+
 /// Why a peer gave no answer.
 pub enum AskError {
     /// Proof that nothing left this node.
@@ -231,5 +268,29 @@ mod tests {
         assert!(stale.iter().filter(|n| **n == 9).count() == 28 && [1, 2, 3].iter().all(|n| stale.contains(n)));
         let without: Vec<_> = (0..3).filter_map(|tries| target(None, tries, replicas)).map(|n| n.0).collect();
         assert_eq!(without, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_successor_ends_the_wait_for_a_leader_that_hangs() {
+        let led = |term, node: u16| Leadership {
+            term,
+            leader: Some(ReplicaId::new(NodeId(node), Generation(1))),
+            ..Leadership::default()
+        };
+        let (tell, told) = watch::channel(led(3, 1));
+        let mut wait = tokio::spawn(later_leader(told, NodeId(1)));
+        let waits = async |wait: &mut tokio::task::JoinHandle<bool>| {
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            !wait.is_finished()
+        };
+        tell.send_replace(Leadership { leader: None, ..led(4, 1) });
+        assert!(waits(&mut wait).await, "an election is no answer yet");
+        tell.send_replace(led(5, 1));
+        assert!(waits(&mut wait).await, "it leads again");
+        tell.send_replace(led(6, 2));
+        assert!(wait.await.expect("no panic"));
+        let (_, gone) = watch::channel(led(3, 1));
+        assert!(!later_leader(gone, NodeId(1)).await);
     }
 }
