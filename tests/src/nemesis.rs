@@ -55,7 +55,7 @@ impl Nemesis {
             32..46 => Fault::Kill { nodes: vec![node, other], down },
             46..56 => Fault::Kill { nodes: vec![0, 1, 2], down },
             56..64 => Fault::KillTwice { node, down, alive: self.ms(50..1_500) },
-            64..76 => Fault::Pause { node, silent: self.ms(500..7_000) },
+            64..76 => Fault::Pause { node, silent: self.ms(500..10_000) },
             76..82 => Fault::PauseAndKill { silent: node, killed: other, down },
             _ => Fault::Restart { node },
         }
