@@ -72,6 +72,8 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr) -> Result<Sessio
         Err(CallError::Rejected(Rejection::WrongInstall)) => None,
         // A demo user needs no registration; its device may be of a cluster that is gone.
         Err(CallError::Rejected(Rejection::Unauthenticated)) if caller.device.is_none() => None,
+        // The token is good and its family is not: logged out meanwhile, on another node perhaps.
+        Err(CallError::Rejected(Rejection::Unauthenticated)) => return Err(CloseCode::ReauthRequired),
         other => Some(other.map_err(open_code)?),
     };
     let ((opened, guard, pushes), since) = match opened {

@@ -70,46 +70,69 @@ fn wait_of(wait: Option<&Value>) -> Result<Duration, ErrorBody> {
 
 /// What is pending now; none: nothing.
 async fn look(shared: &Shared, me: &Me) -> Result<Option<Value>, ErrorBody> {
-    let (user, device) = (me.user.clone(), me.device);
-    let query = Query::Pending { user, device, after: None, limit: POLL_CONVERSATIONS_MAX };
-    let rows = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
-        Ok(Answer::Rows(page)) => page,
-        Ok(_) => return Err(errors::internal("pending")),
-        Err(error) => return Err(errors::of_call(error)),
-    };
-    let mut frames = Vec::new();
-    let mut marks = Vec::new();
-    let mut bytes = 0;
-    let mut more = rows.more;
-    for row in &rows.rows {
-        if bytes >= POLL_BYTES_MAX {
-            more = true;
+    let mut found = Found::default();
+    let mut after = None;
+    // On from page to page while nothing can be shown: conversations whose shard cannot answer now must not hide others.
+    loop {
+        let (user, device) = (me.user.clone(), me.device);
+        let query = Query::Pending { user, device, after: after.take(), limit: POLL_CONVERSATIONS_MAX };
+        let page = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
+            Ok(Answer::Rows(page)) => page,
+            Ok(_) => return Err(errors::internal("pending")),
+            Err(error) => return Err(errors::of_call(error)),
+        };
+        found.more = page.more;
+        found.take(shared, me, &page.rows).await?;
+        after = page.rows.last().map(|row| row.conv.clone());
+        if !found.frames.is_empty() || !page.more || after.is_none() {
             break;
         }
-        let head = row.part.effective_head(row.head);
-        let items = pending(shared, me, row, head).await?;
-        let Some(last) = items.last().map(Item::last) else { continue };
-        more |= last < head;
-        let mut n = Count(0);
-        for item in items {
-            match item.into_gap(&row.conv) {
-                Ok(gap) => frames.push(frame("gap", &gap)?),
-                Err(entry) => {
-                    bytes += ops::encoded_bytes(&entry);
-                    n = entry.n;
-                    frames.push(frame("entry", &EntryFrame::of(&entry))?);
-                }
-            }
-        }
-        marks.push((row.conv.clone(), last, n));
     }
+    let Found { frames, marks, more, .. } = found;
     if frames.is_empty() {
         return Ok(None);
     }
-    let claims = Upto { cluster: shared.node().cluster, user: me.user.clone(), device, marks };
+    let claims = Upto { cluster: shared.node().cluster, user: me.user.clone(), device: me.device, marks };
     let upto = jwt::seal(&shared.backend.keys().borrow(), TYP, &claims)
         .ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
     Ok(Some(json!({ "frames": frames, "upto": upto, "more": more })))
+}
+
+/// What one poll answers with.
+#[derive(Default)]
+struct Found {
+    frames: Vec<Value>,
+    marks: Vec<(ConvId, Seq, Count)>,
+    bytes: usize,
+    more: bool,
+}
+
+impl Found {
+    async fn take(&mut self, shared: &Shared, me: &Me, rows: &[InboxRow]) -> Result<(), ErrorBody> {
+        for row in rows {
+            if self.bytes >= POLL_BYTES_MAX {
+                self.more = true;
+                break;
+            }
+            let head = row.part.effective_head(row.head);
+            let items = pending(shared, me, row, head).await;
+            let Some(last) = items.last().map(Item::last) else { continue };
+            self.more |= last < head;
+            let mut n = Count(0);
+            for item in items {
+                match item.into_gap(&row.conv) {
+                    Ok(gap) => self.frames.push(frame("gap", &gap)?),
+                    Err(entry) => {
+                        self.bytes += ops::encoded_bytes(&entry);
+                        n = entry.n;
+                        self.frames.push(frame("entry", &EntryFrame::of(&entry))?);
+                    }
+                }
+            }
+            self.marks.push((row.conv.clone(), last, n));
+        }
+        Ok(())
+    }
 }
 
 fn frame<T: Serialize>(t: &str, d: &T) -> Outcome {
@@ -117,15 +140,17 @@ fn frame<T: Serialize>(t: &str, d: &T) -> Outcome {
 }
 
 /// Entries and gaps above the cursor. A log that cannot answer now is left for the next poll.
-async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Result<Vec<Item>, ErrorBody> {
+async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Vec<Item> {
     let (conv, user, from) = (row.conv.clone(), me.user.clone(), row.cursor.next());
     let (limit, bytes_max) = (POLL_ENTRIES_MAX, limits::LOG_READ_BYTES as u32);
     let query = Query::Entries { conv, user, from, to: head, newest_first: false, limit, bytes_max };
     let freshness = Freshness::Any { min_seq: Some((row.conv.clone(), head)) };
     match ops::entries(shared, query, &row.conv, freshness).await {
-        Ok(page) => Ok(window::explain(&page, from, head)),
-        Err(error) if error.retryable => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Ok(page) => window::explain(&page, from, head),
+        Err(error) => {
+            tracing::debug!(conv = %row.conv, %error, "a conversation cannot be read now, the next poll tries again");
+            Vec::new()
+        }
     }
 }
 
