@@ -81,6 +81,7 @@ pub struct Cluster {
     view: watch::Sender<NodeView>,
     keys: watch::Sender<Vec<SigningKey>>,
     disk_low: AtomicBool,
+    adopting: tokio::sync::Mutex<()>,
     fatal: mpsc::Sender<String>,
     lease: std::time::Duration,
 }

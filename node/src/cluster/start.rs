@@ -157,6 +157,7 @@ impl Cluster {
             view: watch::channel(view).0,
             keys: watch::channel(vec![]).0,
             disk_low: Default::default(),
+            adopting: Default::default(),
             fatal: options.fatal,
             lease: options.lease,
         });
@@ -174,6 +175,8 @@ impl Cluster {
     /// Takes the plan for ever. The same one again is harmless. `returning`: the cluster lives and has seen this boot
     /// number of the node, so this directory is a new one, and the replicas of the plan are lost.
     pub async fn adopt(self: &Arc<Self>, plan: Plan, secret: [u8; 32], returning: Option<u64>) -> Result<(), String> {
+        // One at a time: of two plans at once, one must not reach the disk and the other the memory.
+        let _one = self.adopting.lock().await;
         if let Some(mine) = self.plan.get() {
             return if mine.cluster == plan.cluster {
                 Ok(())
