@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::{AckItem, Auth, ClientFrame, ClientMessage, Hello, RevToken, Verdict};
+use flotilla_proto::frame::{AckItem, Auth, ClientFrame, ClientMessage, CloseCode, Hello, RevToken, Verdict};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Instance, Seq};
 use flotilla_proto::limits;
 use futures::future::{BoxFuture, FutureExt};
@@ -64,6 +64,8 @@ pub(super) struct Actor {
     pub urls: Urls,
     /// The node of the last connection that ended.
     left: Option<String>,
+    /// Another instance has taken the session once.
+    replaced: bool,
     pub backoff: Backoff,
     pub fresh_token: bool,
     pub events: VecDeque<Event>,
@@ -109,6 +111,7 @@ impl Actor {
             waiters: BTreeMap::new(),
             link: None,
             left: None,
+            replaced: false,
             fresh_token: false,
             events: VecDeque::new(),
             stopped: None,
@@ -251,7 +254,7 @@ impl Actor {
             Ok(open) => open,
             Err(error) => {
                 tracing::debug!(url, %error, "attempt failed");
-                return self.on_verdict(error.verdict(), 0, error.to_string());
+                return self.on_verdict(error.verdict(), error.code(), error.to_string());
             }
         };
         self.leave();
@@ -307,6 +310,10 @@ impl Actor {
 
     fn on_verdict(&mut self, verdict: Verdict, code: u16, reason: String) {
         match verdict {
+            // The other instance may be the process before this one on the same store: it died with a hello under way,
+            // which waited for a leader and was done after ours. That happens once; two living holders of a copied store
+            // would replace each other for ever, so the second time is final.
+            Verdict::Stop if code == CloseCode::SessionReplaced.number() && !self.replaced => self.replaced = true,
             Verdict::Stop => return self.stop(code, reason),
             Verdict::NewToken => self.fresh_token = true,
             // Dropped in the store too with the next token that is stored.

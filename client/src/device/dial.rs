@@ -26,6 +26,16 @@ impl DialError {
     }
 }
 
+impl DialError {
+    /// Of the close frame, 0 without one.
+    pub fn code(&self) -> u16 {
+        match self {
+            DialError::Connect(ConnectError::Closed(closed)) => closed.code,
+            _ => 0,
+        }
+    }
+}
+
 impl std::fmt::Display for DialError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
