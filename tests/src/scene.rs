@@ -1,6 +1,7 @@
 //! Devices on a cluster, all writing into one history, and waiting for conditions with a deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use flotilla_client::terminal::account::password_tokens;
 use flotilla_client::{Config, Device, Handle, Outcome};
 use flotilla_proto::frame::{Accepted, Encoding, Target};
 use flotilla_proto::ids::{ConvId, Seq, UserId};
+use futures::future::FutureExt;
 use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -50,11 +52,13 @@ const BODIES_MAX: usize = 4_096;
 pub struct Scene {
     pub urls: Vec<String>,
     pub recorder: Recorder,
+    /// Fresh tokens that users with passwords have had.
+    pub renewed: Arc<AtomicU64>,
 }
 
 impl Scene {
     pub fn new(urls: Vec<String>) -> Self {
-        Self { urls, recorder: Recorder::memory() }
+        Self { urls, recorder: Recorder::memory(), renewed: Arc::default() }
     }
 
     pub fn note(&self, text: impl Into<String>) {
@@ -78,7 +82,17 @@ impl Scene {
         let install = install_of(&mut store).await?;
         let password = format!("{name}'s long password");
         let tokens = password_tokens(self.urls.clone(), user(name), install, password, true);
-        let token: TokenSource = Arc::new(move |fresh| tokens(fresh || rand::rng().random_bool(0.25)));
+        let renewed = self.renewed.clone();
+        let token: TokenSource = Arc::new(move |fresh| {
+            let (fresh, renewed) = (fresh || rand::rng().random_bool(0.25), renewed.clone());
+            let token = tokens(fresh);
+            async move {
+                let token = token.await;
+                renewed.fetch_add(u64::from(fresh && token.is_ok()), Ordering::Relaxed);
+                token
+            }
+            .boxed()
+        });
         self.open_with(name, number, self.urls.clone(), store, token).await
     }
 

@@ -137,12 +137,13 @@ async fn chaos(
     }
     let moves = run.moves.load(Ordering::Relaxed);
     println!(
-        "nodes killed: {}, paused: {}, stopped gracefully: {}; members moved: {moves}; pages read: {}; lives of {}: {lives}",
+        "nodes killed: {}, paused: {}, stopped gracefully: {}; members moved: {moves}; pages read: {}; lives of {}: {lives}; tokens renewed: {}",
         nemesis.kills,
         nemesis.pauses,
         nemesis.graceful,
         run.pages.load(Ordering::Relaxed),
-        risen.label
+        risen.label,
+        scene.renewed.load(Ordering::Relaxed)
     );
     ensure!(moves >= 10, "only {moves} changes of members were accepted");
     // Only then is membership judged everywhere.
