@@ -217,8 +217,17 @@ impl Group {
     }
 
     /// When a quorum has last confirmed this node's leadership: the send time of the rpcs that it answered.
+    /// A leader that is the only voter is its own quorum at any time; openraft counts answers, and it gets none.
     pub fn last_quorum_ack(&self) -> Option<tokio::time::Instant> {
-        self.metrics().borrow_watched().last_quorum_acked.map(|stamp| stamp.into_inner().0)
+        let metrics = self.metrics();
+        let metrics = metrics.borrow_watched();
+        let own = self.inner.own.to_raft();
+        let membership = metrics.membership_config.membership();
+        let is_alone = |voters: &BTreeSet<u64>| voters.len() == 1 && voters.contains(&own);
+        if metrics.state.is_leader() && membership.get_joint_config().iter().all(is_alone) {
+            return Some(tokio::time::Instant::now());
+        }
+        metrics.last_quorum_acked.map(|stamp| stamp.into_inner().0)
     }
 
     /// Whether the shard holds a row with a life of less than an hour: ticks come more often then.

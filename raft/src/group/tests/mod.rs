@@ -36,6 +36,14 @@ async fn three_replicas_elect_write_and_read_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_the_only_voter_is_its_own_quorum() {
+    let cluster = Cluster::start(1, timings()).await;
+    let leader = cluster.leader().await;
+    let first = leader.last_quorum_ack().expect("it needs nobody's answer");
+    assert!(leader.last_quorum_ack().is_some_and(|later| later > first), "at any time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_that_wait_share_entries_and_each_gets_its_own_reply() {
     let cluster = Cluster::start(3, timings()).await;
     let leader = cluster.leader().await;
