@@ -45,7 +45,7 @@ pub struct NodeOptions {
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("cannot listen for clients on {addr}: {source}; is another process there? choose another --client-addr")]
+    #[error("cannot listen for clients on {addr}; is another process there? choose another --client-addr")]
     ClientPort { addr: String, source: std::io::Error },
     #[error(transparent)]
     PeerPort(#[from] BindError),

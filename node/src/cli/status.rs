@@ -43,7 +43,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
         let (status, error) = match answer {
             Ok(AdminReply::Status(status)) => (Some(*status), None),
             Ok(_) => (None, Some("an answer of another kind; is it the same version?".to_owned())),
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(format!("{error:#}"))),
         };
         seen.push(Seen { node: at.node.0, addr: at.addr.clone(), status, error });
     }

@@ -94,6 +94,17 @@ async fn check_boot(cluster: &Cluster) -> Result<(), String> {
 /// knows to be there are gone. Nobody there to ask: then nobody is there to be hurt, and the answer comes later.
 pub(super) async fn ask_peers(cluster: &Cluster) -> Result<(), String> {
     let Some(state) = cluster.tables.current() else { return Ok(()) };
+    let own = state.nodes.iter().map(|row| &row.info).find(|info| info.node == cluster.node);
+    if let Some(own) = own.filter(|own| own.peer_addr != cluster.info.peer_addr)
+        && let Some(twin) = admin::describe_peer(cluster, own).await
+        && twin.plan.is_some_and(|plan| plan.cluster == state.cluster)
+    {
+        return Err(format!(
+            "node {} runs already, at {}: two processes with one id would forget each other's votes. Stop one of them; a \
+             copy of a data directory must never be started",
+            own.node, own.peer_addr
+        ));
+    }
     let peers: Vec<_> = state.nodes.iter().map(|row| row.info.clone()).filter(|n| n.node != cluster.node).collect();
     let deadline = Instant::now() + Duration::from_millis(limits::BOOT_ANSWER_MS);
     while !peers.is_empty() && Instant::now() < deadline {

@@ -214,8 +214,9 @@ impl Cluster {
         }
         let kept = self.local.tables().map_err(|e| e.to_string())?;
         self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(&plan)));
-        self.follow_tables();
+        // Before any peer is dialled: they would take this process for the node's newest life and end the other one's.
         control::ask_peers(self).await?;
+        self.follow_tables();
         self.open_control().await?;
         self.receiver.expect(self.data_shards().into_iter());
         let lease = self.lease;

@@ -62,7 +62,7 @@ pub struct PeersConfig {
 /// Why the peer port cannot be opened, with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("cannot listen for peers on {addr}: {source}")]
+    #[error("cannot listen for peers on {addr}; is another process there? choose another --peer-addr")]
     Io { addr: String, source: std::io::Error },
     #[error(
         "peer address {addr} is reachable from other machines, and peer connections are not encrypted: \
