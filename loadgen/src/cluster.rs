@@ -63,6 +63,7 @@ impl Place {
         for at in 0..local.nodes.len() {
             local.ready(at).await?;
         }
+        local.spread().await?;
         let urls = local.nodes.iter().map(Node::url).collect();
         Ok(Cluster { urls, local: Some(local) })
     }

@@ -147,8 +147,16 @@ impl Pair {
             tally: Tally::new(),
             trace: None,
         };
-        pair.connect(RECEIVER).await?;
-        pair.connect(SENDER).await?;
+        // A node that just came up may still say `not_ready`.
+        let patience = Instant::now() + Duration::from_secs(20);
+        for side in [RECEIVER, SENDER] {
+            while let Err(error) = pair.connect(side).await {
+                if Instant::now() >= patience {
+                    return Err(error);
+                }
+                tokio::time::sleep(RECONNECT).await;
+            }
+        }
         let now = Instant::now();
         pair.make(now, now).await;
         let deadline = now + Duration::from_secs(20);

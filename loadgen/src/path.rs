@@ -154,7 +154,7 @@ impl Stamps {
         let mut hops: Vec<(&'static str, Histogram<u64>)> = Vec::new();
         let mut add = |what: &'static str, from: Option<u64>, to: Option<u64>| {
             let at = hops.iter().position(|(name, _)| *name == what).unwrap_or_else(|| {
-                hops.push((what, Histogram::new(3).expect("three digits are allowed")));
+                hops.push((what, Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")));
                 hops.len() - 1
             });
             if let (Some(from), Some(to)) = (from, to) {
