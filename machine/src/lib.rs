@@ -40,6 +40,7 @@ use table::{Rows, View};
 
 pub use command::{Command, Stamp};
 pub use effect::Effect;
+pub use meta::Kept;
 pub use query::{Answer, Query};
 pub use reply::{Rejection, Reply};
 pub use txn::Txn;
@@ -64,7 +65,26 @@ pub struct Applied {
 
 /// Applies the commands of one proposal in order.
 pub fn apply(txn: &mut Txn<'_>, shard: ShardId, stamp: &Stamp, commands: &[Bytes]) -> Result<Applied, Fatal> {
-    let mut meta = Meta::load(txn, shard)?;
+    apply_keeping(txn, shard, stamp, commands, &mut Kept::default())
+}
+
+/// As [`apply`], with what the proposal before left: `kept` must be of this state, with everything that was applied since.
+pub fn apply_keeping(
+    txn: &mut Txn<'_>,
+    shard: ShardId,
+    stamp: &Stamp,
+    commands: &[Bytes],
+    kept: &mut Kept,
+) -> Result<Applied, Fatal> {
+    let mut meta = match kept.0.take() {
+        Some(meta) => {
+            if cfg!(debug_assertions) {
+                assert_eq!(meta, Meta::load(txn, shard)?, "what is kept is what the rows say");
+            }
+            meta
+        }
+        None => Meta::load(txn, shard)?,
+    };
     meta.advance(txn, stamp);
     let mut ctx = Ctx { txn, meta, effects: Vec::new() };
     let mut replies = Vec::with_capacity(commands.len());
@@ -72,6 +92,7 @@ pub fn apply(txn: &mut Txn<'_>, shard: ShardId, stamp: &Stamp, commands: &[Bytes
         let command = Command::decode(bytes)?;
         replies.push(apply_one(&mut ctx, &command)?);
     }
+    kept.0 = Some(ctx.meta);
     Ok(Applied { replies, effects: ctx.effects })
 }
 
@@ -125,26 +146,26 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
 /// Answers a query from one view of a shard's state. `prefix` as in [`Txn`].
 pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> Result<Answer, Fatal> {
     let view = View { read, prefix };
-    let meta = Meta::load(&view, shard)?;
+    let meta = || Meta::load(&view, shard);
     match query {
+        // The pumps ask these for every message, and no meta row has a part in their answers.
+        Query::LiveSessions { users } => user::live_sessions(&view, users).map(Answer::LiveSessions),
+        Query::ReceiptsDue { after, limit } => user::receipts_due(&view, after.as_ref(), *limit),
+        Query::Dirty { .. } | Query::DirtyTargets | Query::ReceiptsDirty { .. } => conversation::owed(&view, query),
+
         Query::Changed { .. }
         | Query::Pending { .. }
         | Query::Rows { .. }
         | Query::Row { .. }
         | Query::Sessions { .. }
-        | Query::Account { .. }
-        | Query::LiveSessions { .. }
-        | Query::ReceiptsDue { .. } => user::query(&view, &meta, query),
+        | Query::Account { .. } => user::query(&view, &meta()?, query),
 
-        Query::Entries { .. }
-        | Query::Conversation { .. }
-        | Query::Members { .. }
-        | Query::Dirty { .. }
-        | Query::DirtyTargets
-        | Query::ReceiptsDirty { .. } => conversation::query(&view, &meta, query),
+        Query::Entries { .. } | Query::Conversation { .. } | Query::Members { .. } => {
+            conversation::query(&view, &meta()?, query)
+        }
 
-        Query::ShardState => shard_state(&view, &meta),
-        Query::ControlState => control::query(&view, &meta),
+        Query::ShardState => shard_state(&view, &meta()?),
+        Query::ControlState => control::query(&view, &meta()?),
     }
 }
 

@@ -164,8 +164,13 @@ impl Table for FenceTable {
     }
 }
 
+/// What stays in memory between the proposals of one replica, so that its meta rows, 8 KiB of slots among them, are not
+/// read and checked for each. Only the owner of the state may hold one, and drops it when the state is replaced.
+#[derive(Debug, Default)]
+pub struct Kept(pub(crate) Option<Meta>);
+
 /// The shard's meta rows, read once for a proposal or a query.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     pub shard: ShardId,
     pub clock: Clock,

@@ -28,5 +28,5 @@ mod write;
 pub use append::append;
 pub use clear::{clear_dirty, clear_receipt_dirty};
 pub use evict::{evict_dedup, eviction_due};
-pub use queries::{for_reader, query};
+pub use queries::{for_reader, owed, query};
 pub use receipts::receipts;

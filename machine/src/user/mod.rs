@@ -28,7 +28,7 @@ pub use device::{login, rename_device, revoke_device};
 pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
-pub use query::query;
+pub use query::{live_sessions, query, receipts_due};
 pub use session::{close_session, open_session};
 pub use split::split_notify;
 pub use token::{logout, rotate_token};

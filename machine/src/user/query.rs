@@ -55,8 +55,6 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Row { user, device, conv } => row(view, user, *device, conv),
         Query::Sessions { node, sessions } => news(view, meta, *node, sessions),
         Query::Account { user } => account(view, user).map(Answer::Account),
-        Query::LiveSessions { users } => live_sessions(view, users).map(Answer::LiveSessions),
-        Query::ReceiptsDue { after, limit } => receipts_due(view, after.as_ref(), *limit),
         _ => Ok(Answer::NotFound),
     }
 }
@@ -221,7 +219,7 @@ fn account(view: &View<'_>, user: &UserId) -> Result<Option<Account>, Fatal> {
 }
 
 /// Of the first `LIVE_SESSIONS_USERS_MAX` users; users of other shards have none here.
-fn live_sessions(view: &View<'_>, users: &[UserId]) -> Result<Vec<LiveSession>, Fatal> {
+pub fn live_sessions(view: &View<'_>, users: &[UserId]) -> Result<Vec<LiveSession>, Fatal> {
     let mut live = Vec::new();
     for user in users.iter().take(limits::LIVE_SESSIONS_USERS_MAX) {
         let of_user = key::of(kind::SESSION, user).build();
@@ -234,7 +232,7 @@ fn live_sessions(view: &View<'_>, users: &[UserId]) -> Result<Vec<LiveSession>, 
 }
 
 /// In key order: by the user's slot, then user, then conversation.
-fn receipts_due(view: &View<'_>, after: Option<&(UserId, ConvId)>, limit: u32) -> Result<Answer, Fatal> {
+pub fn receipts_due(view: &View<'_>, after: Option<&(UserId, ConvId)>, limit: u32) -> Result<Answer, Fatal> {
     let from = match after {
         Some(after) => table::above(DueTable::key(after)),
         None => vec![kind::RECEIPT_DUE],

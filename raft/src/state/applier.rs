@@ -29,6 +29,8 @@ pub struct Applier {
     mark: AppliedMark,
     hooks: Arc<dyn Hooks>,
     order: Order,
+    /// Of the state that `pointer` names; forgotten when a snapshot replaces it.
+    kept: machine::Kept,
 }
 
 /// What is asserted of the indexes of applied entries.
@@ -45,6 +47,7 @@ type Responder = Option<ApplyResponder<TypeConfig>>;
 /// What one write of applied entries leaves for the async side.
 struct Done {
     pointer: Pointer,
+    kept: machine::Kept,
     write: WriteNo,
     replies: Vec<Replies>,
     effects: Vec<Effect>,
@@ -53,7 +56,7 @@ struct Done {
 impl Applier {
     /// `pointer` as [`super::open`] gave it.
     pub fn new(generations: Generations, pointer: Pointer, mark: AppliedMark, hooks: Arc<dyn Hooks>) -> Self {
-        Self { generations, pointer, mark, hooks, order: Order::Consecutive }
+        Self { generations, pointer, mark, hooks, order: Order::Consecutive, kept: machine::Kept::default() }
     }
 
     #[cfg(test)]
@@ -80,13 +83,15 @@ impl Applier {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let (engine, shard, pointer, order) = (self.engine().clone(), self.shard(), self.pointer.clone(), self.order);
         stamp(shard, &entries);
-        let result =
-            blocking_write(&**self.engine(), move || apply_entries(&*engine, shard, pointer, order, &entries)).await;
+        let kept = std::mem::take(&mut self.kept);
+        let apply = move || apply_entries(&*engine, shard, pointer, kept, order, &entries);
+        let result = blocking_write(&**self.engine(), apply).await;
         let done = match result {
             Ok(done) => done,
             Err(fatal) => return Err(self.stop(last, fatal).await),
         };
         self.pointer = done.pointer;
+        self.kept = done.kept;
         self.mark.wrote(done.write, last.index());
         fault::point("state.applied_before_reply");
         path::index("applied", shard, last.index());
@@ -141,6 +146,7 @@ impl Applier {
             return Err(self.fail("installing a snapshot", error));
         }
         self.pointer = pointer;
+        self.kept = machine::Kept::default();
         if let Some(applied) = meta.last_log_id {
             self.mark.is_durable(applied.index());
         }
@@ -186,6 +192,7 @@ fn apply_entries(
     engine: &dyn Engine,
     shard: ShardId,
     mut pointer: Pointer,
+    mut kept: machine::Kept,
     order: Order,
     entries: &[Entry],
 ) -> Result<Done, machine::Fatal> {
@@ -199,7 +206,7 @@ fn apply_entries(
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(proposal) => {
-                let applied = machine::apply(&mut txn, shard, &proposal.stamp, &proposal.commands)?;
+                let applied = machine::apply_keeping(&mut txn, shard, &proposal.stamp, &proposal.commands, &mut kept)?;
                 entry_replies.0 = applied.replies;
                 effects.extend(applied.effects);
             }
@@ -213,7 +220,7 @@ fn apply_entries(
     let mut batch = txn.into_batch();
     pointer.put(shard, &mut batch);
     let write = engine.write(batch, Durability::Buffered)?;
-    Ok(Done { pointer, write, replies, effects })
+    Ok(Done { pointer, kept, write, replies, effects })
 }
 
 /// Entries are applied in order and once.

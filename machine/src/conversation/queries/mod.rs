@@ -37,6 +37,13 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Members { conv, user, after, limit } => with(view, meta, conv, user, |row, member| {
             people::members(view, conv, &row, &member, after.as_ref(), *limit)
         }),
+        _ => Ok(Answer::NotFound),
+    }
+}
+
+/// What the pumps walk.
+pub fn owed(view: &View<'_>, query: &Query) -> Result<Answer, Fatal> {
+    match query {
         Query::Dirty { target, after, limit, bytes_max } => {
             owed::dirty(view, *target, after.as_ref(), *limit, *bytes_max)
         }
