@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flotilla_machine::command::ClearDirty;
 use flotilla_machine::query::DirtyItem;
-use flotilla_machine::{Answer, Command, Query};
+use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_raft::{ProposeError, path};
@@ -24,6 +24,8 @@ use super::wire::{NodeReply, NodeRequest};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
+/// Clears of this long ride together.
+const CLEAR_GATHER: Duration = Duration::from_millis(100);
 /// Before a clear that was not taken is proposed again, and how often.
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
 const CLEAR_TRIES: usize = 50;
@@ -76,37 +78,54 @@ struct Pump {
     target: ShardId,
     /// Answered by the target, and not yet cleared in the log: head and parts.
     answered: BTreeMap<ConvId, (Seq, Seq)>,
-    clearing: Option<JoinHandle<Vec<ClearDirty>>>,
+    /// When the first of them was answered for.
+    answered_at: Instant,
+    clearing: Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>,
     backoff: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cleared {
+    Done,
+    /// Or not known to be: the rows must be looked at again.
+    NotDone,
 }
 
 impl Pump {
     fn new(cluster: Arc<Cluster>, leader: Arc<Leader>, target: ShardId) -> Self {
-        Self { cluster, leader, target, answered: BTreeMap::new(), clearing: None, backoff: BACKOFF_MIN }
+        let (answered, answered_at) = (BTreeMap::new(), Instant::now());
+        Self { cluster, leader, target, answered, answered_at, clearing: None, backoff: BACKOFF_MIN }
     }
 
+    /// Looks at the rows once for every wake-up, and again while a look did not reach their end or was not answered for.
+    /// A row that rises while the target is asked has woken the pump by then, and the wake-up is kept.
     async fn run(mut self, wake: Arc<Notify>) {
+        let mut look = true;
         loop {
-            self.reap().await;
+            if let Some(task) = self.clearing.take_if(|task| task.is_finished()) {
+                look |= self.on_cleared(ended(&mut Some(task)).await) == Cleared::NotDone;
+            }
             self.start_clearing();
-            let items = self.next_items().await;
-            if !items.is_empty() {
-                self.send(items).await;
+            if look {
+                let (items, more) = self.next_items().await;
+                look = more;
+                if !items.is_empty() {
+                    look |= !self.send(items).await;
+                }
                 continue;
             }
-            match &mut self.clearing {
-                None => wake.notified().await,
-                Some(clearing) => tokio::select! {
-                    biased;
-                    cleared = clearing => self.on_cleared(cleared.unwrap_or_default()),
-                    () = wake.notified() => {}
-                },
+            let clear_at = self.clear_at();
+            tokio::select! {
+                biased;
+                cleared = ended(&mut self.clearing) => look |= self.on_cleared(cleared) == Cleared::NotDone,
+                () = wake.notified() => look = true,
+                () = at(clear_at) => {}
             }
         }
     }
 
-    /// The next rows that the target has not answered for.
-    async fn next_items(&self) -> Vec<DirtyItem> {
+    /// The next rows that the target has not answered for, and whether there may be more behind them.
+    async fn next_items(&self) -> (Vec<DirtyItem>, bool) {
         let mut after = None;
         loop {
             let query = Query::Dirty {
@@ -124,9 +143,10 @@ impl Pump {
                 }
             };
             after = items.last().map(|item| item.notify.conv.clone());
-            let owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
+            let mut owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
+            owed.iter_mut().for_each(|item| self.trim(item));
             if !owed.is_empty() || !more || after.is_none() {
-                return owed;
+                return (owed, more && after.is_some());
             }
         }
     }
@@ -137,7 +157,29 @@ impl Pump {
             .is_some_and(|(head, parts)| item.notify.head <= *head && item.parts <= *parts)
     }
 
-    async fn send(&mut self, items: Vec<DirtyItem>) {
+    /// Entries that the target has answered for were pushed: not again, only because their row is not cleared yet.
+    fn trim(&self, item: &mut DirtyItem) {
+        if let Some((head, _)) = self.answered.get(&item.notify.conv) {
+            item.entries.retain(|entry| entry.seq > *head);
+        }
+    }
+
+    /// When the next clear is due; none while one is in the log or nothing waits for it.
+    fn clear_at(&self) -> Option<Instant> {
+        if self.clearing.is_some() || self.answered.is_empty() {
+            return None;
+        }
+        if self.answered.len() >= limits::COMMAND_ITEMS_MAX {
+            return Some(Instant::now());
+        }
+        // All pumps of a leadership clear at the same times, so that their clears share an entry of the log.
+        let since = self.answered_at.duration_since(self.leader.since).as_millis() as u64;
+        let period = CLEAR_GATHER.as_millis() as u64;
+        Some(self.leader.since + CLEAR_GATHER.saturating_mul((since / period) as u32 + 1))
+    }
+
+    /// Whether the target has answered for them.
+    async fn send(&mut self, items: Vec<DirtyItem>) -> bool {
         stamp("notify", &items);
         let owed: Vec<_> = items.iter().map(|i| (i.notify.conv.clone(), (i.notify.head, i.parts))).collect();
         let request = NodeRequest::Notify { shard: self.target, items };
@@ -145,7 +187,11 @@ impl Pump {
         match self.cluster.at_leader(self.target, request, deadline, true).await {
             Ok(NodeReply::Done) => {
                 self.backoff = BACKOFF_MIN;
+                if self.answered.is_empty() {
+                    self.answered_at = Instant::now();
+                }
                 self.answered.extend(owed);
+                true
             }
             other => {
                 let why = other.err();
@@ -153,16 +199,15 @@ impl Pump {
                 self.cluster.metrics.fanout_retries.inc();
                 tokio::time::sleep(self.backoff).await;
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                false
             }
         }
     }
 
-    /// At most one clear is in the log at a time; what is answered meanwhile rides with the next.
+    /// At most one clear is in the log at a time; what is answered meanwhile rides with the next. Nobody waits for a clear,
+    /// so many are gathered.
     fn start_clearing(&mut self) {
-        if self.clearing.is_some() {
-            return;
-        }
-        if self.answered.is_empty() {
+        if self.clear_at().is_none_or(|at| at > Instant::now()) {
             return;
         }
         let answered = self.answered.iter().take(limits::COMMAND_ITEMS_MAX);
@@ -173,35 +218,46 @@ impl Pump {
         self.clearing = Some(tokio::spawn(async move {
             flotilla_raft::seam::fault::point("fanout.before_clear");
             let command = Command::ClearDirty { target, items: items.clone() };
-            let Ok(bytes) = command.encode() else { return items };
+            let Ok(bytes) = command.encode() else { return (items, Cleared::NotDone) };
             // A clear may come twice. Going back to the rows instead would ask the target again, without a pause, just when
             // this shard has too much to do.
             for _ in 0..CLEAR_TRIES {
                 match leader.group.propose(bytes.clone()).await {
                     Err(ProposeError::Overloaded | ProposeError::Unknown) => tokio::time::sleep(CLEAR_RETRY).await,
-                    _ => return items,
+                    Ok(Reply::Done) => return (items, Cleared::Done),
+                    _ => break,
                 }
             }
-            // Not cleared, or not known to be: the rows come up again and the target is asked again, which is harmless.
-            items
+            // The rows come up again and the target is asked again, which is harmless.
+            (items, Cleared::NotDone)
         }));
     }
 
-    /// Takes the result of a clear that has ended, without waiting for one that has not.
-    async fn reap(&mut self) {
-        if let Some(clearing) = self.clearing.take_if(|c| c.is_finished()) {
-            let items = clearing.await.unwrap_or_default();
-            self.on_cleared(items);
-        }
-    }
-
-    fn on_cleared(&mut self, items: Vec<ClearDirty>) {
+    fn on_cleared(&mut self, (items, cleared): (Vec<ClearDirty>, Cleared)) -> Cleared {
         self.clearing = None;
+        // What was answered while this clear was in the log waits for the next one from now on.
+        self.answered_at = Instant::now();
         for item in items {
             if self.answered.get(&item.conv) == Some(&(item.head, item.parts)) {
                 self.answered.remove(&item.conv);
             }
         }
+        cleared
+    }
+}
+
+/// How a clear ended; waits for ever while there is none.
+async fn ended(clearing: &mut Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>) -> (Vec<ClearDirty>, Cleared) {
+    match clearing {
+        Some(task) => task.await.unwrap_or((vec![], Cleared::NotDone)),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

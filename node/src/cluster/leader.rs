@@ -9,6 +9,7 @@ use flotilla_proto::ids::*;
 use flotilla_raft::Group;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::pending::Pending;
 use super::push::hub::Hub;
@@ -30,6 +31,8 @@ pub struct News {
 pub struct Leader {
     pub shard: ShardId,
     pub term: u64,
+    /// When this leadership began.
+    pub since: Instant,
     pub group: Group,
     pub hub: Hub,
     /// Targets with dirty rows.
@@ -61,6 +64,7 @@ impl Leading {
         let leader = Arc::new(Leader {
             shard,
             term,
+            since: Instant::now(),
             group,
             hub: Hub::new(shard, term),
             dirty: Pending::new(TARGETS_MAX),

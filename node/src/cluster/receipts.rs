@@ -33,14 +33,20 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         }
         let by_shard = by_shard(&cluster, items, |table, r| table.shard_of_conversation(&r.conv));
         let mut failed = by_shard.is_none();
-        for (shard, receipts) in by_shard.into_iter().flatten() {
-            let command = Command::Receipts(receipts.clone());
-            match cluster.shard_command(shard, &command).await {
-                Ok(Reply::Done) => {
-                    failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(receipts) }).await
-                }
-                _ => failed = true,
+        // All shards at once, and one clear for those that answered.
+        let asked = by_shard.into_iter().flatten().map(async |(shard, receipts)| {
+            let done = cluster.shard_command(shard, &Command::Receipts(receipts.clone())).await;
+            matches!(done, Ok(Reply::Done)).then_some(receipts)
+        });
+        let mut paid = Vec::new();
+        for receipts in futures::future::join_all(asked).await {
+            match receipts {
+                Some(receipts) => paid.extend(receipts),
+                None => failed = true,
             }
+        }
+        if !paid.is_empty() {
+            failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(paid) }).await;
         }
         owing |= failed;
         let is_last = after.is_none();
@@ -58,12 +64,10 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
 pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     let mut targets: Vec<ShardId> = all_targets(&cluster);
     loop {
-        let mut failed = Vec::new();
-        for target in targets {
-            if !drain_target(&cluster, &leader, target).await {
-                failed.push(target);
-            }
-        }
+        // All targets at once: their clears share an entry of the log.
+        let drained =
+            targets.into_iter().map(async |target| (!drain_target(&cluster, &leader, target).await).then_some(target));
+        let failed: Vec<_> = futures::future::join_all(drained).await.into_iter().flatten().collect();
         if failed.is_empty() {
             let taken = leader.receipts_dirty.take().await;
             tokio::time::sleep(GATHER).await;
