@@ -51,7 +51,7 @@ pub async fn run<S>(shared: Arc<Shared>, mut socket: Socket<S>, peer: SocketAddr
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let start = Instant::now();
+    let start = shared.in_step();
     let first = Duration::from_millis(shared.options.timings.hello_ms);
     let (hello, id, rest) = match tokio::time::timeout(first, first_frame(&mut socket)).await {
         Err(_) => return socket.close(CloseCode::HelloTimeout).await,

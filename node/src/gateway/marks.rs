@@ -49,7 +49,7 @@ impl Marks {
         if want.seq > kept.seq {
             *kept = want;
         }
-        self.due_at.get_or_insert(now + limits::MARKS_GATHER_MS);
+        self.due_at.get_or_insert(gathered_at(now));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -99,8 +99,8 @@ impl Marks {
             self.stale = true;
             self.waiting.clear();
         }
-        let wait = if ahead { limits::MARKS_RETRY_MS } else { limits::MARKS_GATHER_MS };
-        self.due_at = (!self.waiting.is_empty()).then_some(now + wait);
+        let next = if ahead { now + limits::MARKS_RETRY_MS } else { gathered_at(now) };
+        self.due_at = (!self.waiting.is_empty()).then_some(next);
         verdict
     }
 
@@ -109,6 +109,12 @@ impl Marks {
         self.in_flight.clear();
         self.due_at = (!self.waiting.is_empty()).then_some(now + limits::MARKS_RETRY_MS);
     }
+}
+
+/// Marks leave at multiples of the gathering time. All connections of a node count from such a multiple, so what they have
+/// for one shard comes there together and shares an entry of its log.
+fn gathered_at(now: u64) -> u64 {
+    (now / limits::MARKS_GATHER_MS + 1) * limits::MARKS_GATHER_MS
 }
 
 #[cfg(test)]

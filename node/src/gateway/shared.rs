@@ -110,6 +110,7 @@ pub struct Shared {
     pub figures: Figures,
     /// (user, device) that were found in order, and when.
     checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
+    started: Instant,
 }
 
 const DEVICE_CACHE: Duration = Duration::from_secs(5);
@@ -133,11 +134,19 @@ impl Shared {
             logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
             figures: Figures::new(registry),
             checked: Mutex::default(),
+            started: Instant::now(),
         }
     }
 
     pub fn now(&self) -> TsMs {
         (self.clock)()
+    }
+
+    /// Where a new connection begins to count: now, or up to a gathering time before, so that all count in step.
+    pub fn in_step(&self) -> Instant {
+        let since = self.started.elapsed().as_millis() as u64;
+        let step = limits::MARKS_GATHER_MS;
+        self.started + Duration::from_millis(since - since % step)
     }
 
     pub fn node(&self) -> NodeView {
