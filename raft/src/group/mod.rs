@@ -106,6 +106,10 @@ impl Group {
 
     /// The same for a command that concerns one slot: a hot one fills at most half of a proposal while others wait.
     pub async fn propose_in(&self, lane: Option<Slot>, command: Bytes) -> Result<Reply, ProposeError> {
+        // Before the watcher has noticed: what is put into the queue of a stopping group has an unknown outcome.
+        if self.inner.stopping.load(Ordering::Acquire) {
+            return Err(ProposeError::Stopped);
+        }
         let leadership = self.leadership();
         if !leadership.leads {
             return Err(ProposeError::NotLeader {

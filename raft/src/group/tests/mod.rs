@@ -120,8 +120,8 @@ async fn learner_behind_the_purged_log_catches_up_by_snapshot_and_becomes_a_vote
     let voters = BTreeSet::from([replica(2), replica(3), replica(4)]);
     cluster.leader().await.change_membership(&voters, false).await.expect("a quorum is there");
     assert_eq!(cluster.propose(register(1_000)).await, Reply::Done);
-    // The reply came when the leader had applied it; the others follow.
-    let applied = cluster.leader().await.applied_index().expect("something is applied");
+    // The reply came when the leader had applied it; its metrics, and the others, follow.
+    let applied = cluster.leader().await.read_barrier().await.expect("a quorum is there");
     assert!(cluster.groups[&4].wait_applied(applied, Duration::from_secs(20)).await, "the new voter follows");
     assert!(knows(&cluster.groups[&4], 1_000).await);
     for node in cluster.nodes.values() {
