@@ -96,11 +96,12 @@ async fn one(timed: &Timed, cluster: &Cluster) -> String {
 }
 
 /// Waits until the node has passed the point so many times; false if it does not within the fault's time.
-async fn crash_at(timed: &Timed, cluster: &Cluster, node: usize, point: &'static str, passes: u32) -> bool {
+async fn crash_at(timed: &Timed, cluster: &Cluster, node: usize, point: &str, passes: u32) -> bool {
     let (tell, mut passed) = mpsc::channel(1);
     let (name, left) = (format!("node{}", cluster.seats[node].number), Rc::new(Cell::new(passes)));
+    let wanted = point.to_owned();
     fault::hook(move |at| {
-        if at == point && left.get() > 0 && place() == name {
+        if at == wanted && left.get() > 0 && place() == name {
             left.set(left.get() - 1);
             if left.get() == 0 {
                 // One listener, one word.
