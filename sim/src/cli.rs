@@ -1,13 +1,14 @@
-//! `run` and `meta`.
+//! The commands: each chooses runs and says what came of them.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
-use crate::judge::Outcome;
-use crate::options::Overrides;
-use crate::run;
+use crate::options::Chosen;
+use crate::report::{Summary, Verdict};
+use crate::{run, trace};
 
 /// Whole Flotilla clusters on simulated time, network and disks, from one seed.
 #[derive(Debug, Parser)]
@@ -22,80 +23,124 @@ enum What {
     /// One run: its trace, a summary and the verdict. Exit code 1: a promise was broken; 3: the run showed nothing
     Run {
         #[command(flatten)]
-        flags: Overrides,
+        chosen: Chosen,
         /// No trace unless something is wrong
         #[arg(long)]
         quiet: bool,
+        /// Only the summary, as one line of JSON
+        #[arg(long)]
+        json: bool,
     },
     /// The same seed in two processes; exit code 1 unless the traces are equal byte for byte
     Meta {
         #[command(flatten)]
-        flags: Overrides,
+        chosen: Chosen,
+        /// The second process runs this executable, for example one of another build profile
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
+    /// One run with every step of every message in its trace
+    Replay {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Leave out what happened after so many simulated seconds
+        #[arg(long, value_name = "SECONDS")]
+        until: Option<f64>,
+    },
+    /// The options that a seed draws, as JSON for `--options`
+    Options {
+        #[command(flatten)]
+        chosen: Chosen,
     },
 }
 
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        What::Run { flags, quiet } => one(&flags, quiet),
-        What::Meta { flags } => meta(&flags),
-    }
+    let done = match Cli::parse().command {
+        What::Run { chosen, quiet, json } => one(&chosen, quiet, json),
+        What::Meta { chosen, against } => meta(&chosen, against),
+        What::Replay { chosen, until } => replay(&chosen, until),
+        What::Options { chosen } => print_options(&chosen),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::from(2)
+    })
 }
 
-fn one(flags: &Overrides, quiet: bool) -> ExitCode {
+fn code(summary: &Summary) -> ExitCode {
+    ExitCode::from(match summary.verdict {
+        Verdict::Passed => 0,
+        Verdict::Violated | Verdict::Broken => 1,
+        Verdict::Unknown => 3,
+    })
+}
+
+fn one(chosen: &Chosen, quiet: bool, json: bool) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let report = run::run(flags);
-    if !quiet || report.outcome != Outcome::Passed {
-        print!("{}", report.trace);
+    let options = chosen.load()?;
+    if !json {
+        println!("{options}");
     }
-    println!("{}", report.summary);
-    let code = match &report.outcome {
-        Outcome::Passed => {
-            println!("verdict: passed");
-            0
-        }
-        Outcome::Violated(violations) => {
-            for violation in violations {
-                println!("VIOLATION {violation}");
-            }
-            println!("verdict: violated; replay with ./scripts/sim run {}", flags.command());
-            1
-        }
-        Outcome::Unknown(why) => {
-            println!("verdict: unknown, {why}; replay with ./scripts/sim run {}", flags.command());
-            3
-        }
-    };
-    // Not part of what two runs must share.
-    eprintln!("{:.1} s of real time", started.elapsed().as_secs_f64());
-    ExitCode::from(code)
+    let run = run::run(options, false);
+    if json {
+        println!("{}", serde_json::to_string(&run.summary)?);
+        return Ok(code(&run.summary));
+    }
+    if !quiet || run.summary.verdict != Verdict::Passed {
+        print!("{}", trace::print(&run.lines()));
+    }
+    print!("{}", run.summary.text());
+    if run.summary.verdict != Verdict::Passed {
+        println!("again: ./scripts/sim run {}", chosen.args().join(" "));
+    }
+    tell_speed(&run.summary, started.elapsed());
+    Ok(code(&run.summary))
 }
 
-fn meta(flags: &Overrides) -> ExitCode {
-    let run = || {
-        let binary = std::env::current_exe()?;
-        Command::new(binary).arg("run").args(flags.command().split(' ')).stderr(Stdio::null()).output()
-    };
-    let (first, second) = match (run(), run()) {
-        (Ok(first), Ok(second)) => (first, second),
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("cannot start the simulator a second time: {error}");
-            return ExitCode::from(2);
-        }
-    };
+/// Not part of what two runs must share.
+fn tell_speed(summary: &Summary, real: Duration) {
+    let (real, simulated) = (real.as_secs_f64(), summary.simulated_us as f64 / 1e6);
+    eprintln!("{real:.2} s of real time, {:.0} simulated seconds in each", simulated / real);
+}
+
+fn replay(chosen: &Chosen, until: Option<f64>) -> anyhow::Result<ExitCode> {
+    let options = chosen.load()?;
+    println!("{options}");
+    let run = run::run(options, true);
+    let mut lines = run.lines();
+    if let Some(until) = until {
+        lines.retain(|line| line.at.as_secs_f64() <= until);
+    }
+    print!("{}", trace::print(&lines));
+    print!("{}", run.summary.text());
+    Ok(code(&run.summary))
+}
+
+fn print_options(chosen: &Chosen) -> anyhow::Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(&chosen.load()?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn meta(chosen: &Chosen, against: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let own = std::env::current_exe()?;
+    let run = |binary: &PathBuf| Command::new(binary).arg("run").args(chosen.args()).stderr(Stdio::null()).output();
+    let (first, second) = (run(&own)?, run(&against.unwrap_or_else(|| own.clone()))?);
+    let name = chosen.args().join(" ");
     let mut lines = first.stdout.split(|b| *b == b'\n').zip(second.stdout.split(|b| *b == b'\n')).enumerate();
     if let Some((at, (a, b))) = lines.find(|(_, (a, b))| a != b) {
-        println!("seed {}: the traces differ from line {} on:", flags.seed, at + 1);
+        println!("{name}: the traces differ from line {} on:", at + 1);
         println!("  {}\n  {}", String::from_utf8_lossy(a), String::from_utf8_lossy(b));
-        return ExitCode::from(1);
+        return Ok(ExitCode::from(1));
     }
     if first.stdout != second.stdout || first.status != second.status {
-        println!("seed {}: one trace is longer than the other, or the verdicts differ", flags.seed);
-        return ExitCode::from(1);
+        println!("{name}: one trace is longer than the other, or the verdicts differ");
+        return Ok(ExitCode::from(1));
     }
     let lines = first.stdout.iter().filter(|b| **b == b'\n').count();
-    println!("seed {}: {} lines, {} bytes, equal in two processes", flags.seed, lines, first.stdout.len());
-    if let Some(verdict) = String::from_utf8_lossy(&first.stdout).lines().last() {
+    println!("{name}: {} lines, {} bytes, equal in two processes", lines, first.stdout.len());
+    let text = String::from_utf8_lossy(&first.stdout);
+    if let Some(verdict) = text.lines().rfind(|line| line.starts_with("verdict: ")) {
         println!("  {verdict}");
     }
-    if first.status.success() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    Ok(if first.status.success() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

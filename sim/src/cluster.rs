@@ -76,7 +76,7 @@ pub struct Cluster {
     pub seats: Vec<Seat>,
     machines: Vec<NodeHandle>,
     tool: NodeHandle,
-    trace: Trace,
+    pub trace: Trace,
 }
 
 impl Cluster {

@@ -143,11 +143,11 @@ pub fn unshown(options: &Options, counts: &Counts, faults: u32) -> Option<String
     None
 }
 
-/// What the oracle finds in the clients' history.
-pub fn oracle(records: &[Record]) -> Option<String> {
+/// What the oracle finds in the clients' history, and how much it has checked.
+pub fn oracle(records: &[Record]) -> (Option<String>, oracle::Stats) {
     match oracle::judge(records, Demand::default()) {
-        Verdict::Violated(violation, _) => Some(violation.to_string()),
+        Verdict::Violated(violation, stats) => (Some(violation.to_string()), stats),
         // What a run must have shown is judged by its options.
-        Verdict::Holds(_) | Verdict::Unknown(..) => None,
+        Verdict::Holds(stats) | Verdict::Unknown(_, stats) => (None, stats),
     }
 }

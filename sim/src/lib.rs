@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod judge;
 pub mod nemesis;
 pub mod options;
+pub mod report;
 pub mod run;
 pub mod trace;
 pub mod workload;

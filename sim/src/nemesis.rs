@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Cluster, place};
 use crate::options::{Disk, Fault, Options, Timed};
+use crate::trace::now;
 
 /// How often each kind of fault has begun.
 pub type Coverage = BTreeMap<String, u32>;
@@ -35,7 +36,9 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Coverage {
 async fn run_lane(lane: &[Timed], cluster: &Cluster, covered: &RefCell<Coverage>) {
     for timed in lane {
         sleep(timed.after).await;
+        let from = now();
         let name = one(timed, cluster).await;
+        cluster.trace.fault(from, &timed.fault);
         *covered.borrow_mut().entry(name).or_default() += 1;
     }
 }

@@ -1,26 +1,42 @@
 //! One run from its seed to its verdict: start, work while something breaks, heal, wait, judge.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use flotilla_client::history::{Record, Recorder};
+use flotilla_client::history::{Op, Record, Recorder};
+use flotilla_proto::frame::CloseCode;
+use flotilla_raft::seam::fault;
+use flotilla_storage::MemDisk;
 use madsim::Config;
 use madsim::runtime::Runtime;
 
 use crate::cluster::Cluster;
 use crate::judge::{self, Outcome};
 use crate::nemesis;
-use crate::options::{Options, Overrides};
-use crate::trace::{self, Trace};
+use crate::options::Options;
+use crate::report::{Counts, Summary};
+use crate::trace::{self, Line, Trace};
 use crate::workload::Chat;
 
 /// Simulated; a run that takes longer has stopped making progress.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
+/// Kinds of faults that keep nodes from hearing each other.
+const PARTITIONS: [&str; 2] = ["isolate", "cut"];
 
-pub struct Report {
-    pub trace: String,
-    pub summary: String,
-    pub outcome: Outcome,
+/// A run that has ended, and everything that is known of it.
+pub struct Run {
+    pub trace: Trace,
+    pub records: Vec<Record>,
+    /// When the clients' recorder was made.
+    pub origin: Duration,
+    pub summary: Summary,
+}
+
+impl Run {
+    pub fn lines(&self) -> Vec<Line> {
+        self.trace.lines(&self.records, self.origin)
+    }
 }
 
 /// What a run leaves behind, however it ends.
@@ -30,29 +46,69 @@ struct Left {
     origin: Duration,
     end: Duration,
     outcome: Option<Outcome>,
+    disks: Vec<MemDisk>,
+    faults: Counts,
+    points: Counts,
+    checks: Counts,
 }
 
-/// Once per process: a second run would start with other random states.
-pub fn run(flags: &Overrides) -> Report {
-    let options = Options::draw(flags);
-    let drawn = options.to_string();
+/// Once per process: a second run would start with other random states. A full trace has every step of every message.
+pub fn run(options: Options, full: bool) -> Run {
     // A thread of its own, so that thread-local generators are seeded inside the simulation.
-    let trace = Trace::default();
+    let trace = Trace::new(full);
     let (inner, seen) = (trace.clone(), options.clone());
-    let (left, panicked) = std::thread::spawn(move || simulate(seen, inner))
+    let (mut left, panicked) = std::thread::spawn(move || simulate(seen, inner))
         .join()
         .unwrap_or_else(|_| (Left::default(), Some("the simulator itself panicked".to_owned())));
-    let counts = judge::count(&left.records);
-    let outcome = match (panicked, left.outcome) {
-        (Some(why), _) => Outcome::Violated(vec![format!("a panic ended the run: {why}")]),
+    let outcome = match (panicked, left.outcome.take()) {
+        (Some(why), _) => Outcome::Violated(vec![format!("no panic: a panic ended the run: {why}")]),
         (None, Some(outcome)) => outcome,
         (None, None) => Outcome::Unknown("the run ended without a verdict".into()),
     };
-    Report {
-        trace: format!("{drawn}\n{}", trace.print(&left.records, left.origin)),
-        summary: format!("seed {}: {:.3} s simulated; {counts}", options.seed, left.end.as_secs_f64()),
-        outcome,
-    }
+    let counts = count(&left, &trace);
+    let Left { records, origin, end, faults, points, checks, .. } = left;
+    let simulated_us = u64::try_from(end.as_micros()).unwrap_or(u64::MAX);
+    let summary = Summary { simulated_us, counts, faults, points, checks, ..Summary::new(options, outcome) };
+    Run { trace, records, origin, summary }
+}
+
+/// What happened, by name.
+fn count(left: &Left, trace: &Trace) -> Counts {
+    let seen = judge::count(&left.records);
+    let disks = left.disks.iter().map(MemDisk::counters);
+    let (crashes, lost) = disks.fold((0, 0), |(c, b), disk| (c + disk.crashes, b + disk.unsynced_bytes_lost));
+    let closed = |codes: &[u16]| {
+        let is = |record: &&Record| matches!(&record.op, Op::Closed { code, .. } if codes.contains(code));
+        left.records.iter().filter(is).count() as u64
+    };
+    let partitions = trace.bands().iter().filter(|band| PARTITIONS.contains(&band.fault.kind())).count() as u64;
+    let counts = [
+        ("sends", seen.invoked as u64),
+        ("accepted", seen.accepted as u64),
+        ("accepted again", seen.repeats as u64),
+        ("rejected", seen.rejected as u64),
+        ("unknown", seen.unknown as u64),
+        ("delivered", seen.delivered as u64),
+        ("redelivered", redelivered(&left.records)),
+        ("connections", seen.connections as u64),
+        ("takeovers", closed(&[CloseCode::Superseded.number(), CloseCode::SessionReplaced.number()])),
+        ("elections", trace.count("leading")),
+        ("crashes", crashes),
+        ("unsynced bytes lost", lost),
+        ("partitions", partitions),
+        ("snapshots installed", left.points.get("snapshot.installed").copied().unwrap_or(0)),
+    ];
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+/// Entries that a device was sent more than once.
+fn redelivered(records: &[Record]) -> u64 {
+    let mut seen = BTreeSet::new();
+    let entries = records.iter().filter_map(|record| match &record.op {
+        Op::Entry { entry } => Some((&record.device, &entry.conv, entry.seq)),
+        _ => None,
+    });
+    entries.filter(|sight| !seen.insert(*sight)).count() as u64
 }
 
 fn simulate(options: Options, trace: Trace) -> (Left, Option<String>) {
@@ -67,6 +123,7 @@ fn simulate(options: Options, trace: Trace) -> (Left, Option<String>) {
         let text = payload.downcast_ref::<String>().cloned();
         text.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "no message".into())
     });
+    left.points = fault::passes().into_iter().map(|(name, times)| (name.to_owned(), times)).collect();
     // The simulated world is not worth taking down in order; destructors outside of it would only panic.
     std::mem::forget(runtime);
     (left, panicked)
@@ -75,7 +132,7 @@ fn simulate(options: Options, trace: Trace) -> (Left, Option<String>) {
 async fn play(options: &Options, trace: &Trace, left: &mut Left) {
     left.origin = trace::now();
     let recorder = Recorder::memory();
-    let outcome = match act(options, trace, &recorder, &mut left.records).await {
+    let outcome = match act(options, trace, &recorder, left).await {
         Ok(outcome) => outcome,
         Err(error) => Outcome::Violated(vec![format!("the run could not go on: {error:#}")]),
     };
@@ -84,13 +141,9 @@ async fn play(options: &Options, trace: &Trace, left: &mut Left) {
     left.outcome = Some(outcome);
 }
 
-async fn act(
-    options: &Options,
-    trace: &Trace,
-    recorder: &Recorder,
-    records: &mut Vec<Record>,
-) -> anyhow::Result<Outcome> {
+async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut Left) -> anyhow::Result<Outcome> {
     let cluster = Cluster::start(options, trace);
+    left.disks = cluster.seats.iter().map(|seat| seat.disk.clone()).collect();
     cluster.init(options.shards).await?;
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
@@ -98,9 +151,8 @@ async fn act(
     let (sent, covered) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster)).await;
     sent?;
     trace.say("run        all is sent and healed");
-    for (fault, times) in &covered {
-        trace.say(format!("run        fault: {fault} x{times}"));
-    }
+    left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
+    let records = &mut left.records;
 
     let unmet = judge::wait_delivered(&chat, recorder, records).await;
     let mut violations: Vec<String> = unmet.into_iter().collect();
@@ -108,9 +160,12 @@ async fn act(
     violations.extend(judge::agreement(options, &cluster).await);
     records.extend(recorder.take());
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
-    violations.extend(judge::oracle(records));
+    let (broken, checked) = judge::oracle(records);
+    violations.extend(broken);
+    left.checks = checked.into_iter().map(|(name, times)| (name.to_owned(), times)).collect();
     let counts = judge::count(records);
-    Ok(match judge::unshown(options, &counts, covered.values().sum()) {
+    let broke = u32::try_from(left.faults.values().sum::<u64>()).unwrap_or(u32::MAX);
+    Ok(match judge::unshown(options, &counts, broke) {
         _ if !violations.is_empty() => Outcome::Violated(violations),
         Some(why) => Outcome::Unknown(why),
         None => Outcome::Passed,

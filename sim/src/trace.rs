@@ -14,15 +14,42 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::options::Fault;
+
+/// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    at: Duration,
-    text: String,
+pub struct Line {
+    pub at: Duration,
+    /// Where: a node, a device, the run itself, the nemesis.
+    pub place: String,
+    pub text: String,
+    /// What a product event carries, by name; the text says it as well.
+    pub fields: Vec<(&'static str, String)>,
+    /// A step of one message's way, in full traces only.
+    pub detail: bool,
+}
+
+/// A fault from its beginning to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Band {
+    pub from: Duration,
+    pub to: Duration,
+    pub fault: Fault,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: Vec<Line>,
+    bands: Vec<Band>,
 }
 
 /// A cheap handle; clones write into the same trace.
 #[derive(Debug, Clone, Default)]
-pub struct Trace(Arc<Mutex<Vec<Line>>>);
+pub struct Trace {
+    inner: Arc<Mutex<Inner>>,
+    /// Also takes the steps of each message (`flotilla::path`).
+    full: bool,
+}
 
 /// Simulated time since the run began; zero outside of it.
 pub fn now() -> Duration {
@@ -30,13 +57,26 @@ pub fn now() -> Duration {
 }
 
 impl Trace {
-    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
-        // A holder only pushes or copies.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn new(full: bool) -> Self {
+        Self { full, ..Self::default() }
     }
 
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A holder only pushes or copies.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first word says where.
     pub fn say(&self, text: impl Into<String>) {
-        self.lines().push(Line { at: now(), text: text.into() });
+        let text = text.into();
+        let (place, text) = text.split_once(' ').unwrap_or(("run", &text));
+        let (place, text) = (place.to_owned(), text.trim_start().to_owned());
+        self.inner().lines.push(Line { at: now(), place, text, fields: Vec::new(), detail: false });
+    }
+
+    /// A fault that began at `from` has ended now.
+    pub fn fault(&self, from: Duration, fault: &Fault) {
+        self.inner().bands.push(Band { from, to: now(), fault: fault.clone() });
     }
 
     /// From here on the product's own events of this thread are part of the trace.
@@ -44,22 +84,38 @@ impl Trace {
         tracing::subscriber::set_default(tracing_subscriber::registry().with(Listener(self.clone())))
     }
 
-    /// Everything so far in the order of time, one line each. `origin`: when the clients' recorder was made.
-    pub fn print(&self, records: &[Record], origin: Duration) -> String {
+    pub fn bands(&self) -> Vec<Band> {
+        self.inner().bands.clone()
+    }
+
+    /// How many of the product's events have exactly this message.
+    pub fn count(&self, message: &str) -> u64 {
+        let starts = |line: &&Line| line.text.strip_prefix(message).is_some_and(|r| r.is_empty() || r.starts_with(' '));
+        self.inner().lines.iter().filter(starts).count() as u64
+    }
+
+    /// Everything so far in the order of time. `origin`: when the clients' recorder was made.
+    pub fn lines(&self, records: &[Record], origin: Duration) -> Vec<Line> {
         let seen = records.iter().filter_map(|record| {
             let at = origin + Duration::from_micros(record.at_us);
-            Some(Line { at, text: format!("{:<10} {}", record.device, describe(&record.op)?) })
+            let text = describe(&record.op)?;
+            Some(Line { at, place: record.device.clone(), text, fields: Vec::new(), detail: false })
         });
-        let mut lines: Vec<Line> = self.lines().iter().cloned().chain(seen).collect();
+        let mut lines: Vec<Line> = self.inner().lines.iter().cloned().chain(seen).collect();
         // Stable: at one instant the product's own lines stand before what clients saw of it.
         lines.sort_by_key(|line| line.at.as_micros());
-        let mut text = String::new();
-        for line in lines {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{:>4}.{:06} {}", line.at.as_secs(), line.at.subsec_micros(), line.text);
-        }
-        text
+        lines
     }
+}
+
+/// One line of text each.
+pub fn print(lines: &[Line]) -> String {
+    let mut text = String::new();
+    for Line { at, place, text: what, .. } in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:>4}.{:06} {place:<10} {what}", at.as_secs(), at.subsec_micros());
+    }
+    text
 }
 
 /// None for what a reader of a trace does not need.
@@ -91,29 +147,40 @@ struct Listener(Trace);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Listener {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= Level::INFO && (metadata.target().starts_with("flotilla") || metadata.is_span())
+        let told =
+            *metadata.level() <= Level::INFO && (metadata.target().starts_with("flotilla") || metadata.is_span());
+        told || (self.0.full && metadata.target() == PATH)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let node = if TimeHandle::try_current().is_some() { crate::cluster::place() } else { "-".to_owned() };
-        self.0.say(format!("{node:<10} {}{}", fields.message, fields.rest));
+        let mut seen = Fields::default();
+        event.record(&mut seen);
+        let place = if TimeHandle::try_current().is_some() { crate::cluster::place() } else { "-".to_owned() };
+        let detail = event.metadata().target() == PATH;
+        let mut text = seen.message;
+        for (name, value) in &seen.fields {
+            let gap = if text.is_empty() { "" } else { " " };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{gap}{name}={value}");
+        }
+        self.0.inner().lines.push(Line { at: now(), place, text, fields: seen.fields, detail });
     }
 }
+
+/// The target of the product's stamps on a message's way.
+const PATH: &str = "flotilla::path";
 
 #[derive(Default)]
 struct Fields {
     message: String,
-    rest: String,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        // Writing to a String cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.rest, " {name}={value:?}"),
-        };
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => self.fields.push((name, format!("{value:?}"))),
+        }
     }
 }

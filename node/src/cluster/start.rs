@@ -303,6 +303,9 @@ pub(super) async fn follow_leadership(cluster: Arc<Cluster>, shard: ShardId) {
         if term != running {
             // Dropped outside of the lock: ending tasks may wake others.
             let old = cluster.leaders().remove(&shard);
+            if old.is_some() && term.is_none() {
+                tracing::info!(%shard, "no longer leading");
+            }
             drop(old);
             if let Some(term) = term {
                 tracing::info!(%shard, term, "leading");

@@ -1,19 +1,19 @@
-//! From the seed to the options, in a fixed order: a flag never changes what else is drawn.
+//! From the seed to the options, in a fixed order.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Disk, Fault, Options, Overrides, POINTS, Timed};
+use super::{Disk, Fault, Options, POINTS, Timed};
 
 impl Options {
-    /// Draws everything in a fixed order, then applies the flags: a flag never changes what else is drawn.
-    pub fn draw(flags: &Overrides) -> Self {
-        let mut rng = StdRng::seed_from_u64(flags.seed);
+    /// Draws everything in a fixed order.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
         let nodes = 3;
         let mut options = Self {
-            seed: flags.seed,
+            seed,
             nodes,
             shards: rng.random_range(1..=3),
             users: rng.random_range(3..=5),
@@ -24,6 +24,7 @@ impl Options {
             latency: Duration::from_micros(rng.random_range(100..=500))
                 ..Duration::from_millis(rng.random_range(1..=20)),
             lanes: Vec::new(),
+            plant: None,
         };
         // Swarm: each kind is switched off in half of the seeds, so that rare mixtures happen.
         let mut switch = || rng.random_bool(0.5);
@@ -31,18 +32,6 @@ impl Options {
         let net_kinds = [switch(), switch(), switch(), switch()];
         options.lanes.push(deaths(&mut rng, nodes, death_kinds));
         options.lanes.push(disturbances(&mut rng, nodes, net_kinds));
-        options.sends = flags.sends.unwrap_or(options.sends);
-        options.shards = flags.shards.unwrap_or(options.shards).max(1);
-        if let Some(forced) = flags.disk {
-            for timed in options.lanes.iter_mut().flatten() {
-                if let Fault::Kill { disk, .. } = &mut timed.fault {
-                    *disk = forced;
-                }
-            }
-        }
-        if flags.no_faults {
-            options.lanes.clear();
-        }
         options
     }
 }

@@ -4,59 +4,19 @@
 //! generator; both start from the seed. Options can be written down as JSON and played again: a field that an old file
 //! does not have means what it meant before the field existed.
 //!
-//! - `fault` one thing that breaks · `draw` from the seed to the options
+//! - `fault` one thing that breaks · `draw` from the seed to the options · `flags` what the command line says of a run
 
 mod draw;
 mod fault;
+mod flags;
 
 use std::fmt;
 use std::time::Duration;
 
-use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub use fault::{Disk, Fault, KINDS, POINTS, Timed};
-
-/// Flags over what the seed draws.
-#[derive(Debug, Clone, Args)]
-pub struct Overrides {
-    /// The run's seed; everything else follows from it
-    #[arg(long)]
-    pub seed: u64,
-    /// What a killed node's disk looks like afterwards [default: drawn]
-    #[arg(long, value_enum)]
-    pub disk: Option<Disk>,
-    /// Break nothing
-    #[arg(long)]
-    pub no_faults: bool,
-    /// Messages of all devices together [default: drawn, 60 to 400]
-    #[arg(long)]
-    pub sends: Option<usize>,
-    /// Raft groups that hold conversations and users [default: drawn, 1 to 3]
-    #[arg(long)]
-    pub shards: Option<u16>,
-}
-
-impl Overrides {
-    /// The flags as they must be given again.
-    pub fn command(&self) -> String {
-        let mut text = format!("--seed {}", self.seed);
-        if let Some(disk) = self.disk {
-            let name = if disk == Disk::Kept { "kept" } else { "lost" };
-            text += &format!(" --disk {name}");
-        }
-        if self.no_faults {
-            text += " --no-faults";
-        }
-        if let Some(sends) = self.sends {
-            text += &format!(" --sends {sends}");
-        }
-        if let Some(shards) = self.shards {
-            text += &format!(" --shards {shards}");
-        }
-        text
-    }
-}
+pub use flags::{Chosen, Overrides};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -74,6 +34,8 @@ pub struct Options {
     pub latency: std::ops::Range<Duration>,
     /// Lanes run beside each other; the faults of one lane follow each other.
     pub lanes: Vec<Vec<Timed>>,
+    /// A deliberate bug.
+    pub plant: Option<String>,
 }
 
 impl Default for Options {
@@ -89,11 +51,21 @@ impl Default for Options {
             group_percent: 50,
             latency: Duration::from_micros(100)..Duration::from_millis(10),
             lanes: Vec::new(),
+            plant: None,
         }
     }
 }
 
 impl Options {
+    /// Every kill from now on leaves this kind of disk.
+    pub fn force_disk(&mut self, forced: Disk) {
+        for timed in self.lanes.iter_mut().flatten() {
+            if let Fault::Kill { disk, .. } = &mut timed.fault {
+                *disk = forced;
+            }
+        }
+    }
+
     /// Takes every fault of this kind out, see [`Fault::kind`].
     pub fn without(&mut self, kind: &str) {
         for lane in &mut self.lanes {
@@ -123,6 +95,9 @@ impl fmt::Display for Options {
         if self.lanes.iter().all(Vec::is_empty) {
             write!(f, "\n  no fault")?;
         }
+        if let Some(plant) = &self.plant {
+            write!(f, "\n  planted: {plant}")?;
+        }
         Ok(())
     }
 }
@@ -131,14 +106,11 @@ impl fmt::Display for Options {
 mod tests {
     use super::*;
 
-    fn flags(seed: u64) -> Overrides {
-        Overrides { seed, disk: None, no_faults: false, sends: None, shards: None }
-    }
-
     #[test]
     fn a_flag_changes_nothing_but_what_it_names() {
-        let plain = Options::draw(&flags(7));
-        let forced = Options::draw(&Overrides { disk: Some(Disk::Lost), sends: Some(5), ..flags(7) });
+        let plain = Options::draw(7);
+        let over = Overrides { disk: Some(Disk::Lost), sends: Some(5), ..Overrides::default() };
+        let forced = Chosen::of_seed(7, over).load().expect("no file");
         assert_eq!(forced.sends, 5);
         assert_eq!((plain.users, plain.pause, plain.latency), (forced.users, forced.pause, forced.latency));
         assert_eq!(plain.lanes.len(), forced.lanes.len());
@@ -151,7 +123,7 @@ mod tests {
 
     #[test]
     fn seeds_draw_different_runs_and_both_kinds_of_disk() {
-        let runs: Vec<_> = (0..32).map(|seed| Options::draw(&flags(seed))).collect();
+        let runs: Vec<_> = (0..32).map(|seed| Options::draw(seed)).collect();
         let faults: Vec<&Fault> = runs.iter().flat_map(|o| o.lanes.iter().flatten()).map(|t| &t.fault).collect();
         let some = |is: &dyn Fn(&Fault) -> bool| faults.iter().any(|f| is(f));
         assert!(some(&|f| matches!(f, Fault::Kill { disk: Disk::Lost, .. })));
@@ -164,7 +136,7 @@ mod tests {
     #[test]
     fn options_survive_being_written_down_and_kinds_can_be_switched_off() {
         for seed in 0..32 {
-            let options = Options::draw(&flags(seed));
+            let options = Options::draw(seed);
             let text = serde_json::to_string(&options).expect("plain data");
             assert_eq!(serde_json::from_str::<Options>(&text).expect("what was written"), options);
             assert!(options.lanes.iter().flatten().all(|t| KINDS.contains(&t.fault.kind())));
