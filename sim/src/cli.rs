@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::options::Chosen;
 use crate::report::{Summary, Verdict};
+use crate::swarm::Swarm;
 use crate::{run, trace};
 
 /// Whole Flotilla clusters on simulated time, network and disks, from one seed.
@@ -39,6 +40,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
     },
+    /// Many seeds, a process each; exit code 1 if any breaks a promise. A coverage table in the end
+    Swarm(Swarm),
     /// One run with every step of every message in its trace
     Replay {
         #[command(flatten)]
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         What::Run { chosen, quiet, json } => one(&chosen, quiet, json),
         What::Meta { chosen, against } => meta(&chosen, against),
+        What::Swarm(swarm) => swarm.run(),
         What::Replay { chosen, until } => replay(&chosen, until),
         What::Options { chosen } => print_options(&chosen),
     };

@@ -10,6 +10,7 @@
 #![cfg(madsim)]
 
 pub mod boot;
+pub mod child;
 pub mod cli;
 pub mod cluster;
 pub mod judge;
@@ -17,5 +18,6 @@ pub mod nemesis;
 pub mod options;
 pub mod report;
 pub mod run;
+pub mod swarm;
 pub mod trace;
 pub mod workload;

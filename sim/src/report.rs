@@ -44,7 +44,9 @@ pub struct Summary {
     pub simulated_us: u64,
     /// What happened: accepted, delivered, elections, crashes, …
     pub counts: Counts,
-    /// How often each fault has begun.
+    /// How often each kind of fault has begun.
+    pub kinds: Counts,
+    /// The same as the nemesis tells them apart.
     pub faults: Counts,
     /// How often each named fault point was passed.
     pub points: Counts,
@@ -66,6 +68,7 @@ impl Summary {
             why,
             simulated_us,
             counts: nothing(),
+            kinds: nothing(),
             faults: nothing(),
             points: nothing(),
             checks: nothing(),

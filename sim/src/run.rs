@@ -9,6 +9,7 @@ use flotilla_proto::frame::CloseCode;
 use flotilla_raft::seam::fault;
 use flotilla_storage::MemDisk;
 use madsim::Config;
+use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 
 use crate::cluster::Cluster;
@@ -47,6 +48,7 @@ struct Left {
     end: Duration,
     outcome: Option<Outcome>,
     disks: Vec<MemDisk>,
+    packets: u64,
     faults: Counts,
     points: Counts,
     checks: Counts,
@@ -66,9 +68,13 @@ pub fn run(options: Options, full: bool) -> Run {
         (None, None) => Outcome::Unknown("the run ended without a verdict".into()),
     };
     let counts = count(&left, &trace);
+    let mut kinds = Counts::new();
+    for band in trace.bands() {
+        *kinds.entry(band.fault.kind().to_owned()).or_default() += 1;
+    }
     let Left { records, origin, end, faults, points, checks, .. } = left;
     let simulated_us = u64::try_from(end.as_micros()).unwrap_or(u64::MAX);
-    let summary = Summary { simulated_us, counts, faults, points, checks, ..Summary::new(options, outcome) };
+    let summary = Summary { simulated_us, counts, kinds, faults, points, checks, ..Summary::new(options, outcome) };
     Run { trace, records, origin, summary }
 }
 
@@ -96,6 +102,7 @@ fn count(left: &Left, trace: &Trace) -> Counts {
         ("crashes", crashes),
         ("unsynced bytes lost", lost),
         ("partitions", partitions),
+        ("packets", left.packets),
         ("snapshots installed", left.points.get("snapshot.installed").copied().unwrap_or(0)),
     ];
     counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
@@ -138,6 +145,7 @@ async fn play(options: &Options, trace: &Trace, left: &mut Left) {
     };
     left.records.extend(recorder.take());
     left.end = trace::now();
+    left.packets = NetSim::current().stat().msg_count;
     left.outcome = Some(outcome);
 }
 

@@ -1,0 +1,92 @@
+//! A run in a process of its own: started from this executable, ended when it takes too long, its summary read back.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::options::Chosen;
+use crate::report::{Summary, Verdict};
+
+/// How often a running child is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// Of what a broken run says last, this much is kept.
+const LAST_WORDS_BYTES: usize = 2_000;
+
+pub struct Ended {
+    pub real: Duration,
+    /// The summary, or why there is none: out of real time, killed, aborted.
+    pub summary: Result<Summary, String>,
+}
+
+impl Ended {
+    pub fn verdict(&self) -> Verdict {
+        self.summary.as_ref().map_or(Verdict::Broken, |summary| summary.verdict)
+    }
+
+    /// What was violated, by name: two runs with the same answer fail alike.
+    pub fn promise(&self) -> Option<String> {
+        match &self.summary {
+            Ok(summary) => summary.promise(),
+            Err(_) => Some("the run ends".into()),
+        }
+    }
+
+    /// The first line of the reason for anything but a pass.
+    pub fn reason(&self) -> String {
+        let first = match &self.summary {
+            Ok(summary) => summary.why.first().map_or("", String::as_str),
+            Err(why) => why,
+        };
+        first.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+/// Plays and waits, at most `limit` of real time.
+pub fn play(chosen: &Chosen, limit: Duration) -> Ended {
+    let started = Instant::now();
+    let summary = run(chosen, started + limit).unwrap_or_else(|error| Err(format!("no process: {error}")));
+    Ended { real: started.elapsed(), summary }
+}
+
+fn run(chosen: &Chosen, end: Instant) -> std::io::Result<Result<Summary, String>> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("run")
+        .arg("--json")
+        .args(chosen.args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    // Read beside each other, or a child that says much would wait for ever.
+    let (out, err) = (std::thread::spawn(move || read(out)), std::thread::spawn(move || read(err)));
+    let mut in_time = true;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() > end {
+            in_time = false;
+            child.kill()?;
+            break child.wait()?;
+        }
+        std::thread::sleep(LOOK);
+    };
+    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    Ok(match serde_json::from_slice(&out) {
+        Ok(summary) => Ok(summary),
+        Err(_) if !in_time => Err("no end within the limit of real time".into()),
+        Err(_) => {
+            let from = err.len().saturating_sub(LAST_WORDS_BYTES);
+            let words = String::from_utf8_lossy(&err[from..]).trim().replace('\n', " | ");
+            Err(format!("no summary, {status}: {words}"))
+        }
+    })
+}
+
+fn read(from: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // What came before an error counts.
+    let _ = from.map(|mut from| from.read_to_end(&mut bytes));
+    bytes
+}
