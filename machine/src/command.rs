@@ -109,6 +109,16 @@ pub enum Command {
 
     /// Writes the digest of all replicated tables at this index into the reply. Asked for by checkers.
     Digest,
+
+    // Later additions: variants are numbered by position.
+    /// User side. The outcome of an `OpenSession` is not known and nobody waits for it: this attempt of the instance, and
+    /// older ones, hold no session, also if the open comes later.
+    WithdrawSession {
+        user: UserId,
+        device: DeviceId,
+        instance: Instance,
+        attempt: u64,
+    },
 }
 
 impl Command {

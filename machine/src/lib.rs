@@ -127,6 +127,9 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::SetPassword { user, phc, request } => user::set_password(ctx, user, phc, *request),
         Command::OpenSession(c) => user::open_session(ctx, c),
         Command::CloseSession { user, device, number } => user::close_session(ctx, user, *device, *number),
+        Command::WithdrawSession { user, device, instance, attempt } => {
+            user::withdraw_session(ctx, user, *device, *instance, *attempt)
+        }
         Command::Notify(items) => user::notify(ctx, items),
         Command::Marks(items) => user::marks(ctx, items),
         Command::PeerMarks(items) => user::peer_marks(ctx, items),

@@ -111,4 +111,7 @@ pub enum Rejection {
     /// A newer attempt of the same instance is open.
     #[error("superseded by a newer connection")]
     Superseded,
+    /// Another instance has taken the session from this one and holds it.
+    #[error("another instance has taken the session")]
+    Replaced,
 }

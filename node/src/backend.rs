@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_machine::effect::Ended;
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
@@ -81,6 +82,30 @@ impl fmt::Debug for AttachGuard {
     }
 }
 
+/// Whether somebody still waits for what is asked for. Clones say the same.
+#[derive(Debug, Clone)]
+pub struct Wanted(Option<Arc<AtomicBool>>);
+
+impl Wanted {
+    pub const ALWAYS: Self = Self(None);
+
+    /// Until [`Wanted::end`].
+    pub fn for_now() -> Self {
+        Self(Some(Arc::new(AtomicBool::new(true))))
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.as_ref().is_none_or(|wanted| wanted.load(Ordering::Relaxed))
+    }
+
+    /// For good.
+    pub fn end(&self) {
+        if let Some(wanted) = &self.0 {
+            wanted.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// News for one attached session. A full queue may lose some: then `Resync` follows (the sender's duty).
 #[derive(Debug, Clone)]
 pub enum Push {
@@ -128,7 +153,13 @@ impl fmt::Debug for SigningKey {
 
 pub trait Backend: Send + Sync + 'static {
     /// One deadline of 5 s inside. `Reply::Rejected` comes as `CallError::Rejected`, never in `Ok`.
-    fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>>;
+    fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
+        self.execute_while(Wanted::ALWAYS, route, command)
+    }
+
+    /// As `execute`, and not proposed (any more) once nobody wants it: `Unavailable` then. What was proposed before is
+    /// waited for.
+    fn execute_while(&self, wanted: Wanted, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>>;
 
     /// One deadline of 5 s inside. `Answer::Moved` is retried inside and never comes out.
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>>;

@@ -219,6 +219,10 @@ pub const SILENCE_MAX_MS: u64 = 35_000;
 /// A socket that takes no byte for this long, and entries unacked for this long: close 4003.
 pub const SOCKET_FULL_MAX_MS: u64 = 30_000;
 pub const UNACKED_MAX_MS: u64 = 60_000;
+/// Opens of unknown outcome that a gateway withdraws.
+pub const WITHDRAWALS_MAX: usize = 10_000;
+/// Client processes of a device whose late `hello` is still told from a new one.
+pub const BARRED_INSTANCES_MAX: usize = 8;
 /// Acks and reads are gathered this long into one batch; a failed batch is tried again after the second.
 pub const MARKS_GATHER_MS: u64 = 200;
 pub const MARKS_RETRY_MS: u64 = 1_000;

@@ -313,7 +313,11 @@ impl Actor {
             // The other instance may be the process before this one on the same store: it died with a hello under way,
             // which waited for a leader and was done after ours. That happens once; two living holders of a copied store
             // would replace each other for ever, so the second time is final.
-            Verdict::Stop if code == CloseCode::SessionReplaced.number() && !self.replaced => self.replaced = true,
+            // An instance that was replaced cannot take the session back: the one that comes again is a new one.
+            Verdict::Stop if code == CloseCode::SessionReplaced.number() && !self.replaced => {
+                self.replaced = true;
+                self.instance = Instance(rand::random());
+            }
             Verdict::Stop => return self.stop(code, reason),
             Verdict::NewToken => self.fresh_token = true,
             // Dropped in the store too with the next token that is stored.

@@ -116,6 +116,9 @@ pub fn user_side() -> BoxedStrategy<Command> {
         ),
         2 => (name(), device(), 0u64..4)
             .prop_map(|(user, device, n)| Command::CloseSession { user, device, number: SessionNo(n) }),
+        2 => (name(), device(), 1u128..3, number()).prop_map(|(user, device, instance, attempt)| {
+            Command::WithdrawSession { user, device, instance: Instance(instance), attempt }
+        }),
         8 => prop::collection::vec(notify(), 0..3).prop_map(Command::Notify),
         8 => prop::collection::vec(mark(), 0..4).prop_map(Command::Marks),
         2 => prop::collection::vec(receipt(), 0..3).prop_map(Command::PeerMarks),

@@ -27,6 +27,34 @@ pub struct DeviceRow {
     pub created: TsMs,
     /// The number of the newest session; rises with every open.
     pub number: SessionNo,
+    /// Instances whose late `hello` must not open, the latest last; at most `BARRED_INSTANCES_MAX`.
+    pub barred: Vec<Barred>,
+}
+
+/// Client processes of this device that are over, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barred {
+    pub instance: Instance,
+    /// Another instance has taken the session from it.
+    pub replaced: bool,
+    /// Attempts up to this one were withdrawn by their gateway.
+    pub attempt: Option<u64>,
+}
+
+impl DeviceRow {
+    pub fn barred(&self, instance: Instance) -> Option<Barred> {
+        self.barred.iter().find(|b| b.instance == instance).copied()
+    }
+
+    /// Bars more of an instance, or forgets the one that was barred first.
+    pub fn bar(&mut self, instance: Instance, replaced: bool, attempt: Option<u64>) {
+        let old = self.barred(instance).unwrap_or(Barred { instance, replaced: false, attempt: None });
+        self.barred.retain(|b| b.instance != instance);
+        if self.barred.len() >= limits::BARRED_INSTANCES_MAX {
+            self.barred.remove(0);
+        }
+        self.barred.push(Barred { instance, replaced: old.replaced || replaced, attempt: old.attempt.max(attempt) });
+    }
 }
 
 pub struct DeviceTable;
@@ -34,7 +62,7 @@ pub struct DeviceTable;
 impl Table for DeviceTable {
     const NAME: &'static str = "device";
     const KIND: u8 = kind::DEVICE;
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     type Key = (UserId, DeviceId);
     type Row = DeviceRow;
 
@@ -127,8 +155,8 @@ pub fn login(ctx: &mut Ctx<'_, '_>, c: &Login) -> Outcome {
     if let Some(account) = account {
         table::put::<UserTable>(ctx.txn, &c.user, &account);
     }
-    let row =
-        DeviceRow { install: c.install, name: c.name.clone(), created: ctx.meta.clock.display, number: SessionNo(0) };
+    let (name, created) = (c.name.clone(), ctx.meta.clock.display);
+    let row = DeviceRow { install: c.install, name, created, number: SessionNo(0), barred: vec![] };
     table::put::<DeviceTable>(ctx.txn, &(c.user.clone(), c.device), &row);
     token::begin(ctx, &c.user, c.device, c.refresh);
     Ok(Reply::LoggedIn { device: c.device, new: true })

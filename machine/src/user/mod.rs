@@ -29,6 +29,6 @@ pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
 pub use query::{live_sessions, query, receipts_due};
-pub use session::{close_session, open_session};
+pub use session::{close_session, open_session, withdraw_session};
 pub use split::split_notify;
 pub use token::{logout, rotate_token};

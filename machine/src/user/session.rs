@@ -144,6 +144,19 @@ pub fn open_session(ctx: &mut Ctx<'_, '_>, c: &OpenSession) -> Outcome {
     if old.as_ref().is_some_and(|old| same_instance && c.attempt < old.attempt) {
         return Err(Rejection::Superseded.into());
     }
+    // Why: 1. a process dies with a `hello` under way, 2. the next process on its store opens the session, 3. the hello
+    // commits: it would take the session from a living client, for one that nobody waits for.
+    if let Some(barred) = device.barred(c.instance) {
+        if barred.replaced && old.is_some() && !same_instance {
+            return Err(Rejection::Replaced.into());
+        }
+        if barred.attempt.is_some_and(|withdrawn| c.attempt <= withdrawn) {
+            return Err(Rejection::Superseded.into());
+        }
+    }
+    if let Some(old) = old.as_ref().filter(|_| !same_instance) {
+        device.bar(old.instance, true, None);
+    }
     device.number = SessionNo(device.number.0.saturating_add(1));
     let since = old.as_ref().filter(|_| same_instance).map_or(device.number, |old| old.since);
     if let Some(old) = &old {
@@ -174,6 +187,29 @@ pub fn close_session(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, num
     {
         remove(ctx, user, device, &row);
     }
+    Ok(Reply::Done)
+}
+
+/// A gateway does not know whether its open was done, and its client is gone: this attempt and older ones of the instance
+/// hold no session from now on, also if the open commits only later.
+pub fn withdraw_session(
+    ctx: &mut Ctx<'_, '_>,
+    user: &UserId,
+    device: DeviceId,
+    instance: Instance,
+    attempt: u64,
+) -> Outcome {
+    account::find(ctx, user)?;
+    let key = (user.clone(), device);
+    let Some(mut device_row) = table::get::<device::DeviceTable>(ctx.txn, &key)? else { return Ok(Reply::Done) };
+    if let Some(row) = find(ctx.txn, user, device)?
+        && row.instance == instance
+        && row.attempt <= attempt
+    {
+        remove(ctx, user, device, &row);
+    }
+    device_row.bar(instance, false, Some(attempt));
+    table::put::<device::DeviceTable>(ctx.txn, &key, &device_row);
     Ok(Reply::Done)
 }
 

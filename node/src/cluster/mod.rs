@@ -47,7 +47,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::backend::{Attach, AttachGuard, Backend, CallError, Freshness, NodeView, Push, Route, SigningKey};
+use crate::backend::{Attach, AttachGuard, Backend, CallError, Freshness, NodeView, Push, Route, SigningKey, Wanted};
 use crate::metrics::{Counter, Registry};
 use leader::Leading;
 use wire::Plan;
@@ -185,8 +185,8 @@ async fn vital(fatal: mpsc::Sender<String>, what: &'static str, task: impl Futur
 pub struct ClusterBackend(pub Arc<Cluster>);
 
 impl Backend for ClusterBackend {
-    fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
-        Box::pin(async move { self.0.route_command(&route, &command).await })
+    fn execute_while(&self, wanted: Wanted, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(async move { self.0.route_command(&route, &command, &wanted).await })
     }
 
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {

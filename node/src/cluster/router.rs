@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::wire::{Failure, NodeReply, NodeRequest};
-use crate::backend::{CallError, Freshness, Route};
+use crate::backend::{CallError, Freshness, Route, Wanted};
 
 /// Between two tries while a shard has no known leader or does not own its slots yet.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -37,13 +37,13 @@ impl Cluster {
         self.tables.current()?.slots.shard(slot_of(route))
     }
 
-    pub async fn route_command(&self, route: &Route, command: &Command) -> Result<Reply, CallError> {
+    pub async fn route_command(&self, route: &Route, command: &Command, wanted: &Wanted) -> Result<Reply, CallError> {
         let deadline = deadline();
         let bytes = encode(command)?;
         let lane = slot_of(route);
         loop {
             let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
-            match self.command_by(shard, Some(lane), bytes.clone(), deadline).await? {
+            match self.command_by(shard, Some(lane), bytes.clone(), deadline, wanted).await? {
                 Reply::Rejected(Rejection::Moved) => pause_or_give_up(deadline).await?,
                 Reply::Rejected(rejection) => return Err(CallError::Rejected(rejection)),
                 reply => return Ok(reply),
@@ -53,7 +53,7 @@ impl Cluster {
 
     /// A command to a shard by its number, for the cluster's own work. Rejections come as `Reply::Rejected`.
     pub async fn shard_command(&self, shard: ShardId, command: &Command) -> Result<Reply, CallError> {
-        self.command_by(shard, None, encode(command)?, deadline()).await
+        self.command_by(shard, None, encode(command)?, deadline(), &Wanted::ALWAYS).await
     }
 
     async fn command_by(
@@ -62,9 +62,10 @@ impl Cluster {
         lane: Option<Slot>,
         command: Bytes,
         deadline: Instant,
+        wanted: &Wanted,
     ) -> Result<Reply, CallError> {
         let request = NodeRequest::Execute { shard, lane, command };
-        match self.at_leader(shard, request, deadline, false).await? {
+        match self.at_leader_while(wanted, shard, request, deadline, false).await? {
             NodeReply::Reply(reply) => Ok(reply),
             _ => Err(CallError::Unknown),
         }
@@ -108,9 +109,24 @@ impl Cluster {
         deadline: Instant,
         repeatable: bool,
     ) -> Result<NodeReply, CallError> {
+        self.at_leader_while(&Wanted::ALWAYS, shard, request, deadline, repeatable).await
+    }
+
+    async fn at_leader_while(
+        &self,
+        wanted: &Wanted,
+        shard: ShardId,
+        request: NodeRequest,
+        deadline: Instant,
+        repeatable: bool,
+    ) -> Result<NodeReply, CallError> {
         let mut hint = None;
         let mut tries = 0usize;
         loop {
+            // Nothing is appended whenever this is reached.
+            if !wanted.get() {
+                return Err(CallError::Unavailable);
+            }
             let Some(node) = hint.take().or_else(|| self.leader_of(shard, tries)) else {
                 pause_or_give_up(deadline).await?;
                 tries += 1;

@@ -32,8 +32,9 @@ use super::session::{Action, Session};
 use super::shared::Shared;
 use super::socket::{Incoming, Socket};
 use super::window::Item;
+use super::withdrawals::Attempt;
 use super::{asks, ops};
-use crate::backend::{Freshness, NodeView, Route};
+use crate::backend::{CallError, Freshness, NodeView, Route, Wanted};
 
 /// What a job brings back to the actor.
 pub(super) enum Done {
@@ -59,8 +60,7 @@ where
         Ok(Err(None)) => return,
         Ok(Ok(first)) => first,
     };
-    // The socket is not read meanwhile: pipelined requests wait in it.
-    let open = match Box::pin(hello::open(&shared, &hello, peer.ip())).await {
+    let open = match open_while_alive(&shared, &hello, peer, &mut socket).await {
         Ok(open) => open,
         Err(code) => return socket.close(code).await,
     };
@@ -71,6 +71,27 @@ where
     let code = connection.serve(rest).await;
     shared.figures.sessions.add(-1);
     connection.finish(code).await;
+}
+
+/// The socket is looked at meanwhile, and not more than that: pipelined requests wait in it.
+///
+/// Why: 1. a `hello` waits for a leader, 2. its client dies, the next process on its store opens the session elsewhere,
+/// 3. the `hello` is done for nobody and takes the session from the living one.
+async fn open_while_alive<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
+    hello: &frame::Hello,
+    peer: SocketAddr,
+    socket: &mut Socket<S>,
+) -> Result<Open, CloseCode> {
+    let wanted = Wanted::for_now();
+    let mut open = Box::pin(hello::open(shared, hello, peer.ip(), &wanted));
+    tokio::select! {
+        biased;
+        () = socket.gone() => wanted.end(),
+        open = &mut open => return open,
+    }
+    // What was proposed before is waited for: a session that opens is closed as the first thing after.
+    open.await
 }
 
 type First = (Box<frame::Hello>, Option<u32>, Unread);
@@ -475,8 +496,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 asks::send_marks(&shared, user.clone(), marks).await;
             }
             let command = Command::CloseSession { user: user.clone(), device: open.device, number: open.number };
-            // If this fails the next session takes over, or the sweep of this node's incarnation.
-            let _ = shared.backend.execute(Route::User(user.clone()), command).await;
+            if !matches!(
+                shared.backend.execute(Route::User(user.clone()), command).await,
+                Ok(_) | Err(CallError::Rejected(_))
+            ) {
+                let (device, instance, attempt) = (open.device, open.instance, open.attempt);
+                shared.withdrawals.put(&shared.backend, Attempt { user: user.clone(), device, instance, attempt });
+            }
         };
         futures::future::join(farewell, close).await;
     }

@@ -29,7 +29,7 @@ pub fn of_rejection(rejection: &Rejection) -> ErrorBody {
         Rejection::NotMember => ErrorCode::NotMember,
         Rejection::Forbidden(_) => ErrorCode::Forbidden,
         Rejection::Blocked => ErrorCode::Blocked,
-        Rejection::Conflict(_) | Rejection::Exists | Rejection::Superseded => ErrorCode::Conflict,
+        Rejection::Conflict(_) | Rejection::Exists | Rejection::Superseded | Rejection::Replaced => ErrorCode::Conflict,
         Rejection::ConversationFull => ErrorCode::ConversationFull,
         Rejection::OutOfOrder => ErrorCode::OutOfOrder,
         Rejection::TooOld => ErrorCode::TooOld,

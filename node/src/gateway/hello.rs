@@ -14,14 +14,17 @@ use flotilla_proto::limits;
 use tokio::sync::mpsc;
 
 use super::shared::Shared;
+use super::withdrawals::Attempt;
 use crate::auth::{self, Caller, TokenError};
-use crate::backend::{Attach, AttachGuard, CallError, Push, Route};
+use crate::backend::{Attach, AttachGuard, CallError, Push, Route, Wanted};
 
 /// A session that is open.
 pub struct Session {
     pub caller: Caller,
     pub device: DeviceId,
     pub number: SessionNo,
+    pub instance: Instance,
+    pub attempt: u64,
     pub rev: Rev,
     /// Where the client's store stands.
     pub since: Rev,
@@ -38,7 +41,8 @@ pub fn token_code(error: TokenError) -> CloseCode {
     }
 }
 
-pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr) -> Result<Session, CloseCode> {
+/// `wanted` ends when the client is gone: nothing is opened for it then.
+pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted) -> Result<Session, CloseCode> {
     let node = shared.node();
     if node.draining || !node.ready {
         return Err(CloseCode::NotReady);
@@ -68,7 +72,7 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr) -> Result<Sessio
         (None, Some(asked)) => asked,
         (None, None) => login(shared, &caller.user, install, hello, true).await?,
     };
-    let opened = match try_open(shared, hello, &caller.user, device, install).await {
+    let opened = match try_open(shared, hello, &caller.user, device, install, wanted).await {
         Err(CallError::Rejected(Rejection::WrongInstall)) => None,
         // A demo user needs no registration; its device may be of a cluster that is gone.
         Err(CallError::Rejected(Rejection::Unauthenticated)) if caller.device.is_none() => None,
@@ -85,12 +89,13 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr) -> Result<Sessio
         None => {
             device = login(shared, &caller.user, install, hello, caller.device.is_none()).await?;
             reset = Some(Reset::NewDevice);
-            (try_open(shared, hello, &caller.user, device, install).await.map_err(open_code)?, Rev(0))
+            (try_open(shared, hello, &caller.user, device, install, wanted).await.map_err(open_code)?, Rev(0))
         }
     };
     let (number, rev, epoch) = (opened.number, opened.rev, node.epoch);
     shared.backend.confirm(&guard, number, rev);
-    Ok(Session { caller, device, number, rev, since, reset, epoch, guard, pushes })
+    let (instance, attempt) = (hello.instance, hello.attempt);
+    Ok(Session { caller, device, number, instance, attempt, rev, since, reset, epoch, guard, pushes })
 }
 
 /// Finds or makes the device of this install. Its refresh token is known to nobody.
@@ -124,6 +129,7 @@ async fn try_open(
     user: &UserId,
     device: DeviceId,
     install: Hash32,
+    wanted: &Wanted,
 ) -> Result<Attached, CallError> {
     let (instance, attempt) = (hello.instance, hello.attempt);
     let (tx, pushes) = mpsc::channel(limits::PUSHES_WAITING_MAX);
@@ -131,9 +137,16 @@ async fn try_open(
     let node = shared.node();
     let (node, incarnation) = (node.id, node.incarnation);
     let command = OpenSession { user: user.clone(), device, install, node, incarnation, instance, attempt };
-    match shared.backend.execute(Route::User(user.clone()), Command::OpenSession(command)).await? {
-        Reply::Opened(opened) => Ok((opened, guard, pushes)),
-        _ => Err(CallError::Unknown),
+    let route = Route::User(user.clone());
+    match shared.backend.execute_while(wanted.clone(), route, Command::OpenSession(command)).await {
+        Ok(Reply::Opened(opened)) => Ok((opened, guard, pushes)),
+        // It may be open, or open later, and would hold push and presence for nobody.
+        Ok(_) | Err(CallError::Unknown) => {
+            let attempt = Attempt { user: user.clone(), device, instance, attempt };
+            shared.withdrawals.put(&shared.backend, attempt);
+            Err(CallError::Unknown)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -142,6 +155,7 @@ fn open_code(error: CallError) -> CloseCode {
     match rejection {
         Rejection::Revoked => CloseCode::DeviceRevoked,
         Rejection::Superseded => CloseCode::Superseded,
+        Rejection::Replaced => CloseCode::SessionReplaced,
         Rejection::Unauthenticated | Rejection::WrongInstall => CloseCode::AuthFailed,
         Rejection::Forbidden(_) => CloseCode::AccountDisabled,
         Rejection::Quota(_) => CloseCode::ConnectionLimit,

@@ -3,7 +3,7 @@
 //! - [`window`] what was sent and what comes next, per conversation
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
-//! - [`hello`] from the first frame to an open session
+//! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
 //! - [`sends`] the order of pipelined sends
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes
@@ -21,6 +21,7 @@ pub mod session;
 pub mod shared;
 pub mod socket;
 pub mod window;
+pub mod withdrawals;
 
 #[cfg(test)]
 mod model;

@@ -13,6 +13,7 @@ use flotilla_proto::limits;
 use tokio::time::Instant;
 
 use super::errors;
+use super::withdrawals::Withdrawals;
 use crate::auth::limiter::Limiter;
 use crate::auth::password::Passwords;
 use crate::auth::{self, Caller, TokenError, jwt};
@@ -108,6 +109,7 @@ pub struct Shared {
     pub passwords: Passwords,
     pub logins: Limiter,
     pub figures: Figures,
+    pub withdrawals: Withdrawals,
     /// (user, device) that were found in order, and when.
     checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
     started: Instant,
@@ -133,6 +135,7 @@ impl Shared {
             passwords,
             logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
             figures: Figures::new(registry),
+            withdrawals: Withdrawals::default(),
             checked: Mutex::default(),
             started: Instant::now(),
         }

@@ -16,6 +16,7 @@ use flotilla_proto::limits;
 use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
@@ -41,6 +42,8 @@ pub struct Socket<S> {
     current_frames: usize,
     waiting_bytes: usize,
     writing: bool,
+    /// Read already, and not asked for yet.
+    ahead: Option<Incoming>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -61,6 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             current_frames: 0,
             waiting_bytes: 0,
             writing: false,
+            ahead: None,
         }
     }
 
@@ -104,12 +108,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         poll_fn(|cx| self.poll(cx, may_read)).await
     }
 
+    /// Ends when the client has closed or is gone; reads at most one message ahead for it, so a client that has said more
+    /// than that is taken for alive. Safe to cancel.
+    pub async fn gone(&mut self) {
+        poll_fn(|cx| {
+            if self.ahead.is_none()
+                && let Poll::Ready(incoming) = self.poll(cx, true)
+            {
+                self.ahead = Some(incoming);
+            }
+            if matches!(self.ahead, Some(Incoming::Closed)) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Incoming> {
         if self.poll_write(cx).is_err() {
             return Poll::Ready(Incoming::Closed);
         }
         if !may_read {
             return Poll::Pending;
+        }
+        if let Some(ahead) = self.ahead.take() {
+            return Poll::Ready(ahead);
         }
         loop {
             let Poll::Ready(message) = Pin::new(&mut self.ws).poll_next(cx) else { return Poll::Pending };
@@ -127,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 Some(Ok(Message::Close(_))) | None => Incoming::Closed,
                 Some(Err(Error::Capacity(_))) => Incoming::Bad(CloseCode::MessageTooBig),
+                Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => Incoming::Closed,
                 Some(Err(Error::Utf8(_) | Error::Protocol(_))) => Incoming::Bad(CloseCode::BadFrame),
                 Some(Err(_)) => Incoming::Closed,
             });

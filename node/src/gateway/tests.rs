@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_machine::{Answer, Query};
+use flotilla_machine::{Answer, Query, Rejection, Reply};
 use flotilla_proto::frame::*;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -421,6 +421,36 @@ async fn a_newer_connection_takes_over_and_the_older_learns_why() {
     other.until(|f| matches!(f, ServerFrame::CaughtUp(_))).await;
     drop(other);
     eventually("all are detached", || node.fake.sessions() == 0).await;
+}
+
+#[tokio::test]
+async fn a_hello_whose_client_is_gone_meanwhile_opens_nothing() {
+    let node = Node::start().await;
+    node.fake.faults().hold_opens = true;
+    let mut dead = Client::connect(node.addr, Encoding::Json).await;
+    dead.say(ClientFrame::Hello(Client::hello_frame("dev:alice", "1"))).await;
+    eventually("the hello waits for a leader", || node.fake.sessions() == 1).await;
+    drop(dead);
+    eventually("nobody waits for it", || node.fake.sessions() == 0).await;
+    node.fake.faults().hold_opens = false;
+    let alive = node.device("alice", "1").await;
+    assert_eq!(alive.ready.expect("said hello").session, SessionNo(1), "the first that was opened");
+}
+
+#[tokio::test]
+async fn an_open_of_unknown_outcome_holds_no_session_however_late_it_comes() {
+    let node = Node::start().await;
+    node.fake.faults().lose_open = true;
+    let mut alice = Client::connect(node.addr, Encoding::Json).await;
+    let hello = Client::hello_frame("dev:alice", "1");
+    alice.say(ClientFrame::Hello(hello.clone())).await;
+    assert_eq!(alice.closed().await, 4006);
+    eventually("the attempt is withdrawn", || node.shared.withdrawals.is_empty()).await;
+    let late = node.fake.faults().lost_open.take().expect("it was under way");
+    assert_eq!(node.fake.apply(late), Reply::Rejected(Rejection::Superseded));
+    let mut again = Client::connect(node.addr, Encoding::Json).await;
+    again.say(ClientFrame::Hello(Hello { attempt: 1, ..hello })).await;
+    again.until(|f| matches!(f, ServerFrame::CaughtUp(_))).await;
 }
 
 #[tokio::test]

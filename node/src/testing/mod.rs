@@ -44,6 +44,11 @@ pub struct Faults {
     pub mute: bool,
     /// Commands wait until this is false.
     pub hold: bool,
+    /// Opens of sessions wait until this is false.
+    pub hold_opens: bool,
+    /// The outcome of the next open is unknown: it has not been done, and may be by whoever takes it from `lost_open`.
+    pub lose_open: bool,
+    pub lost_open: Option<Command>,
 }
 
 pub struct Fake {
@@ -184,10 +189,26 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    fn execute(&self, _route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
+    fn execute_while(
+        &self,
+        wanted: Wanted,
+        _route: Route,
+        command: Command,
+    ) -> BoxFuture<'_, Result<Reply, CallError>> {
         async move {
             while self.faults().hold {
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            let opens = matches!(command, Command::OpenSession(_));
+            while opens && wanted.get() && self.faults().hold_opens {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            if !wanted.get() {
+                return Err(CallError::Unavailable);
+            }
+            if opens && std::mem::take(&mut self.faults().lose_open) {
+                self.faults().lost_open = Some(command);
+                return Err(CallError::Unknown);
             }
             if let Some(error) = self.faults().execute.pop_front() {
                 return Err(error);

@@ -1,6 +1,7 @@
 //! Sessions, fences, and what a gateway learns about sessions that are gone (I7).
 
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::kit::*;
 use crate::command::*;
@@ -55,6 +56,44 @@ fn another_instance_replaces_whatever_its_attempt() {
     assert_eq!(why_gone(&shard, &ann, device, 1), Some(Ended::Replaced), "also after the winner came again");
     assert_eq!(why_gone(&shard, &ann, device, 2), Some(Ended::Superseded));
     assert_eq!(why_gone(&shard, &ann, device, 3), None);
+}
+
+#[test]
+fn a_late_hello_of_a_process_that_was_replaced_does_not_fence_its_successor() {
+    let mut shard = Shard::new();
+    let ann = shard.user("ann");
+    let device = shard.device(&ann, 1);
+    let dead = OpenSession { attempt: 3, instance: Instance(41), ..open(&ann, device) };
+    let alive = OpenSession { attempt: 1, instance: Instance(42), ..open(&ann, device) };
+    shard.run(Command::OpenSession(dead.clone()));
+    shard.run(Command::OpenSession(alive.clone()));
+    let late = OpenSession { attempt: 4, ..dead.clone() };
+    assert_eq!(shard.rejected(Command::OpenSession(late.clone())), Rejection::Replaced);
+    assert!(shard.effects.is_empty());
+    assert_eq!(why_gone(&shard, &ann, device, 2), None, "the successor keeps its session");
+    shard.done(Command::CloseSession { user: ann.clone(), device, number: SessionNo(2) });
+    assert!(matches!(shard.run(Command::OpenSession(late)), Reply::Opened(_)), "it takes the session from nobody");
+    for n in 0..2 * limits::BARRED_INSTANCES_MAX as u128 {
+        shard.run(Command::OpenSession(OpenSession { instance: Instance(100 + n), ..alive.clone() }));
+    }
+    let again = OpenSession { attempt: 9, ..dead };
+    assert!(matches!(shard.run(Command::OpenSession(again)), Reply::Opened(_)), "forgotten: the list is bounded");
+}
+
+#[test]
+fn a_withdrawn_attempt_holds_no_session_also_when_it_comes_later() {
+    let mut shard = Shard::new();
+    let ann = shard.user("ann");
+    let device = shard.device(&ann, 1);
+    let first = OpenSession { attempt: 5, ..open(&ann, device) };
+    let withdraw = |attempt| Command::WithdrawSession { user: ann.clone(), device, instance: first.instance, attempt };
+    shard.done(withdraw(5));
+    assert_eq!(shard.rejected(Command::OpenSession(first.clone())), Rejection::Superseded, "it was under way");
+    assert!(matches!(shard.run(Command::OpenSession(OpenSession { attempt: 6, ..first.clone() })), Reply::Opened(_)));
+    shard.done(withdraw(5));
+    assert_eq!(shard.table_rows(kind::SESSION), 1, "a newer attempt stays");
+    shard.done(withdraw(6));
+    assert_eq!(shard.table_rows(kind::SESSION) + shard.table_rows(kind::SESSION_NODE), 0);
 }
 
 #[test]

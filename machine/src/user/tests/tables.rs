@@ -7,7 +7,7 @@ use super::kit;
 use crate::table::assert_round_trip;
 use crate::user::account::{UserRow, UserTable};
 use crate::user::cursor::CursorTable;
-use crate::user::device::{DeviceRow, DeviceTable, GoneTable};
+use crate::user::device::{Barred, DeviceRow, DeviceTable, GoneTable};
 use crate::user::inbox::{InboxTable, RevTable, Row};
 use crate::user::job::{Job, JobTable};
 use crate::user::marks::{Due, DueTable};
@@ -25,7 +25,8 @@ proptest! {
         let conv = ConvId::direct(&user, &peer);
         let account = UserRow { rev: Rev(n), passwords: vec![Cid(id)], ..UserRow::new(&text, TsMs(n), Some(Cid(id))) };
         assert_round_trip::<UserTable>(&user, &account);
-        let row = DeviceRow { install: kit::hash(byte), name: text, created: TsMs(n), number: SessionNo(n) };
+        let barred = vec![Barred { instance: Instance(id), replaced: n % 2 == 0, attempt: Some(n) }];
+        let row = DeviceRow { install: kit::hash(byte), name: text, created: TsMs(n), number: SessionNo(n), barred };
         assert_round_trip::<DeviceTable>(&key, &row);
         assert_round_trip::<GoneTable>(&key, &TsMs(n));
         assert_round_trip::<TokenTable>(&key, &Family::new(kit::hash(byte)));
