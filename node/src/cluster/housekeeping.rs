@@ -54,6 +54,11 @@ async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
         propose(leader, Command::SetSettings(control.settings.clone())).await?;
     }
     let mut more = fences(cluster, leader, &state).await?;
+    for (node, lowest) in settled(&control.fences_owed, leader.shard, &state.fences) {
+        let done = Command::Control(Control::FenceDone { shard: leader.shard, node, lowest });
+        // Not done: the next round sees it again.
+        let _ = cluster.shard_command(ShardId::CONTROL, &done).await;
+    }
     if state.job_due {
         more |= step(leader, Command::StepJob { limit: STEP_ROWS }).await?;
         more |= step(leader, Command::EvictDedup { limit: STEP_ROWS }).await?;
@@ -87,6 +92,18 @@ async fn fences(cluster: &Cluster, leader: &Leader, state: &ShardState) -> Optio
     Some(more)
 }
 
+/// The fences that the control group waits for and this shard has taken. One that this round took is answered for in the
+/// next, so that what was read is what is said.
+fn settled(
+    owed: &[(ShardId, NodeId, Incarnation)],
+    shard: ShardId,
+    taken: &[(NodeId, Incarnation)],
+) -> Vec<(NodeId, Incarnation)> {
+    let has = |node: NodeId, lowest: Incarnation| taken.iter().any(|(n, fence)| *n == node && *fence >= lowest);
+    let mine = owed.iter().filter(|(s, node, lowest)| *s == shard && has(*node, *lowest));
+    mine.map(|(_, node, lowest)| (*node, *lowest)).collect()
+}
+
 async fn step(leader: &Leader, command: Command) -> Option<bool> {
     match propose(leader, command).await? {
         Reply::Step { more } => Some(more),
@@ -96,4 +113,23 @@ async fn step(leader: &Leader, command: Command) -> Option<bool> {
 
 async fn propose(leader: &Leader, command: Command) -> Option<Reply> {
     leader.group.propose(command.encode().ok()?).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_is_settled_once_this_shard_has_taken_it() {
+        let (here, there) = (ShardId(1), ShardId(2));
+        let owed = [
+            (here, NodeId(1), Incarnation(4)),
+            (here, NodeId(2), Incarnation(2)),
+            (here, NodeId(3), Incarnation(9)),
+            (there, NodeId(1), Incarnation(4)),
+        ];
+        let taken = [(NodeId(1), Incarnation(4)), (NodeId(2), Incarnation(3)), (NodeId(3), Incarnation(8))];
+        assert_eq!(settled(&owed, here, &taken), [(NodeId(1), Incarnation(4)), (NodeId(2), Incarnation(2))]);
+        assert_eq!(settled(&owed, there, &[]), []);
+    }
 }
