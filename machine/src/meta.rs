@@ -12,6 +12,7 @@
 use bytes::Bytes;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 use flotilla_proto::slots::{self, SlotTable};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,8 @@ pub struct Clock {
 impl Clock {
     fn advance(&mut self, stamp: &Stamp) {
         self.age = AgeMs(self.age.0.saturating_add(stamp.age_delta_ms));
-        self.display = self.display.max(TsMs(stamp.display.0.min(limits::DISPLAY_MS_MAX)));
+        let before = if plant::on(Plant::IdsFromWallClock) { TsMs(0) } else { self.display };
+        self.display = before.max(TsMs(stamp.display.0.min(limits::DISPLAY_MS_MAX)));
     }
 
     /// The next message id: 41 bits of ms, 10 bits of shard, 12 bits of counter. ms = max(last ms, display); a full
@@ -41,7 +43,7 @@ impl Clock {
     pub fn next_id(&self, shard: ShardId) -> Option<(MsgId, Clock)> {
         let now = self.display.0.saturating_sub(limits::ID_EPOCH_MS);
         let mut next = *self;
-        if now > self.id_ms {
+        if now > self.id_ms || (now < self.id_ms && plant::on(Plant::IdsFromWallClock)) {
             next.id_ms = now;
             next.id_counter = 0;
         } else if self.id_counter < COUNTER_MAX {

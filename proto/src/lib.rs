@@ -7,6 +7,7 @@
 //! - [`member`] intervals of membership and what they make readable
 //! - [`frame`] client frames, errors and close codes, in JSON and MessagePack
 //! - [`codec`] the one module that names bincode
+//! - [`plant`] deliberate bugs, in the simulator's build only
 
 pub mod codec;
 pub mod entry;
@@ -14,4 +15,5 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod member;
+pub mod plant;
 pub mod slots;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_proto::limits::{APPEND_ENTRIES_MAX, SNAPSHOT_LOG_ENTRIES, SNAPSHOT_LOG_KEPT};
+use flotilla_proto::plant::{self, Plant};
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
 /// Durations that the simulator makes smaller, and how often snapshots are taken.
@@ -60,7 +61,7 @@ impl Timings {
             purge_batch_size: self.snapshot_entries.clamp(1, 256),
             // A restarted leader that resumes its vote hands out a log id a second time for another payload, because
             // entries are replicated before they are flushed locally: acknowledged writes vanish after a power loss.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(plant::on(Plant::LeaderRestore)),
             // Without it a one-way cut of a leader's inbound side, or a bridge partition, blocks writes for ever.
             quorum_loss_probe_interval: Some(2 * election_max),
             enable_pre_vote: Some(true),

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::options::Chosen;
 use crate::report::{Summary, Verdict};
 use crate::swarm::Swarm;
-use crate::{run, trace};
+use crate::{plants, run, trace};
 
 /// Whole Flotilla clusters on simulated time, network and disks, from one seed.
 #[derive(Debug, Parser)]
@@ -50,6 +50,8 @@ enum What {
         #[arg(long, value_name = "SECONDS")]
         until: Option<f64>,
     },
+    /// The deliberate bugs that `--plant NAME` switches on, a sentence each
+    Plants,
     /// The options that a seed draws, as JSON for `--options`
     Options {
         #[command(flatten)]
@@ -63,6 +65,10 @@ pub fn main() -> ExitCode {
         What::Meta { chosen, against } => meta(&chosen, against),
         What::Swarm(swarm) => swarm.run(),
         What::Replay { chosen, until } => replay(&chosen, until),
+        What::Plants => {
+            print!("{}", plants::list());
+            Ok(ExitCode::SUCCESS)
+        }
         What::Options { chosen } => print_options(&chosen),
     };
     done.unwrap_or_else(|error| {

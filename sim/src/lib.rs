@@ -2,6 +2,7 @@
 //!
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
+//! - `plants` deliberate bugs, by name
 //! - `boot` one life of a node · `run` from seed to verdict · `cli` the commands
 //!
 //! One seed, one process: generators and hash keys of a process are seeded once, so a second run in it would differ.
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod judge;
 pub mod nemesis;
 pub mod options;
+pub mod plants;
 pub mod report;
 pub mod run;
 pub mod swarm;

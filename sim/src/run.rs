@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_proto::frame::CloseCode;
+use flotilla_proto::plant;
 use flotilla_raft::seam::fault;
 use flotilla_storage::MemDisk;
 use madsim::Config;
@@ -16,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::judge::{self, Outcome};
 use crate::nemesis;
 use crate::options::Options;
+use crate::plants;
 use crate::report::{Counts, Summary};
 use crate::trace::{self, Line, Trace};
 use crate::workload::Chat;
@@ -52,6 +54,8 @@ struct Left {
     faults: Counts,
     points: Counts,
     checks: Counts,
+    /// How often the planted bug has acted.
+    bites: u64,
 }
 
 /// Once per process: a second run would start with other random states. A full trace has every step of every message.
@@ -105,7 +109,8 @@ fn count(left: &Left, trace: &Trace) -> Counts {
         ("packets", left.packets),
         ("snapshots installed", left.points.get("snapshot.installed").copied().unwrap_or(0)),
     ];
-    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    let bites = (left.bites > 0).then_some(("planted bug acted", left.bites));
+    counts.into_iter().chain(bites).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 /// Entries that a device was sent more than once.
@@ -120,6 +125,11 @@ fn redelivered(records: &[Record]) -> u64 {
 
 fn simulate(options: Options, trace: Trace) -> (Left, Option<String>) {
     let _listening = trace.listen();
+    if let Some(name) = &options.plant
+        && !plants::switch_on(name)
+    {
+        return (Left::default(), Some(format!("there is no planted bug called {name}")));
+    }
     let mut config = Config::default();
     config.net.send_latency = options.latency.clone();
     let mut runtime = Runtime::with_seed_and_config(options.seed, config);
@@ -130,6 +140,7 @@ fn simulate(options: Options, trace: Trace) -> (Left, Option<String>) {
         let text = payload.downcast_ref::<String>().cloned();
         text.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "no message".into())
     });
+    left.bites = plant::hits();
     left.points = fault::passes().into_iter().map(|(name, times)| (name.to_owned(), times)).collect();
     // The simulated world is not worth taking down in order; destructors outside of it would only panic.
     std::mem::forget(runtime);

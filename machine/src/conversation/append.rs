@@ -7,6 +7,7 @@
 
 use flotilla_proto::entry::body_hash;
 use flotilla_proto::ids::Hash32;
+use flotilla_proto::plant::{self, Plant};
 
 use super::tables::dedup::{DedupRow, Dedups};
 use super::tables::sender::Senders;
@@ -20,7 +21,10 @@ pub fn append(ctx: &mut Ctx<'_, '_>, asked: &Append) -> Outcome {
     ctx.meta.check_conversation(&asked.conv)?;
     let hash = body_hash(asked.cid, &asked.what);
     let key = (asked.conv.clone(), asked.sender.clone(), asked.cid);
-    if let Some(first) = table::get::<Dedups>(ctx.txn, &key)? {
+    let forgotten = plant::of_earlier_term(asked.cid.0);
+    if let Some(first) = table::get::<Dedups>(ctx.txn, &key)?
+        && !(forgotten && plant::on(Plant::SkipDedup))
+    {
         return answer_again(first, hash);
     }
     check_floor(ctx, asked)?;
@@ -54,6 +58,7 @@ fn check_after(ctx: &Ctx<'_, '_>, asked: &Append) -> Result<(), Stop> {
     let key = (asked.conv.clone(), asked.sender.clone(), after);
     match table::get::<Dedups>(ctx.txn, &key)? {
         Some(_) => Ok(()),
+        None if plant::on(Plant::AfterIgnored) => Ok(()),
         None => Err(Rejection::OutOfOrder.into()),
     }
 }

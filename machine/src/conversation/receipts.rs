@@ -5,6 +5,7 @@
 
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 
 use super::tables::conversation::Conversations;
 use super::tables::member::{MemberRow, Members};
@@ -50,6 +51,9 @@ fn raised(member: &MemberRow, receipt: &Receipt, head: Seq) -> Option<MemberRow>
     }
     let read = member.read.max(member.clamp(receipt.read, head));
     let delivered = member.delivered.max(member.clamp(receipt.delivered, head)).max(read);
+    if receipt.delivered < member.delivered && plant::on(Plant::ReceiptsGoBack) {
+        return Some(MemberRow { read: receipt.read, delivered: receipt.delivered, ..member.clone() });
+    }
     let changed = read > member.read || delivered > member.delivered;
     changed.then(|| MemberRow { read, delivered, ..member.clone() })
 }

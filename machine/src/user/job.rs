@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 
 use super::{cursor, key, session};
 use crate::Fatal;
@@ -69,10 +70,10 @@ fn run(ctx: &mut Ctx<'_, '_>, job: &Job, budget: usize) -> Result<(usize, bool),
         Job::Sweep(node) => {
             let lowest = meta::fence(ctx.txn, *node)?;
             let (dead, more) = session::dead(ctx.txn, *node, lowest, budget)?;
-            for (user, device) in &dead {
+            for (user, device) in dead.iter().filter(|_| !plant::on(Plant::DeadIncarnation)) {
                 session::end(ctx, user, *device, Ended::Fenced)?;
             }
-            Ok((dead.len(), more))
+            Ok((dead.len(), more && !plant::on(Plant::DeadIncarnation)))
         }
         Job::RemoveCursors(user, device) => cursor::remove_some(ctx.txn, user, *device, budget),
     }
@@ -99,6 +100,9 @@ fn budget(limit: u32) -> usize {
 
 /// Raises the node's fence (it never goes down) and ends the sessions below it, the rest by a job.
 pub fn fence(ctx: &mut Ctx<'_, '_>, node: NodeId, lowest: Incarnation, limit: u32) -> Outcome {
+    if plant::on(Plant::ForgetFence) {
+        return Ok(Reply::Step { more: false });
+    }
     meta::raise_fence(ctx.txn, node, lowest)?;
     let more = start(ctx, &Job::Sweep(node), budget(limit))?;
     Ok(Reply::Step { more })

@@ -10,6 +10,7 @@
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::Mode;
+use flotilla_proto::plant::{self, Plant};
 use serde::{Deserialize, Serialize};
 
 use super::inbox::Change;
@@ -78,7 +79,8 @@ fn refusal(ctx: &Ctx<'_, '_>, m: &Mark) -> Result<Option<MarkReply>, Fatal> {
         return Ok(None);
     }
     let current = session::find(ctx.txn, &m.user, m.device)?.map(|s| s.number);
-    Ok((current != Some(m.number)).then_some(MarkReply::StaleSession))
+    let stale = current != Some(m.number) && !plant::on(Plant::OldSessionActs);
+    Ok(stale.then_some(MarkReply::StaleSession))
 }
 
 fn mark(ctx: &mut Ctx<'_, '_>, m: &Mark) -> Result<(MarkReply, usize), Fatal> {
@@ -106,7 +108,9 @@ fn mark(ctx: &mut Ctx<'_, '_>, m: &Mark) -> Result<(MarkReply, usize), Fatal> {
         && let Some(at) = cursor::find(ctx.txn, &m.user, m.device, &m.conv)?
         && m.seq > at
     {
-        cursor::put(ctx.txn, &m.user, m.device, &m.conv, m.seq);
+        let past = m.seq == row.effective_head() && plant::on(Plant::CursorPastHead);
+        let to = if past { m.seq.next() } else { m.seq };
+        cursor::put(ctx.txn, &m.user, m.device, &m.conv, to);
         touched += 1;
     }
     let news = row.read > old.read || row.delivered > old.delivered && row.part.mode == Mode::Push;

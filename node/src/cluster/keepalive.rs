@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_proto::ids::*;
+use flotilla_proto::plant::{self, Plant};
 use flotilla_raft::seam::clock;
 use tokio::time::Instant;
 
@@ -29,7 +30,8 @@ pub async fn run(cluster: Arc<Cluster>) {
             .into_iter()
             .filter(|l| {
                 let before = named.get(&(l.shard, l.term)).copied();
-                l.group.last_quorum_ack().is_some_and(|ack| before.is_none_or(|before| ack > before))
+                let led = l.group.last_quorum_ack().is_some_and(|ack| before.is_none_or(|before| ack > before));
+                led || plant::on(Plant::KeepaliveWithoutQuorum)
             })
             .collect();
         named.extend(confirmed.iter().map(|l| ((l.shard, l.term), now)));

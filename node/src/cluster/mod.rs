@@ -13,6 +13,7 @@ pub mod clocks;
 pub mod control;
 pub mod fanout;
 pub mod figures;
+mod foretold;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;

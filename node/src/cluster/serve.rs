@@ -11,6 +11,7 @@ use flotilla_machine::user::split_notify;
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 use flotilla_raft::peer::{BulkStream, PeerInfo, PeerRefusal, PeerService};
 use flotilla_raft::{ProposeError, ReadError};
 use futures::future::BoxFuture;
@@ -102,6 +103,9 @@ impl Cluster {
 
     async fn serve_execute(&self, shard: ShardId, lane: Option<Slot>, command: Bytes) -> Result<NodeReply, Failure> {
         let leader = self.leading(shard)?;
+        if plant::on(Plant::PushUncommitted) {
+            super::foretold::push(self, &leader, &command).await;
+        }
         if self.disk_is_low() && shed(&command) {
             return Err(Failure::Overloaded);
         }
@@ -217,6 +221,9 @@ async fn propose(leader: &Leader, lane: Option<Slot>, command: Bytes) -> Result<
 }
 
 async fn read_index(leader: &Leader) -> Result<(), Failure> {
+    if plant::on(Plant::StaleRead) {
+        return Ok(());
+    }
     let deadline = Duration::from_millis(limits::REQUEST_DEADLINE_MS);
     match tokio::time::timeout(deadline, leader.group.read_index()).await {
         Ok(Ok(())) => Ok(()),

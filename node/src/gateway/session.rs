@@ -15,6 +15,7 @@ use flotilla_machine::reply::MarkReply;
 use flotilla_proto::frame::{AckItem, CloseCode};
 use flotilla_proto::ids::{ConvId, Count, Rev, Seq};
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 
 use super::marks::{Marks, Verdict, Want};
 use super::window::{Acked, Ask, DeliveryWindow, Item};
@@ -164,6 +165,11 @@ impl Session {
 
     fn deliver(&mut self, now: u64) -> Option<Action> {
         if let Some((conv, item)) = self.window.next_send(now) {
+            if let Item::Entry(entry) = &item
+                && plant::on(Plant::AckOnSend)
+            {
+                self.put(conv.clone(), MarkKind::Ack, entry.seq, entry.n, now);
+            }
             return Some(Action::Send(conv, item));
         }
         if let Some(ask) = self.window.next_ask(now) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use flotilla_proto::codec;
 use flotilla_proto::ids::{Generation, ShardId};
+use flotilla_proto::plant::{self, Plant};
 use flotilla_storage::{Engine, Order, Read, StorageError, value};
 use serde::de::DeserializeOwned;
 
@@ -52,6 +53,7 @@ fn load(
     cache_bytes: usize,
 ) -> Result<Shared, OpenError> {
     let vote = load_row(&*engine, &keys::vote(shard, generation), "the vote")?;
+    let vote = vote.filter(|_| !plant::on(Plant::DropVote));
     let purged = load_row(&*engine, &keys::purged(shard, generation), "the purge position")?;
     let state = State { vote, purged, last: purged, begin: 0, cache: Cache::new(cache_bytes) };
     let log = Shared { engine, shard, generation, state: Mutex::new(state) };

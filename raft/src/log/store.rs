@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_proto::codec;
 use flotilla_proto::ids::{Generation, ShardId};
+use flotilla_proto::plant::{self, Plant};
 use flotilla_storage::{Batch, Durability, Engine, value};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -123,7 +124,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             (from..=index).for_each(|index| path::index("append", self.log.shard, index));
         }
         let then = Then::Flushed { log: self.log.clone(), index, callback };
-        self.writer.submit(batch, Durability::Synced, then).await
+        let durability = if plant::on(Plant::AnswerBeforeSync) { Durability::Buffered } else { Durability::Synced };
+        self.writer.submit(batch, durability, then).await
     }
 
     /// Waits for the write: entries that replace truncated ones must not be taken for durable by an earlier sync.
@@ -151,8 +153,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         let durable = self.applied.durable(&*self.log.engine);
+        let last = self.log.lock().last;
+        let upto = if plant::on(Plant::PurgePastDurable) { upto.max(last.unwrap_or(upto)) } else { upto };
         assert!(
-            durable.is_some_and(|index| upto.index() <= index),
+            durable.is_some_and(|index| upto.index() <= index) || plant::on(Plant::PurgePastDurable),
             "shard {}: purging up to {upto}, but applied state is durable only up to {durable:?}",
             self.log.shard
         );

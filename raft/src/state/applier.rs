@@ -7,6 +7,7 @@ use flotilla_machine as machine;
 use flotilla_machine::{Effect, Txn};
 use flotilla_proto::ids::ShardId;
 use flotilla_proto::limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX};
+use flotilla_proto::plant::{self, Plant};
 use flotilla_storage::{Batch, Durability, Engine, Read, StorageError, WriteNo};
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -139,6 +140,9 @@ impl Applier {
         };
         let mut batch = Batch::new();
         pointer.put(self.shard(), &mut batch);
+        if plant::on(Plant::SnapshotNonAtomic) {
+            self.forget_state().await?;
+        }
         fault::point("snapshot.before_flip");
         let engine = self.engine().clone();
         let flipped = blocking_write(&**self.engine(), move || engine.write(batch, Durability::Synced)).await;
@@ -157,6 +161,16 @@ impl Applier {
         swept.map_err(|error| self.fail_state("sweeping the state before a snapshot", error))?;
         self.hooks.on_installed(self.shard());
         Ok(())
+    }
+
+    /// What an installation that is not atomic does first; see [`Plant::SnapshotNonAtomic`].
+    async fn forget_state(&self) -> io::Result<()> {
+        let mut batch = Batch::new();
+        let rows = keys::state(self.shard(), self.pointer.generation);
+        batch.delete_range(rows.clone(), keys::end(rows));
+        let engine = self.engine().clone();
+        let gone = blocking_write(&**self.engine(), move || engine.write(batch, Durability::Synced)).await;
+        gone.map(|_| ()).map_err(|error| self.fail("emptying the state before a snapshot", error))
     }
 
     fn fail(&self, doing: &str, error: StorageError) -> io::Error {
@@ -200,7 +214,9 @@ fn apply_entries(
     let mut txn = Txn::new(base, keys::state(shard, pointer.generation));
     let mut replies = Vec::with_capacity(entries.len());
     let mut effects = Vec::new();
+    let before = pointer.clone();
     for entry in entries {
+        plant::applying(entry.log_id.committed_leader_id().term);
         assert_follows(pointer.applied, entry.log_id, order);
         let mut entry_replies = Replies::default();
         match &entry.payload {
@@ -218,7 +234,7 @@ fn apply_entries(
         replies.push(entry_replies);
     }
     let mut batch = txn.into_batch();
-    pointer.put(shard, &mut batch);
+    if plant::on(Plant::ApplyTwice) { &before } else { &pointer }.put(shard, &mut batch);
     let write = engine.write(batch, Durability::Buffered)?;
     Ok(Done { pointer, kept, write, replies, effects })
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{Disk, KINDS, Options};
+use crate::plants;
 
 /// Which run: a seed or written options, and flags over them.
 #[derive(Debug, Clone, Default, Args)]
@@ -38,8 +39,8 @@ pub struct Overrides {
     /// Raft groups that hold conversations and users [default: drawn]
     #[arg(long)]
     pub shards: Option<u16>,
-    /// Switch on one deliberate bug: the run must find it
-    #[arg(long, value_name = "NAME")]
+    /// Switch on one deliberate bug (`plants` lists them): the run should find it
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(plants::names()), hide_possible_values = true)]
     pub plant: Option<String>,
 }
 

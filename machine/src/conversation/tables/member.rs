@@ -5,6 +5,7 @@
 use flotilla_proto::entry::Role;
 use flotilla_proto::ids::*;
 use flotilla_proto::member::{Interval, MembershipPart};
+use flotilla_proto::plant::{self, Plant};
 use flotilla_proto::slots;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ impl MemberRow {
 
     /// Opens a stay at `seq`; `n_before` countable messages came before it.
     pub fn join(&mut self, seq: Seq, n_before: Count, history_from: Seq, role: Role) {
+        if !self.part.intervals.is_empty() && plant::on(Plant::LostInterval) {
+            self.part.intervals.clear();
+        }
         self.part.intervals.push(Interval { from: seq, n_before, until: None, n_until: Count(0), history_from });
         self.part.mseq = seq;
         self.part.role = Some(role);

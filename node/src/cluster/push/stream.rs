@@ -9,6 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use flotilla_proto::plant::{self, Plant};
+
 use crate::cluster::wire::StreamPosition;
 
 /// Frame numbers remembered while a presentation is under way; above it the presentation is repeated.
@@ -136,6 +138,10 @@ impl Stream {
                 }
             }
             State::Live if is_frame && at.n == self.last + 1 => {
+                self.last = at.n;
+                Verdict::Take
+            }
+            State::Live if plant::on(Plant::IgnoreStreamGap) => {
                 self.last = at.n;
                 Verdict::Take
             }
