@@ -89,9 +89,13 @@ enum Sink {
     Off,
 }
 
+/// Hears of each record as it happens.
+type Tap = Box<dyn FnMut(&Record) + Send>;
+
 struct Shared {
     started: Instant,
     sink: Mutex<Sink>,
+    tap: Mutex<Option<Tap>>,
 }
 
 /// A cheap handle; clones write into the same history.
@@ -106,7 +110,7 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     fn new(sink: Sink) -> Self {
-        Self(Arc::new(Shared { started: Instant::now(), sink: Mutex::new(sink) }))
+        Self(Arc::new(Shared { started: Instant::now(), sink: Mutex::new(sink), tap: Mutex::new(None) }))
     }
 
     /// Grows with the run: for tests and the simulator.
@@ -122,6 +126,11 @@ impl Recorder {
         Self::new(Sink::Off)
     }
 
+    /// From now on each record is told to `tap` before anything else happens. It must not record anything itself.
+    pub fn tap(&self, tap: impl FnMut(&Record) + Send + 'static) {
+        *self.0.tap.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tap));
+    }
+
     pub fn record(&self, device: &str, user: &UserId, op: Op) {
         // A holder cannot panic half-way: it only pushes, or writes a line.
         let mut sink = self.0.sink.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +139,9 @@ impl Recorder {
         }
         let at_us = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let record = Record { at_us, device: device.to_owned(), user: user.clone(), op };
+        if let Some(tap) = &mut *self.0.tap.lock().unwrap_or_else(PoisonError::into_inner) {
+            tap(&record);
+        }
         match &mut *sink {
             Sink::Memory(records) => records.push(record),
             Sink::Lines(out) => {

@@ -62,7 +62,7 @@ impl Clock {
 
 const COUNTER_MAX: u16 = (1 << 12) - 1;
 
-struct ClockTable;
+pub struct ClockTable;
 
 impl Table for ClockTable {
     const NAME: &'static str = "clock";

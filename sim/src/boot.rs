@@ -14,6 +14,7 @@ use flotilla_proto::ids::NodeId;
 use flotilla_raft::Timings;
 use flotilla_storage::{MemEngine, StorageError};
 
+use crate::checkers::engine::WatchedEngine;
 use crate::cluster::{CLIENT_PORT, PEER_PORT, Seat};
 
 /// Shorter than in production, so that an election costs little simulated time.
@@ -31,6 +32,7 @@ pub async fn run(seat: Seat) {
     match Node::start(options).await {
         Err(error) => seat.ended(format!("it does not start: {error}")),
         Ok(mut node) => {
+            seat.lives(Some(Arc::downgrade(&node.cluster)));
             let reason = node.fatal.recv().await;
             seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into()));
         }
@@ -54,7 +56,7 @@ fn options(seat: &Seat) -> Result<NodeOptions, StorageError> {
         },
         clients: ClientOptions::default(),
         passwords: Passwords::cheap(),
-        engine: Arc::new(MemEngine::open(&seat.disk)?),
+        engine: Arc::new(WatchedEngine::new(MemEngine::open(&seat.disk)?, seat.number, seat.watch.clone())),
         watermark: Arc::new(seat.disk.watermark()),
         registry: Arc::new(Registry::default()),
         disk_low: Arc::new(|| false),

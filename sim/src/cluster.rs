@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use flotilla_node::cli::ask::{NodeAddr, ask};
 use flotilla_node::cli::init::{self, InitArgs};
+use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
 use flotilla_storage::MemDisk;
@@ -18,6 +19,7 @@ use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle};
 
 use crate::boot;
+use crate::checkers::{Facts, Watch};
 use crate::options::{Disk, Options};
 use crate::trace::Trace;
 
@@ -46,6 +48,25 @@ fn call_it(node: &NodeHandle, name: &str) {
     PLACES.with(|places| places.borrow_mut().insert(node.id().to_string(), name.to_owned()));
 }
 
+/// How often the groups of running nodes are asked where they stand.
+const TICK: Duration = Duration::from_millis(50);
+
+fn tell_facts(node: &Node, watch: &Watch) {
+    for group in node.groups.all() {
+        let leadership = group.leadership();
+        let vote = group.vote();
+        let facts = Facts {
+            node: node.node,
+            shard: group.shard(),
+            replica: group.replica(),
+            leadership,
+            vote,
+            group: group.facts(),
+        };
+        watch.on_facts(&facts);
+    }
+}
+
 /// What a node is started with, every time.
 #[derive(Clone)]
 pub struct Seat {
@@ -53,8 +74,11 @@ pub struct Seat {
     pub ip: Ipv4Addr,
     pub disk: MemDisk,
     pub trace: Trace,
+    pub watch: Watch,
     /// Why a node ended by itself.
     pub fatal: Arc<Mutex<Vec<String>>>,
+    /// The running process.
+    life: Arc<Mutex<Option<Weak<Node>>>>,
 }
 
 impl Seat {
@@ -64,6 +88,16 @@ impl Seat {
 
     pub fn peer_addr(&self) -> String {
         format!("{}:{PEER_PORT}", self.ip)
+    }
+
+    /// Told by each life of the node.
+    pub fn lives(&self, node: Option<Weak<Node>>) {
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = node;
+    }
+
+    /// None while it does not run.
+    pub fn running(&self) -> Option<Arc<Node>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
     pub fn ended(&self, reason: String) {
@@ -76,6 +110,7 @@ pub struct Cluster {
     pub seats: Vec<Seat>,
     machines: Vec<NodeHandle>,
     tool: NodeHandle,
+    pub watch: Watch,
     pub trace: Trace,
 }
 
@@ -83,13 +118,19 @@ impl Cluster {
     /// Starts the nodes; they wait to be initialised.
     pub fn start(options: &Options, trace: &Trace) -> Self {
         let fatal = Arc::default();
-        let seats: Vec<Seat> = (1..=options.nodes)
-            .map(|n| Seat {
-                number: u16::try_from(n).expect("a handful of nodes"),
-                ip: Ipv4Addr::new(10, 0, 0, u8::try_from(n).expect("a handful of nodes")),
-                disk: MemDisk::new(),
+        let disks: Vec<MemDisk> = (0..options.nodes).map(|_| MemDisk::new()).collect();
+        let watch = Watch::new(disks.clone(), trace);
+        let seats: Vec<Seat> = disks
+            .into_iter()
+            .zip(1..)
+            .map(|(disk, n)| Seat {
+                number: u16::from(n),
+                ip: Ipv4Addr::new(10, 0, 0, n),
+                disk,
                 trace: trace.clone(),
+                watch: watch.clone(),
                 fatal: Arc::clone(&fatal),
+                life: Arc::default(),
             })
             .collect();
         let machines = seats.iter().map(|seat| {
@@ -101,11 +142,23 @@ impl Cluster {
             node
         });
         let machines = machines.collect();
-        Self { seats, machines, tool: machine("tool", Ipv4Addr::new(10, 0, 2, 1)), trace: trace.clone() }
+        let tool = machine("tool", Ipv4Addr::new(10, 0, 2, 1));
+        Self { seats, machines, tool, watch, trace: trace.clone() }
     }
 
     pub fn urls(&self) -> Vec<String> {
         self.seats.iter().map(Seat::client_url).collect()
+    }
+
+    /// Asks the groups of all running nodes, for ever.
+    pub fn look(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (seats, watch) = (self.seats.clone(), self.watch.clone());
+        async move {
+            loop {
+                tokio::time::sleep(TICK).await;
+                seats.iter().filter_map(Seat::running).for_each(|node| tell_facts(&node, &watch));
+            }
+        }
     }
 
     fn addrs(&self) -> Vec<NodeAddr> {
@@ -115,6 +168,7 @@ impl Cluster {
     /// As `flotilla init` does it; returns when every node serves.
     pub async fn init(&self, shards: u16) -> anyhow::Result<()> {
         let args = InitArgs { nodes: self.addrs(), shards, insecure_peers: true, wait: 60 };
+        tokio::spawn(self.look());
         self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await
     }
 
@@ -135,6 +189,7 @@ impl Cluster {
         let before = self.seats[node].disk.counters().unsynced_bytes_lost;
         let lost = self.seats[node].disk.crash(keep);
         let bytes = self.seats[node].disk.counters().unsynced_bytes_lost - before;
+        self.seats[node].lives(None);
         Handle::current().kill(self.machines[node].id());
         let number = self.seats[node].number;
         self.trace.say(format!("nemesis    kills node{number}: {lost} of {tail} unsynced batches lost, {bytes} bytes"));

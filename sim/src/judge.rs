@@ -10,14 +10,13 @@ use std::time::Duration;
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_client::oracle::{self, Demand, Verdict};
 use flotilla_proto::ids::{ConvId, Seq, ShardId};
-use tokio::time::{Instant, sleep};
 
+use crate::checkers::finished;
 use crate::cluster::Cluster;
+use crate::liveness;
 use crate::options::Options;
 use crate::workload::Chat;
 
-/// After the last fault is healed, everything must be delivered within this.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(60);
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +68,7 @@ impl fmt::Display for Counts {
 }
 
 /// The head of each conversation as senders were told.
-fn heads(records: &[Record]) -> BTreeMap<ConvId, Seq> {
+pub fn heads(records: &[Record]) -> BTreeMap<ConvId, Seq> {
     let mut heads = BTreeMap::new();
     for record in records {
         if let Op::Accepted { accepted, .. } = &record.op {
@@ -80,41 +79,27 @@ fn heads(records: &[Record]) -> BTreeMap<ConvId, Seq> {
     heads
 }
 
-/// Liveness: waits, and gathers the history meanwhile. The first unmet condition, if time runs out.
-pub async fn wait_delivered(chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Option<String> {
-    let end = Instant::now() + DELIVERY_PATIENCE;
-    loop {
-        records.extend(recorder.take());
-        let missing = missing(chat, &heads(records)).await?;
-        if Instant::now() > end {
-            return Some(format!("{missing}, {} s after everything was healed", DELIVERY_PATIENCE.as_secs()));
-        }
-        sleep(Duration::from_millis(100)).await;
+/// Everything after the last fault: liveness, then the last comparisons.
+pub async fn settle(
+    options: &Options,
+    cluster: &Cluster,
+    chat: &Chat,
+    recorder: &Recorder,
+    records: &mut Vec<Record>,
+) -> Vec<String> {
+    let unmet = liveness::run(cluster, chat, recorder, records).await;
+    let mut violations: Vec<String> = unmet.into_iter().collect();
+    if violations.is_empty() {
+        violations.extend(agreement(options, cluster).await);
     }
-}
-
-/// What is not delivered yet.
-async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
-    for (index, person) in chat.people.iter().enumerate() {
-        let Some(status) = person.handle.status().await else {
-            return Some(format!("I3 no-loss: the device of {} is gone", person.user));
-        };
-        if status.unanswered > 0 {
-            return Some(format!("{} commands of {} have no answer", status.unanswered, person.user));
-        }
-        for (conv, members) in &chat.convs {
-            let (Some(head), true) = (heads.get(conv), members.contains(&index)) else { continue };
-            let stored = status.positions.get(conv).copied().unwrap_or(Seq(0));
-            if stored < *head {
-                return Some(format!("I3 no-loss: {} has {conv} up to {stored}, accepted is {head}", person.user));
-            }
-        }
-    }
-    None
+    records.extend(recorder.take());
+    let nodes: Vec<u16> = cluster.seats.iter().map(|seat| seat.number).collect();
+    violations.extend(cluster.watch.with_world(|world| finished::forgotten(world, &nodes, records)));
+    violations
 }
 
 /// I6: replicas at one index hold one state.
-pub async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
+async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
     let mut violations = Vec::new();
     for shard in (0..=options.shards).map(ShardId) {
         match cluster.agreed(shard, AGREEMENT_PATIENCE).await {

@@ -1,6 +1,7 @@
 //! The simulator: whole clusters of the real node code on simulated time, network and disks, judged by the client's oracle.
 //!
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
+//! - `checkers` what is checked while it runs
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
 //! - `plants` deliberate bugs, by name
 //! - `boot` one life of a node · `run` from seed to verdict · `cli` the commands
@@ -11,10 +12,12 @@
 #![cfg(madsim)]
 
 pub mod boot;
+pub mod checkers;
 pub mod child;
 pub mod cli;
 pub mod cluster;
 pub mod judge;
+pub mod liveness;
 pub mod nemesis;
 pub mod options;
 pub mod plants;

@@ -173,15 +173,13 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
     let records = &mut left.records;
 
-    let unmet = judge::wait_delivered(&chat, recorder, records).await;
-    let mut violations: Vec<String> = unmet.into_iter().collect();
-    trace.say("run        delivery has ended");
-    violations.extend(judge::agreement(options, &cluster).await);
-    records.extend(recorder.take());
+    let mut violations = judge::settle(options, &cluster, &chat, recorder, records).await;
+    violations.extend(cluster.watch.violations());
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
-    left.checks = checked.into_iter().map(|(name, times)| (name.to_owned(), times)).collect();
+    let checked = checked.into_iter().chain(cluster.watch.verified());
+    left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();
     let counts = judge::count(records);
     let broke = u32::try_from(left.faults.values().sum::<u64>()).unwrap_or(u32::MAX);
     Ok(match judge::unshown(options, &counts, broke) {

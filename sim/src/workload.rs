@@ -12,7 +12,7 @@ use flotilla_client::http::Http;
 use flotilla_client::store::{Change, MemStore, Store};
 use flotilla_proto::entry::HistoryAccess;
 use flotilla_proto::frame::Target;
-use flotilla_proto::ids::{ConvId, UserId};
+use flotilla_proto::ids::{Cid, ConvId, UserId};
 use madsim::runtime::NodeHandle;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -41,6 +41,8 @@ pub struct Chat {
 impl Chat {
     /// Accounts, devices, groups.
     pub async fn open(options: &Options, cluster: &Cluster, recorder: &Recorder) -> anyhow::Result<Self> {
+        let watch = cluster.watch.clone();
+        recorder.tap(move |record| watch.on_record(record));
         let mut people = Vec::new();
         for index in 0..options.users {
             people.push(person(index, cluster.urls(), recorder.clone()).await?);
@@ -85,6 +87,25 @@ impl Chat {
         }
         Ok(())
     }
+
+    /// One more message from everybody to every conversation; gives their cids.
+    pub async fn send_fresh(&self) -> anyhow::Result<Vec<Cid>> {
+        let mut cids = Vec::new();
+        for (conv, members) in &self.convs {
+            for person in members.iter().map(|index| &self.people[*index]) {
+                let ticket = person.handle.submit(target_of(&person.user, conv), message("fresh")).await?;
+                cids.push(ticket.cid);
+            }
+        }
+        Ok(cids)
+    }
+}
+
+fn target_of(user: &UserId, conv: &ConvId) -> Target {
+    match conv.peer_of(user) {
+        Some(peer) => Target::User(peer),
+        None => Target::Conv(conv.clone()),
+    }
 }
 
 struct Plan {
@@ -104,10 +125,7 @@ async fn talk(handle: Handle, plan: Plan) -> anyhow::Result<()> {
         let to_group = rng.random_range(0..100) < plan.options.group_percent;
         let among = if to_group || plan.directs.is_empty() { &plan.groups } else { &plan.directs };
         let conv = &among[rng.random_range(0..among.len())];
-        let target = match conv.peer_of(handle.user()) {
-            Some(peer) => Target::User(peer),
-            None => Target::Conv(conv.clone()),
-        };
+        let target = target_of(handle.user(), conv);
         let body = format!("{} {number}", handle.user());
         // The answer arrives in the history; the next message does not wait for it.
         handle.submit(target, message(body)).await?;

@@ -148,6 +148,11 @@ impl Cluster {
         }
     }
 
+    /// Registered, and every replica here knows a leader.
+    pub fn is_ready(&self) -> bool {
+        self.view.borrow().ready
+    }
+
     pub fn set_draining(&self) {
         self.view.send_modify(|view| {
             view.draining = true;

@@ -6,6 +6,7 @@ use openraft::async_runtime::WatchReceiver as _;
 
 use super::Group;
 use crate::runtime::blocking;
+use crate::types::Vote;
 
 /// Log positions by index; 0 stands for "none yet".
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +39,11 @@ impl Group {
             voters: membership.voter_ids().map(ReplicaId::from_raft).collect(),
             members: membership.nodes().map(|(id, _)| ReplicaId::from_raft(*id)).collect(),
         }
+    }
+
+    /// The vote that this replica holds in memory.
+    pub fn vote(&self) -> Vote {
+        self.metrics().borrow_watched().vote
     }
 
     /// The applied index of this instant and the digest of the state at it. Reads every row.

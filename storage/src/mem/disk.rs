@@ -126,7 +126,12 @@ impl MemDisk {
     /// Reads what would survive a power loss at this instant. For checkers: it works while an engine is
     /// open and after it died, ignores faults, and moves on with every sync.
     pub fn durable(&self) -> Arc<dyn Read> {
-        Arc::new(DurableRead { disk: self.clone() })
+        Arc::new(DiskRead { disk: self.clone(), durable: true })
+    }
+
+    /// Reads everything written, synced or not, like [`MemDisk::durable`].
+    pub fn written(&self) -> Arc<dyn Read> {
+        Arc::new(DiskRead { disk: self.clone(), durable: false })
     }
 
     /// An independent disk with what would survive a power loss now: a backup to roll back to, or the
@@ -316,20 +321,27 @@ pub(super) fn injected(doing: &'static str) -> StorageError {
     StorageError::Io { doing, detail: "injected fault".into() }
 }
 
-struct DurableRead {
+struct DiskRead {
     disk: MemDisk,
+    durable: bool,
 }
 
-impl Read for DurableRead {
+impl DiskRead {
+    fn at(&self, state: &State) -> u64 {
+        if self.durable { state.synced } else { state.last }
+    }
+}
+
+impl Read for DiskRead {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let state = self.disk.state();
-        Ok(state.versions.get(key, state.synced).cloned())
+        Ok(state.versions.get(key, self.at(&state)).cloned())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         scan_pages(from, to, order, visit, |range, limit| {
             let state = self.disk.state();
-            Ok(state.versions.page(range, order, state.synced, limit))
+            Ok(state.versions.page(range, order, self.at(&state), limit))
         })
     }
 }

@@ -1,0 +1,82 @@
+//! I7 one-session: session numbers of a device rise, whatever node it goes to; no session is opened for an incarnation that
+//! is fenced; a number stands for one session.
+
+use std::collections::BTreeMap;
+
+use flotilla_machine::meta::{self, FenceTable};
+use flotilla_machine::table::{self, View};
+use flotilla_machine::user::device::DeviceTable;
+use flotilla_machine::user::session::{SessionRow, SessionTable};
+use flotilla_proto::ids::{DeviceId, SessionNo, UserId};
+
+use super::{Checker, Event, RowChange, Site, World};
+
+#[derive(Default)]
+pub struct Sessions {
+    known: BTreeMap<(UserId, DeviceId, SessionNo), SessionRow>,
+}
+
+impl Checker for Sessions {
+    fn promise(&self) -> &'static str {
+        "I7 one-session"
+    }
+
+    fn on_event(&mut self, _: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
+        let Event::Applied { shard, pointer, rows, .. } = event else { return Ok(0) };
+        site.with_state(*shard, pointer, |view| {
+            rows.iter().try_fold(0, |sum, row| self.on_row(view, rows, row).map(|count| sum + count))
+        })
+        .map_err(|what| format!("node {}, shard {shard}: {what}", site.node))
+    }
+}
+
+impl Sessions {
+    fn on_row(&mut self, view: &View<'_>, rows: &[RowChange], row: &RowChange) -> Result<u64, String> {
+        if let Some(((user, device), Some(old), Some(new))) = row.of::<DeviceTable>()
+            && old.number > new.number
+        {
+            return Err(format!("the session number of {user}'s {device} went from {} to {}", old.number, new.number));
+        }
+        let Some(((user, device), old, Some(new))) = row.of::<SessionTable>() else { return Ok(0) };
+        if old.as_ref().is_some_and(|old| old.number >= new.number && *old != new) {
+            return Err(format!("session {new:?} of {user}'s {device} took over from {old:?}"));
+        }
+        let newest = table::get::<DeviceTable>(view, &(user.clone(), device)).ok().flatten();
+        if newest.is_none_or(|row| row.number != new.number) {
+            return Err(format!("session {new:?} of {user}'s {device} is not the device's newest"));
+        }
+        if old.as_ref() != Some(&new) && new.incarnation < fence_before(view, rows, &new) {
+            return Err(format!("session {new:?} of {user}'s {device} was opened for a dead incarnation"));
+        }
+        let known = self.known.entry((user.clone(), device, new.number)).or_insert_with(|| new.clone());
+        if *known != new {
+            return Err(format!("session {} of {user}'s {device} was {known:?} and is {new:?}", new.number));
+        }
+        Ok(1)
+    }
+}
+
+/// The fence that held before the batch: one that rose inside of it may have come after the session.
+fn fence_before(view: &View<'_>, rows: &[RowChange], session: &SessionRow) -> flotilla_proto::ids::Incarnation {
+    let changed = rows.iter().filter_map(|row| row.of::<FenceTable>()).find(|(node, _, _)| *node == session.node);
+    match changed {
+        Some((_, old, _)) => old.unwrap_or_default(),
+        None => meta::fence(view, session.node).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{Bench, device_row, fence, session};
+    use super::*;
+
+    #[test]
+    fn a_session_below_the_fence_or_with_a_number_that_does_not_rise_is_seen() {
+        let bench = || Bench::new(vec![Box::new(Sessions::default())]);
+        let open = |number, incarnation| vec![device_row("bob", number), session("bob", number, incarnation)];
+        bench().apply_all(1, 1, open(1, 7)).apply_all(1, 2, open(2, 8)).holds();
+        bench().apply_all(1, 1, open(2, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
+        bench().apply_all(1, 1, open(1, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
+        bench().apply_all(1, 1, vec![fence(8)]).apply_all(1, 2, open(1, 7)).violates("I7");
+    }
+}

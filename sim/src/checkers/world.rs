@@ -1,0 +1,187 @@
+//! What is known of the whole cluster at an instant, gathered from what nodes wrote and clients saw.
+//!
+//! Everything that was ever applied anywhere was committed, so it stays true whatever dies afterwards. Nothing here is a
+//! judgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_client::history::{Op, Record};
+use flotilla_machine::conversation::tables::conversation::Conversations;
+use flotilla_machine::conversation::tables::entry::Entries;
+use flotilla_machine::table::View;
+use flotilla_machine::user::account::UserTable;
+use flotilla_machine::user::inbox::InboxTable;
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Hash32, MsgId, NodeId, ReplicaId, Seq, SessionNo, ShardId, UserId};
+use flotilla_raft::group::Facts as GroupFacts;
+use flotilla_raft::keys;
+use flotilla_raft::state::Pointer;
+use flotilla_raft::types::{Membership, Payload};
+use flotilla_raft::{Leadership, Vote};
+use flotilla_storage::{MemDisk, Read};
+
+use super::decode::{Event, RowChange};
+use crate::trace;
+
+/// A node at the instant after a write.
+pub struct Site<'a> {
+    pub node: u16,
+    pub read: &'a dyn Read,
+    pub at: Duration,
+}
+
+impl<'a> Site<'a> {
+    pub fn new(node: u16, read: &'a dyn Read) -> Self {
+        Self { node, read, at: trace::now() }
+    }
+
+    /// The state that a pointer names, for the tables' own functions.
+    pub fn with_state<T>(&self, shard: ShardId, pointer: &Pointer, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let prefix = keys::state(shard, pointer.generation);
+        look(&View { read: self.read, prefix: &prefix })
+    }
+}
+
+/// One group of a running node, at a tick.
+pub struct Facts {
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    pub leadership: Leadership,
+    /// In memory.
+    pub vote: Vote,
+    pub group: GroupFacts,
+}
+
+/// The state that a node holds of a shard.
+pub struct Held {
+    pub pointer: Arc<Pointer>,
+    pub digest: u64,
+}
+
+/// An entry as it was first applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub chain: Hash32,
+    pub msg_id: MsgId,
+    pub cid: Cid,
+    pub from: UserId,
+    pub at: Duration,
+}
+
+pub struct World {
+    pub disks: Vec<MemDisk>,
+    /// Nodes whose disk was replaced by an empty one.
+    pub wiped: BTreeSet<u16>,
+    pub held: BTreeMap<(u16, ShardId), Held>,
+    /// The highest index applied anywhere, and its term.
+    pub applied: BTreeMap<ShardId, (u64, u64)>,
+    /// Memberships in logs by index, committed or not.
+    pub memberships: BTreeMap<ShardId, BTreeMap<u64, Membership>>,
+    pub entries: BTreeMap<ConvId, BTreeMap<Seq, Known>>,
+    pub heads: BTreeMap<ConvId, Seq>,
+    /// Which shard holds a user.
+    pub users: BTreeMap<UserId, ShardId>,
+    /// The highest head and membership part that was ever applied to a user's row.
+    pub inboxes: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
+    /// By the label in the history.
+    pub sessions: BTreeMap<String, (DeviceId, SessionNo)>,
+    /// What a device has acked, by the session on which it did.
+    pub acked: BTreeMap<(DeviceId, ConvId), BTreeMap<SessionNo, Seq>>,
+}
+
+impl World {
+    pub fn new(disks: Vec<MemDisk>) -> Self {
+        Self {
+            disks,
+            wiped: BTreeSet::new(),
+            held: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            memberships: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            users: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            acked: BTreeMap::new(),
+        }
+    }
+
+    pub fn disk(&self, node: u16) -> Option<&MemDisk> {
+        self.disks.get(usize::from(node).checked_sub(1)?)
+    }
+
+    /// Was anything up to this index applied by anybody before?
+    pub fn is_news(&self, shard: ShardId, index: u64) -> bool {
+        self.applied.get(&shard).is_none_or(|(applied, _)| index > *applied)
+    }
+
+    /// The configurations that may decide at this moment: the committed one, and later ones that stand in some log.
+    pub fn configs(&self, shard: ShardId, pointer: &Pointer) -> Vec<Vec<BTreeSet<u64>>> {
+        let since = pointer.membership.log_id().map(|id| id.index());
+        let later =
+            self.memberships.get(&shard).into_iter().flatten().filter(|(index, _)| since.is_none_or(|s| **index > s));
+        let mut configs = vec![pointer.membership.membership().get_joint_config().clone()];
+        configs.extend(later.map(|(_, membership)| membership.get_joint_config().clone()));
+        configs
+    }
+
+    /// After the checkers have seen it.
+    pub(super) fn on_event(&mut self, site: &Site<'_>, event: &Event) {
+        match event {
+            Event::Log { shard, entry, .. } => {
+                if let Payload::Membership(membership) = &entry.payload {
+                    self.memberships.entry(*shard).or_default().insert(entry.log_id.index(), membership.clone());
+                }
+            }
+            Event::Applied { shard, pointer, rows, .. } => {
+                self.raise(*shard, pointer);
+                rows.iter().for_each(|row| self.on_row(site, *shard, row));
+            }
+            Event::State { shard, pointer, .. } => self.raise(*shard, pointer),
+            Event::Vote { .. } | Event::Purged { .. } => {}
+        }
+    }
+
+    fn raise(&mut self, shard: ShardId, pointer: &Pointer) {
+        if let Some(applied) = pointer.applied {
+            let id = (applied.index(), applied.committed_leader_id().term);
+            let known = self.applied.entry(shard).or_insert(id);
+            *known = id.max(*known);
+        }
+    }
+
+    fn on_row(&mut self, site: &Site<'_>, shard: ShardId, row: &RowChange) {
+        if let Some(((conv, seq), _, Some(entry))) = row.of::<Entries>() {
+            let known =
+                Known { chain: entry.chain, msg_id: entry.msg_id, cid: entry.cid, from: entry.from, at: site.at };
+            self.entries.entry(conv).or_default().entry(seq).or_insert(known);
+        } else if let Some((conv, _, Some(row))) = row.of::<Conversations>() {
+            let head = self.heads.entry(conv).or_default();
+            *head = row.head.max(*head);
+        } else if let Some((user, _, Some(_))) = row.of::<UserTable>() {
+            self.users.insert(user, shard);
+        } else if let Some((key, _, Some(row))) = row.of::<InboxTable>() {
+            let (head, mseq) = self.inboxes.entry(key).or_default();
+            *head = row.head.max(*head);
+            *mseq = row.part.mseq.max(*mseq);
+        }
+    }
+
+    /// Before the checkers see it.
+    pub(super) fn on_record(&mut self, record: &Record) {
+        match &record.op {
+            Op::Connected { device, session, .. } => {
+                self.sessions.insert(record.device.clone(), (*device, *session));
+            }
+            Op::Acked { conv, seq } => {
+                let Some((device, session)) = self.sessions.get(&record.device) else { return };
+                let by_session = self.acked.entry((*device, conv.clone())).or_default();
+                let acked = by_session.entry(*session).or_default();
+                *acked = (*seq).max(*acked);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The liveness phase: everything is healed, and now a bounded simulated time until all is as it must be.
+//!
+//! Conditions are met one after another, each within its own patience; a run names the first that is not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flotilla_client::history::{Op, Record, Recorder};
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq};
+use tokio::time::{Instant, sleep};
+
+use crate::checkers::{World, finished};
+use crate::cluster::Cluster;
+use crate::judge::heads;
+use crate::workload::Chat;
+
+const SERVES: Duration = Duration::from_secs(30);
+const DELIVERED: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(30);
+const PAID: Duration = Duration::from_secs(20);
+const ACKED: Duration = Duration::from_secs(20);
+const SESSIONS: Duration = Duration::from_secs(30);
+const EQUAL: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The first condition that is not met in time.
+pub async fn run(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Option<String> {
+    let unmet = phases(cluster, chat, recorder, records).await.err();
+    unmet.map(|what| format!("liveness: {what}"))
+}
+
+async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Result<(), String> {
+    until("every node serves", SERVES, async || asleep(cluster)).await?;
+    delivered(DELIVERED, chat, recorder, records).await?;
+    cluster.trace.say("run        all is delivered");
+    let fresh = chat.send_fresh().await.map_err(|error| format!("fresh sends: {error:#}"))?;
+    delivered(FRESH, chat, recorder, records).await?;
+    refused(&fresh, records)?;
+    cluster.trace.say("run        fresh sends work");
+    let nodes: Vec<u16> = cluster.seats.iter().map(|seat| seat.number).collect();
+    let ask = |look: &dyn Fn(&World, u16) -> Option<String>| {
+        cluster.watch.with_world(|world| nodes.iter().find_map(|node| look(world, *node)))
+    };
+    until("nothing is owed", PAID, async || ask(&finished::owed)).await?;
+    let devices = devices(chat).await;
+    until("cursors reach their heads", ACKED, async || ask(&|world, node| finished::behind(world, node, &devices)))
+        .await?;
+    until("sessions point at living nodes", SESSIONS, async || {
+        let alive = alive(cluster);
+        ask(&|world, node| finished::lost_session(world, node, &alive))
+    })
+    .await?;
+    until("replicas are equal", EQUAL, async || cluster.watch.with_world(|world| finished::unequal(world, &nodes)))
+        .await
+}
+
+/// `unmet` says what is wrong, or nothing.
+async fn until(what: &str, patience: Duration, mut unmet: impl AsyncFnMut() -> Option<String>) -> Result<(), String> {
+    let end = Instant::now() + patience;
+    while let Some(why) = unmet().await {
+        if Instant::now() > end {
+            return Err(format!("{what}: not within {} s: {why}", patience.as_secs()));
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn asleep(cluster: &Cluster) -> Option<String> {
+    let lost = cluster.seats.iter().find(|seat| seat.running().is_none_or(|node| !node.is_ready()))?;
+    Some(format!("node {} does not serve", lost.number))
+}
+
+fn alive(cluster: &Cluster) -> BTreeMap<NodeId, Incarnation> {
+    let running = cluster.seats.iter().filter_map(|seat| seat.running());
+    running.map(|node| (node.node, *node.incarnation.borrow())).collect()
+}
+
+async fn devices(chat: &Chat) -> Vec<DeviceId> {
+    let mut devices = Vec::new();
+    for person in &chat.people {
+        devices.extend(person.handle.status().await.and_then(|status| status.device));
+    }
+    devices
+}
+
+async fn delivered(
+    patience: Duration,
+    chat: &Chat,
+    recorder: &Recorder,
+    records: &mut Vec<Record>,
+) -> Result<(), String> {
+    until("all is answered and delivered", patience, async || {
+        records.extend(recorder.take());
+        missing(chat, &heads(records)).await
+    })
+    .await
+}
+
+/// What is not delivered yet.
+async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
+    for (index, person) in chat.people.iter().enumerate() {
+        let Some(status) = person.handle.status().await else {
+            return Some(format!("I3 no-loss: the device of {} is gone", person.user));
+        };
+        if status.unanswered > 0 {
+            return Some(format!("{} commands of {} have no answer", status.unanswered, person.user));
+        }
+        for (conv, members) in &chat.convs {
+            let (Some(head), true) = (heads.get(conv), members.contains(&index)) else { continue };
+            let stored = status.positions.get(conv).copied().unwrap_or(Seq(0));
+            if stored < *head {
+                return Some(format!("I3 no-loss: {} has {conv} up to {stored}, accepted is {head}", person.user));
+            }
+        }
+    }
+    None
+}
+
+/// With nothing broken any more, a send is accepted.
+fn refused(fresh: &[Cid], records: &[Record]) -> Result<(), String> {
+    let accepted = |wanted: &Cid| records.iter().any(|r| matches!(&r.op, Op::Accepted { cid, .. } if cid == wanted));
+    match fresh.iter().find(|cid| !accepted(cid)) {
+        Some(cid) => Err(format!("the fresh send {cid} was not accepted")),
+        None => Ok(()),
+    }
+}
