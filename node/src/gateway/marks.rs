@@ -77,14 +77,17 @@ impl Marks {
         Some(batch)
     }
 
-    /// Answers in the order of the batch.
-    pub fn done(&mut self, replies: &[MarkReply], now: u64) -> Verdict {
+    /// Answers in the order of the batch. `acked` is told which acks are done.
+    pub fn done(&mut self, replies: &[MarkReply], now: u64, mut acked: impl FnMut(&ConvId, Seq)) -> Verdict {
         let batch = std::mem::take(&mut self.in_flight);
         let mut verdict = Verdict::Fine;
         let mut ahead = replies.len() < batch.len();
         for ((conv, kind, seq), reply) in batch.into_iter().zip(replies) {
             match reply {
                 MarkReply::Done => {
+                    if kind == MarkKind::Ack {
+                        acked(&conv, seq);
+                    }
                     let key = (conv, kind);
                     if self.waiting.get(&key).is_some_and(|w| w.seq <= seq) {
                         self.waiting.remove(&key);
@@ -143,10 +146,10 @@ mod tests {
         assert_eq!(marks.take(9_999), None, "one batch at a time");
         marks.failed(1_300);
         assert_eq!(marks.take(2_300), Some(vec![want(&c, 6)]), "the newer mark covers the older");
-        assert_eq!(marks.done(&[MarkReply::Ahead], 2_400), Verdict::Fine);
+        assert_eq!(marks.done(&[MarkReply::Ahead], 2_400, |_, _| {}), Verdict::Fine);
         assert_eq!(marks.take(3_399), None);
         assert_eq!(marks.take(3_400), Some(vec![want(&c, 6)]));
-        assert_eq!(marks.done(&[MarkReply::Done], 3_500), Verdict::Fine);
+        assert_eq!(marks.done(&[MarkReply::Done], 3_500, |_, _| {}), Verdict::Fine);
         assert!(marks.is_empty());
     }
 
@@ -155,7 +158,7 @@ mod tests {
         let mut marks = Marks::default();
         marks.put(want(&conv(), 3), 0);
         assert!(marks.take(200).is_some());
-        assert_eq!(marks.done(&[MarkReply::StaleSession], 300), Verdict::Stale);
+        assert_eq!(marks.done(&[MarkReply::StaleSession], 300, |_, _| {}), Verdict::Stale);
         marks.put(want(&conv(), 4), 400);
         assert_eq!(marks.take(10_000), None);
     }

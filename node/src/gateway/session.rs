@@ -87,6 +87,8 @@ pub struct Session {
     convs: VecDeque<InboxRow>,
     /// A question about rows is under way.
     asking: bool,
+    /// How many positions the window had forgotten when it was asked.
+    asked_at: u64,
     retry_at: u64,
     pending_after: Option<ConvId>,
     pending: Vec<InboxRow>,
@@ -113,6 +115,7 @@ impl Session {
             confirm_at: 0,
             convs: VecDeque::new(),
             asking: false,
+            asked_at: 0,
             retry_at: 0,
             pending_after: None,
             pending: Vec::new(),
@@ -160,6 +163,7 @@ impl Session {
             return None;
         }
         self.asking = true;
+        self.asked_at = self.window.evictions();
         Some(question(self))
     }
 
@@ -225,8 +229,8 @@ impl Session {
     }
 
     /// An entry has been unacked for too long: close 4003.
-    pub fn is_slow(&self, now: u64, unacked_max_ms: u64) -> bool {
-        self.window.oldest_unacked_at().is_some_and(|at| now.saturating_sub(at) >= unacked_max_ms)
+    pub fn is_slow(&mut self, now: u64, unacked_max_ms: u64) -> bool {
+        self.window.is_slow(now, unacked_max_ms)
     }
 
     // Answers about rows.
@@ -236,8 +240,13 @@ impl Session {
         let top = page.rows.iter().map(|r| r.rev).max().unwrap_or(self.last_rev);
         self.last_rev = self.last_rev.max(if page.more { top } else { page.rev.max(top) });
         if self.phase != Phase::Changed {
+            let is_old = self.window.evictions() != self.asked_at;
             for row in &page.rows {
-                self.window.on_row(row, now);
+                if is_old {
+                    self.window.on_old_row(row, now);
+                } else {
+                    self.window.on_row(row, now);
+                }
             }
         }
         if page.more {
@@ -424,7 +433,8 @@ impl Session {
     }
 
     pub fn on_marks(&mut self, replies: &[MarkReply], now: u64) {
-        match self.marks.done(replies, now) {
+        let window = &mut self.window;
+        match self.marks.done(replies, now, |conv, seq| window.on_ack_done(conv, seq)) {
             Verdict::Fine => {}
             // The newer session's own news will close this one with the right code.
             Verdict::Stale => {}
@@ -454,42 +464,4 @@ pub fn close_code(ended: Ended) -> CloseCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn conv(n: u128) -> ConvId {
-        ConvId::parse(&format!("g{n:032x}")).expect("valid")
-    }
-
-    fn page(rows: Vec<InboxRow>, rev: u64) -> RowsPage {
-        RowsPage { rows, more: false, rev: Rev(rev) }
-    }
-
-    fn live(rev: u64) -> Session {
-        let mut session = Session::new(Rev(rev), Rev(rev), None);
-        assert!(matches!(session.next(0, true), Some(Action::AskChanged { .. })));
-        session.on_changed(page(vec![], rev), 0);
-        assert!(matches!(session.next(0, true), Some(Action::AskPending { .. })));
-        session.on_pending(page(vec![], rev), 0);
-        assert!(matches!(session.next(0, true), Some(Action::CaughtUp { .. })));
-        session
-    }
-
-    #[test]
-    fn a_join_told_by_conv_and_head_of_one_revision_is_looked_at() {
-        let mut session = live(10);
-        session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
-        let head = |rev| Push::Head { conv: conv(1), head: Seq(1), n_head: Count(1), rev, entries: vec![] };
-        session.on_push(head(Some(Rev(11))), 0);
-        let mut asked = None;
-        while let Some(action) = session.next(limits::CONV_GATHER_MS, true) {
-            if let Action::AskChanged { since, .. } = action {
-                asked = Some(since);
-            }
-        }
-        assert_eq!(asked, Some(Rev(10)), "the row of revision 11 must be in the answer");
-        session.on_push(head(Some(Rev(11))), 300);
-        session.on_changed_failed(300);
-        assert!(matches!(session.next(9_999, true), Some(Action::AskChanged { since: Rev(10), .. })));
-    }
-}
+mod tests;

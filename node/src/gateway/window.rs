@@ -107,6 +107,8 @@ struct Conv {
     /// The last read failed: again at this time.
     retry_at: u64,
     failed: bool,
+    /// An ack is on its way to the user's shard: a row read now may still say a lower cursor.
+    acking: bool,
     touched: u64,
     in_ready: bool,
     in_wanting: bool,
@@ -131,6 +133,7 @@ impl Conv {
             && self.unacked.is_empty()
             && self.buffer.is_empty()
             && !self.asking
+            && !self.acking
             && self.need() > self.head
     }
 }
@@ -148,6 +151,10 @@ pub struct DeliveryWindow {
     /// Entries that reads in flight may bring.
     reserved: usize,
     reads: usize,
+    /// No unacked item was sent before this; may be lower than the oldest one's time.
+    unacked_since: u64,
+    /// Positions forgotten so far.
+    evictions: u64,
 }
 
 impl DeliveryWindow {
@@ -164,6 +171,8 @@ impl DeliveryWindow {
             buffered_bytes: 0,
             reserved: 0,
             reads: 0,
+            unacked_since: 0,
+            evictions: 0,
         }
     }
 
@@ -239,6 +248,18 @@ impl DeliveryWindow {
             self.buffered += 1;
             self.buffered_bytes += item.bytes();
             c.buffer.push_back(item);
+        }
+    }
+
+    /// A row that was asked for before a position was forgotten (`evictions` has risen since) tells of the head only: its
+    /// cursor may lie below what was sent and acked here meanwhile. The position is read again.
+    pub fn on_old_row(&mut self, row: &InboxRow, now: u64) {
+        if self.convs.contains_key(&row.conv) {
+            return self.on_row(row, now);
+        }
+        let head = row.part.effective_head(row.head);
+        if row.cursor < head {
+            self.on_head(&row.conv, head, row.part.effective_n(row.n_head), Vec::new(), now);
         }
     }
 
@@ -360,9 +381,17 @@ impl DeliveryWindow {
             self.unacked -= 1;
         }
         c.acked = (seq, n);
+        c.acking = true;
         c.touched = now;
         self.line_up(conv);
         Acked::Mark { n }
+    }
+
+    /// The user's shard has moved the cursor up to `seq`, or will not hear of it any more.
+    pub fn on_ack_done(&mut self, conv: &ConvId, seq: Seq) {
+        if let Some(c) = self.convs.get_mut(conv).filter(|c| c.acked.0 <= seq) {
+            c.acking = false;
+        }
     }
 
     /// The next entry or gap to send, if the window is open.
@@ -391,6 +420,9 @@ impl DeliveryWindow {
             });
             match taken {
                 Some(item) => {
+                    if self.unacked == 0 {
+                        self.unacked_since = now;
+                    }
                     self.unacked += 1;
                     return Some((conv, item));
                 }
@@ -442,12 +474,20 @@ impl DeliveryWindow {
         !self.wanting.is_empty()
     }
 
-    /// When the oldest unacked item was sent.
-    pub fn oldest_unacked_at(&self) -> Option<u64> {
-        if self.unacked == 0 {
-            return None;
+    /// An item has been unacked for `max` milliseconds. Asked for at every frame: the conversations are looked through only
+    /// when the oldest item may be that old.
+    pub fn is_slow(&mut self, now: u64, max: u64) -> bool {
+        if self.unacked == 0 || now.saturating_sub(self.unacked_since) < max {
+            return false;
         }
-        self.convs.values().filter_map(|c| c.unacked.front()).map(|u| u.at).min()
+        let oldest = self.convs.values().filter_map(|c| c.unacked.front()).map(|u| u.at).min();
+        self.unacked_since = oldest.unwrap_or(now);
+        now.saturating_sub(self.unacked_since) >= max
+    }
+
+    /// Rises when a position is forgotten.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Puts a conversation into the queues that it belongs to.
@@ -472,6 +512,7 @@ impl DeliveryWindow {
         let idle = self.convs.iter().filter(|(_, c)| c.is_idle() && !c.in_ready && !c.in_wanting);
         if let Some(conv) = idle.min_by_key(|(_, c)| c.touched).map(|(id, _)| id.clone()) {
             self.convs.remove(&conv);
+            self.evictions += 1;
         }
     }
 }
@@ -524,4 +565,31 @@ pub fn explain(page: &EntriesPage, mut need: Seq, head: Seq) -> Vec<Item> {
 
 fn is_outside(part: &MembershipPart, from: Seq, to: Seq) -> bool {
     part.intervals.iter().all(|i| i.from > to || i.until.is_some_and(|until| until < from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversations_are_looked_through_only_when_the_oldest_item_may_be_too_old() {
+        let mut window = DeliveryWindow::new(None);
+        let conv = |n: u128| ConvId::parse(&format!("g{n:032x}")).expect("valid");
+        let gap = |seq| Item::Gap { from: Seq(seq), to: Seq(seq), reason: GapReason::NotAMember };
+        for n in [1, 2] {
+            let c = Conv { base: Some(Seq(0)), next: Seq(1), head: Seq(1), buffer: [gap(1)].into(), ..Conv::default() };
+            window.convs.insert(conv(n), c);
+            (window.buffered, window.buffered_bytes) = (window.buffered + 1, window.buffered_bytes + gap(1).bytes());
+            window.line_up(&conv(n));
+        }
+        assert!(window.next_send(0).is_some() && window.next_send(50).is_some());
+        window.on_ack(&conv(1), Seq(1), 60);
+        assert!(!window.is_slow(999, 1_000));
+        assert_eq!(window.unacked_since, 0, "nobody has looked");
+        assert!(!window.is_slow(1_000, 1_000), "the one of time 0 is acked");
+        assert_eq!(window.unacked_since, 50);
+        assert!(window.is_slow(1_050, 1_000));
+        window.on_ack(&conv(2), Seq(1), 1_060);
+        assert!(!window.is_slow(9_999, 1_000), "nothing is unacked");
+    }
 }

@@ -1,0 +1,149 @@
+//! Revisions that were looked at, and positions that may be forgotten.
+
+use std::sync::Arc;
+
+use flotilla_proto::entry::Entry;
+use flotilla_proto::ids::*;
+use flotilla_proto::member::{Interval, MembershipPart};
+
+use super::*;
+
+fn conv(n: u128) -> ConvId {
+    ConvId::parse(&format!("g{n:032x}")).expect("valid")
+}
+
+fn page(rows: Vec<InboxRow>, rev: u64) -> RowsPage {
+    RowsPage { rows, more: false, rev: Rev(rev) }
+}
+
+fn live(rev: u64) -> Session {
+    let mut session = Session::new(Rev(rev), Rev(rev), None);
+    assert!(matches!(session.next(0, true), Some(Action::AskChanged { .. })));
+    session.on_changed(page(vec![], rev), 0);
+    assert!(matches!(session.next(0, true), Some(Action::AskPending { .. })));
+    session.on_pending(page(vec![], rev), 0);
+    assert!(matches!(session.next(0, true), Some(Action::CaughtUp { .. })));
+    session
+}
+
+#[test]
+fn a_join_told_by_conv_and_head_of_one_revision_is_looked_at() {
+    let mut session = live(10);
+    session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
+    let head = |rev| Push::Head { conv: conv(1), head: Seq(1), n_head: Count(1), rev, entries: vec![] };
+    session.on_push(head(Some(Rev(11))), 0);
+    let mut asked = None;
+    while let Some(action) = session.next(limits::CONV_GATHER_MS, true) {
+        if let Action::AskChanged { since, .. } = action {
+            asked = Some(since);
+        }
+    }
+    assert_eq!(asked, Some(Rev(10)), "the row of revision 11 must be in the answer");
+    session.on_push(head(Some(Rev(11))), 300);
+    session.on_changed_failed(300);
+    assert!(matches!(session.next(9_999, true), Some(Action::AskChanged { since: Rev(10), .. })));
+}
+
+fn entry(conv: &ConvId, seq: u64) -> Arc<Entry> {
+    Arc::new(Entry {
+        conv: conv.clone(),
+        seq: Seq(seq),
+        n: Count(seq),
+        msg_id: MsgId(seq),
+        ts: TsMs(seq),
+        from: UserId::parse("alice").expect("valid"),
+        device: DeviceId(9),
+        cid: Cid(seq.into()),
+        what: None,
+        kind: "message".into(),
+        body_hash: Hash32::default(),
+        chain: Hash32::default(),
+    })
+}
+
+fn row(conv: &ConvId, head: u64, cursor: u64) -> InboxRow {
+    let zero = Seq(0);
+    let stay = Interval { from: Seq(1), n_before: Count(0), until: None, n_until: Count(0), history_from: Seq(1) };
+    InboxRow {
+        conv: conv.clone(),
+        rev: Rev(20),
+        head: Seq(head),
+        n_head: Count(head),
+        part: MembershipPart { mseq: Seq(1), intervals: vec![stay], ..Default::default() },
+        read: zero,
+        n_read: Count(0),
+        n_sent: Count(0),
+        delivered: zero,
+        last_id: MsgId(head),
+        last_ts: TsMs(head),
+        peer_delivered: zero,
+        peer_read: zero,
+        cursor: Seq(cursor),
+    }
+}
+
+fn news(conv: &ConvId, head: u64) -> Push {
+    let entries = vec![entry(conv, head)];
+    Push::Head { conv: conv.clone(), head: Seq(head), n_head: Count(head), rev: None, entries }
+}
+
+/// Answers questions for positions with `cursors` (else with a cursor at the head of 1); gives what was sent of
+/// `watched`, and the marks that left.
+fn drive(session: &mut Session, now: u64, watched: &ConvId, cursor: u64) -> (Vec<u64>, Vec<Want>) {
+    let (mut sent, mut marks) = (vec![], vec![]);
+    while let Some(action) = session.next(now, true) {
+        match action {
+            Action::AskRow(conv) if conv == *watched => session.on_row(&conv, Some(row(&conv, 1, cursor)), now),
+            Action::AskRow(conv) => session.on_row(&conv, Some(row(&conv, 1, 1)), now),
+            Action::Send(conv, item) if conv == *watched => sent.push(item.last().0),
+            Action::Marks(batch) => marks = batch,
+            _ => {}
+        }
+    }
+    (sent, marks)
+}
+
+fn push_out(session: &mut Session, watched: &ConvId, cursor: u64) -> Vec<u64> {
+    (0..limits::IDLE_POSITIONS_MAX as u128 + 1)
+        .flat_map(|n| {
+            session.on_push(news(&conv(1_000 + n), 1), 1_000);
+            drive(session, 1_000, watched, cursor).0
+        })
+        .collect()
+}
+
+#[test]
+fn a_position_whose_ack_is_on_its_way_is_not_forgotten() {
+    let (mut session, c) = (live(10), conv(1));
+    session.on_push(news(&c, 1), 0);
+    assert_eq!(drive(&mut session, 0, &c, 0).0, [1]);
+    session.on_ack(AckItem { conv: c.clone(), seq: Seq(1) }, 0);
+    let (_, marks) = drive(&mut session, 1_000, &c, 0);
+    assert_eq!(marks.len(), 1, "and no answer yet");
+    assert_eq!(push_out(&mut session, &c, 0), [0u64; 0]);
+    session.on_push(news(&c, 2), 1_000);
+    assert_eq!(drive(&mut session, 1_000, &c, 0).0, [2], "1 was sent and acked on this connection");
+    session.on_marks(&[MarkReply::Done], 1_000);
+    session.on_ack(AckItem { conv: c.clone(), seq: Seq(2) }, 1_000);
+    drive(&mut session, 2_000, &c, 1);
+    session.on_marks(&[MarkReply::Done], 2_000);
+    push_out(&mut session, &c, 2);
+    assert!(!session.window.knows(&c), "idle: it may be forgotten now");
+}
+
+#[test]
+fn rows_read_before_a_position_was_forgotten_do_not_bring_it_back() {
+    let (mut session, c) = (live(10), conv(1));
+    session.on_push(news(&c, 1), 0);
+    assert_eq!(drive(&mut session, 0, &c, 0).0, [1]);
+    session.on_push(Push::Resync, 0);
+    drive(&mut session, limits::CONV_GATHER_MS, &c, 0);
+    assert!(session.asking, "the rows are being read");
+    session.on_ack(AckItem { conv: c.clone(), seq: Seq(1) }, 1_000);
+    drive(&mut session, 2_000, &c, 0);
+    session.on_marks(&[MarkReply::Done], 2_000);
+    push_out(&mut session, &c, 1);
+    assert!(!session.window.knows(&c));
+    session.on_changed(page(vec![row(&c, 1, 0)], 20), 2_000);
+    assert_eq!(drive(&mut session, 2_000, &c, 1).0, [0u64; 0], "its ack came after the row was read");
+}
