@@ -85,8 +85,8 @@ async fn check_boot(cluster: &Cluster) -> Result<(), String> {
         }
     };
     let seen = state.nodes.iter().find(|row| row.info.node == cluster.node).map_or(0, |row| row.boot);
-    cluster.take_tables(state);
-    judge_boot(cluster, seen)
+    cluster.take_tables(state).await;
+    judge_boot(cluster, seen).await
 }
 
 /// The same question before anything is opened, to whichever peer answers first. The control group's own replica cannot
@@ -116,14 +116,15 @@ pub(super) async fn ask_peers(cluster: &Cluster) -> Result<(), String> {
         let knowing: Vec<_> = answers.into_iter().flatten().filter(|d| d.lives).collect();
         if !knowing.is_empty() {
             let boots = knowing.iter().flat_map(|d| &d.boots).filter(|(node, _)| *node == cluster.node);
-            return judge_boot(cluster, boots.map(|(_, boot)| *boot).max().unwrap_or(0));
+            let seen = boots.map(|(_, boot)| *boot).max().unwrap_or(0);
+            return judge_boot(cluster, seen).await;
         }
         tokio::time::sleep(RETRY).await;
     }
     Ok(())
 }
 
-fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
+async fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
     let (node, boot) = (cluster.node, cluster.boot());
     if seen < boot {
         return Ok(());
@@ -133,7 +134,7 @@ fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
          boot {seen}. Votes that it gave since are gone, so nothing was started from it. Move it away, start the node with \
          an empty one, then run `flotilla cluster rejoin`; or stop the other process, if node {node} runs twice"
     );
-    cluster.local.refuse(&why).map_err(|error| format!("{why} (and this cannot be remembered: {error})"))?;
+    cluster.local.refuse(&why).await.map_err(|error| format!("{why} (and this cannot be remembered: {error})"))?;
     Err(why)
 }
 
@@ -184,7 +185,7 @@ async fn refresh(cluster: &Cluster) {
     if let Ok(NodeReply::Renewed { state: Some(state) }) =
         cluster.at_leader(ShardId::CONTROL, request, deadline, true).await
     {
-        cluster.take_tables(state);
+        cluster.take_tables(state).await;
     }
 }
 

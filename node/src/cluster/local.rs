@@ -9,6 +9,7 @@ use flotilla_machine::query::ControlState;
 use flotilla_proto::codec::{self, CodecError};
 use flotilla_proto::ids::{ClusterId, NodeId, ReplicaId, ShardId};
 use flotilla_proto::limits;
+use flotilla_raft::runtime::blocking_write;
 use flotilla_storage::{Batch, Durability, Engine, Read, StorageError, value};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -55,18 +56,18 @@ impl Local {
     }
 
     /// The directory is this node's for ever.
-    pub fn claim(&self, node: NodeId) -> Result<(), LocalError> {
+    pub async fn claim(&self, node: NodeId) -> Result<(), LocalError> {
         match self.read::<NodeId>(NODE, "node")? {
             Some(found) if found != node => Err(LocalError::WrongNode { found, asked: node }),
             Some(_) => Ok(()),
-            None => self.write(NODE, &node, Durability::Synced),
+            None => self.write(NODE, &node, Durability::Synced).await,
         }
     }
 
     /// The cluster has found out that this directory was rolled back: no later start may take it for a newer one because
     /// its boot number has risen meanwhile.
-    pub fn refuse(&self, why: &str) -> Result<(), LocalError> {
-        self.write(REFUSED, &why, Durability::Synced)
+    pub async fn refuse(&self, why: &str) -> Result<(), LocalError> {
+        self.write(REFUSED, &why, Durability::Synced).await
     }
 
     pub fn check_refused(&self) -> Result<(), LocalError> {
@@ -74,15 +75,15 @@ impl Local {
     }
 
     /// The number of this start, durable before it is returned.
-    pub fn next_boot(&self) -> Result<u64, LocalError> {
+    pub async fn next_boot(&self) -> Result<u64, LocalError> {
         let boot = self.read::<u64>(BOOT, "boot")?.unwrap_or(0) + 1;
-        self.write(BOOT, &boot, Durability::Synced)?;
+        self.write(BOOT, &boot, Durability::Synced).await?;
         Ok(boot)
     }
 
     /// For a node that comes back with an empty directory: above what the cluster has seen of it.
-    pub fn raise_boot(&self, boot: u64) -> Result<(), LocalError> {
-        self.write(BOOT, &boot, Durability::Synced)
+    pub async fn raise_boot(&self, boot: u64) -> Result<(), LocalError> {
+        self.write(BOOT, &boot, Durability::Synced).await
     }
 
     pub fn plan(&self) -> Result<Option<Plan>, LocalError> {
@@ -93,21 +94,20 @@ impl Local {
         self.read(SECRET, "secret")
     }
 
-    pub fn adopt(&self, plan: &Plan, secret: [u8; 32]) -> Result<(), LocalError> {
+    pub async fn adopt(&self, plan: &Plan, secret: [u8; 32]) -> Result<(), LocalError> {
         let mut batch = Batch::default();
         batch.put(PLAN.to_vec(), sealed(plan)?);
         batch.put(SECRET.to_vec(), sealed(&secret)?);
-        self.engine.write(batch, Durability::Synced)?;
-        Ok(())
+        self.write_batch(batch, Durability::Synced).await
     }
 
     /// These replicas never run again under their ids. Durable before the node does anything else with them.
-    pub fn distrust(&self, replicas: &[(ShardId, ReplicaId)]) -> Result<(), LocalError> {
+    pub async fn distrust(&self, replicas: &[(ShardId, ReplicaId)]) -> Result<(), LocalError> {
         let mut all = self.distrusted()?;
         all.extend_from_slice(replicas);
         all.sort_unstable();
         all.dedup();
-        self.write(DISTRUSTED, &all, Durability::Synced)
+        self.write(DISTRUSTED, &all, Durability::Synced).await
     }
 
     pub fn distrusted(&self) -> Result<Vec<(ShardId, ReplicaId)>, LocalError> {
@@ -119,14 +119,20 @@ impl Local {
     }
 
     /// Not synced: an older copy only costs one more fetch.
-    pub fn keep_tables(&self, state: &ControlState) -> Result<(), LocalError> {
-        self.write(TABLES, state, Durability::Buffered)
+    pub async fn keep_tables(&self, state: &ControlState) -> Result<(), LocalError> {
+        self.write(TABLES, state, Durability::Buffered).await
     }
 
-    fn write<T: Serialize>(&self, key: &[u8], value: &T, durability: Durability) -> Result<(), LocalError> {
+    async fn write<T: Serialize>(&self, key: &[u8], value: &T, durability: Durability) -> Result<(), LocalError> {
         let mut batch = Batch::default();
         batch.put(key.to_vec(), sealed(value)?);
-        self.engine.write(batch, durability)?;
+        self.write_batch(batch, durability).await
+    }
+
+    /// Not on a thread of the runtime: a slow disk would hold up every connection of the node.
+    async fn write_batch(&self, batch: Batch, durability: Durability) -> Result<(), LocalError> {
+        let engine = self.engine.clone();
+        blocking_write(&*self.engine, move || engine.write(batch, durability)).await?;
         Ok(())
     }
 
@@ -173,18 +179,33 @@ fn sealed<T: Serialize>(value: &T) -> Result<Bytes, LocalError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use flotilla_storage::MemEngine;
 
-    #[test]
-    fn boot_numbers_rise_and_a_newer_layout_is_refused() {
+    use super::*;
+
+    #[tokio::test]
+    async fn boot_numbers_rise_and_a_newer_layout_is_refused() {
         let engine: Arc<dyn Engine> = Arc::new(MemEngine::new());
         let local = Local::new(engine.clone());
-        assert_eq!(local.next_boot().expect("boots"), 1);
-        assert_eq!(local.next_boot().expect("boots"), 2);
+        assert_eq!(local.next_boot().await.expect("boots"), 1);
+        assert_eq!(local.next_boot().await.expect("boots"), 2);
         let mut batch = Batch::default();
         batch.put(BOOT.to_vec(), value::seal(LAYOUT + 1, b"?"));
         engine.write(batch, Durability::Synced).expect("writes");
-        assert!(matches!(local.next_boot(), Err(LocalError::Newer { found: 2 })));
+        assert!(matches!(local.next_boot().await, Err(LocalError::Newer { found: 2 })));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_stalls_holds_up_nothing_but_the_write() {
+        let engine = MemEngine::new();
+        let disk = engine.disk().clone();
+        disk.inject(|faults| faults.stall = Duration::from_secs(3_600));
+        let local = Local::new(Arc::new(engine));
+        let mut writing = tokio::spawn(async move { local.raise_boot(7).await.is_ok() });
+        let waited = tokio::time::timeout(Duration::from_millis(50), &mut writing).await;
+        assert!(waited.is_err(), "the write waits for the disk, and this thread goes on");
+        writing.abort();
     }
 }

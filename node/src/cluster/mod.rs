@@ -129,9 +129,9 @@ impl Cluster {
         Some(move |slot| state.slots.shard(slot) == Some(shard))
     }
 
-    pub fn take_tables(&self, state: ControlState) {
+    pub async fn take_tables(&self, state: ControlState) {
         if self.tables.offer(state.clone())
-            && let Err(error) = self.local.keep_tables(&state)
+            && let Err(error) = self.local.keep_tables(&state).await
         {
             self.fatal(format!("cannot keep the control tables: {error}"));
         }

@@ -92,14 +92,14 @@ impl Cluster {
     pub async fn start(options: Options, listener: Listener) -> Result<Arc<Self>, StartError> {
         let node = options.info.node;
         let local = Local::new(options.engine.clone());
-        local.claim(node)?;
+        local.claim(node).await?;
         local.check_refused()?;
-        let boot = local.next_boot()?;
+        let boot = local.next_boot().await?;
         let plan = local.plan()?;
         if options.tail_lost
             && let Some(plan) = &plan
         {
-            local.distrust(&replicas_of(node, plan, local.tables()?.as_ref()))?;
+            local.distrust(&replicas_of(node, plan, local.tables()?.as_ref())).await?;
         }
         let clocks: Arc<super::clocks::Clocks> = Arc::default();
         let hooks = Arc::new(ClusterHooks::default());
@@ -195,13 +195,13 @@ impl Cluster {
             None => self.mark_founders(&plan).await?,
             Some(seen) => {
                 let boot = self.boot().max(seen.saturating_add(1));
-                self.local.raise_boot(boot).map_err(|e| e.to_string())?;
+                self.local.raise_boot(boot).await.map_err(|e| e.to_string())?;
                 self.boot.store(boot, Ordering::Relaxed);
                 self.peers.raise_incarnation(Incarnation(boot));
                 tracing::warn!(node = %self.node, boot, "coming back to the cluster with an empty data directory");
             }
         }
-        self.local.adopt(&plan, secret).map_err(|e| e.to_string())?;
+        self.local.adopt(&plan, secret).await.map_err(|e| e.to_string())?;
         self.peers.set_cluster(plan.cluster);
         self.open(plan).await
     }
