@@ -83,6 +83,35 @@ struct Pump {
     answered_at: Instant,
     clearing: Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>,
     backoff: Duration,
+    look: Look,
+}
+
+/// A walk over the rows of one target, page by page.
+///
+/// Why it does not begin again at the first page: 1. the conversations of that page are busy, so some row in it is always
+/// owed, 2. every look ends there, 3. the rows behind wait for as long as that lasts.
+#[derive(Debug, Default)]
+struct Look {
+    looking: bool,
+    /// Where the next page begins.
+    after: Option<ConvId>,
+    /// Something behind this walk must be seen again: one more follows.
+    again: bool,
+}
+
+impl Look {
+    fn wanted(&mut self) {
+        self.again = self.looking;
+        self.looking = true;
+    }
+
+    /// `last`: the last row of the page. What the page brought is done, or [`Look::wanted`] follows.
+    fn on_page(&mut self, last: Option<ConvId>, more: bool) {
+        self.after = last.filter(|_| more);
+        if self.after.is_none() {
+            self.looking = std::mem::take(&mut self.again);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,43 +124,51 @@ enum Cleared {
 impl Pump {
     fn new(cluster: Arc<Cluster>, leader: Arc<Leader>, target: ShardId) -> Self {
         let (answered, answered_at) = (BTreeMap::new(), Instant::now());
-        Self { cluster, leader, target, answered, answered_at, clearing: None, backoff: BACKOFF_MIN }
+        Self {
+            cluster,
+            leader,
+            target,
+            answered,
+            answered_at,
+            clearing: None,
+            backoff: BACKOFF_MIN,
+            look: Look::default(),
+        }
     }
 
-    /// Looks at the rows once for every wake-up, and again while a look did not reach their end or was not answered for.
+    /// Looks at all rows once for every wake-up, and again if some were not answered for.
     /// A row that rises while the target is asked has woken the pump by then, and the wake-up is kept.
     async fn run(mut self, wake: Arc<Notify>) {
-        let mut look = true;
+        self.look.wanted();
         loop {
             if let Some(task) = self.clearing.take_if(|task| task.is_finished()) {
-                look |= self.on_cleared(ended(&mut Some(task)).await) == Cleared::NotDone;
+                let cleared = ended(&mut Some(task)).await;
+                self.on_cleared(cleared);
             }
             self.start_clearing();
-            if look {
-                let (items, more) = self.next_items().await;
-                look = more;
-                if !items.is_empty() {
-                    look |= !self.send(items).await;
+            if self.look.looking {
+                let items = self.next_items().await;
+                if !items.is_empty() && !self.send(items).await {
+                    self.look.wanted();
                 }
                 continue;
             }
             let clear_at = self.clear_at();
             tokio::select! {
                 biased;
-                cleared = ended(&mut self.clearing) => look |= self.on_cleared(cleared) == Cleared::NotDone,
-                () = wake.notified() => look = true,
+                cleared = ended(&mut self.clearing) => self.on_cleared(cleared),
+                () = wake.notified() => self.look.wanted(),
                 () = at(clear_at) => {}
             }
         }
     }
 
-    /// The next rows that the target has not answered for, and whether there may be more behind them.
-    async fn next_items(&self) -> (Vec<DirtyItem>, bool) {
-        let mut after = None;
+    /// The next rows of the walk that the target has not answered for; none at its end.
+    async fn next_items(&mut self) -> Vec<DirtyItem> {
         loop {
             let query = Query::Dirty {
                 target: self.target,
-                after: after.take(),
+                after: self.look.after.clone(),
                 limit: limits::NOTIFY_CONVERSATIONS_MAX as u32,
                 bytes_max: limits::NOTIFY_BYTES_MAX as u32,
             };
@@ -143,11 +180,11 @@ impl Pump {
                     continue;
                 }
             };
-            after = items.last().map(|item| item.notify.conv.clone());
+            self.look.on_page(items.last().map(|item| item.notify.conv.clone()), more);
             let mut owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
             owed.iter_mut().for_each(|item| self.trim(item));
-            if !owed.is_empty() || !more || after.is_none() {
-                return (owed, more && after.is_some());
+            if !owed.is_empty() || self.look.after.is_none() {
+                return owed;
             }
         }
     }
@@ -242,7 +279,7 @@ impl Pump {
         }));
     }
 
-    fn on_cleared(&mut self, (items, cleared): (Vec<ClearDirty>, Cleared)) -> Cleared {
+    fn on_cleared(&mut self, (items, cleared): (Vec<ClearDirty>, Cleared)) {
         self.clearing = None;
         // What was answered while this clear was in the log waits for the next one from now on.
         self.answered_at = Instant::now();
@@ -251,7 +288,9 @@ impl Pump {
                 self.answered.remove(&item.conv);
             }
         }
-        cleared
+        if cleared == Cleared::NotDone {
+            self.look.wanted();
+        }
     }
 }
 
@@ -279,5 +318,25 @@ pub fn stamp(stage: &'static str, items: &[DirtyItem]) {
         for entry in &item.entries {
             item.notify.users.iter().for_each(|named| path::to(stage, entry.cid, &named.user));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_conversations_of_the_first_page_do_not_hold_up_the_rows_behind_them() {
+        let conv = |n: u128| ConvId::parse(&format!("g{n:032x}")).expect("valid");
+        let mut look = Look::default();
+        look.wanted();
+        look.on_page(Some(conv(5)), true);
+        assert_eq!((look.looking, look.after.clone()), (true, Some(conv(5))));
+        look.wanted();
+        assert_eq!(look.after, Some(conv(5)), "a row of the first page that is owed again waits for its turn");
+        look.on_page(Some(conv(9)), false);
+        assert_eq!((look.looking, look.after.clone()), (true, None), "which is now");
+        look.on_page(None, true);
+        assert!(!look.looking, "an empty page is the end");
     }
 }
