@@ -15,6 +15,7 @@ use flotilla_proto::plant::{self, Plant};
 use flotilla_raft::peer::{BulkStream, PeerInfo, PeerRefusal, PeerService};
 use flotilla_raft::{ProposeError, ReadError};
 use futures::future::BoxFuture;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::leader::Leader;
@@ -48,16 +49,26 @@ impl PeerService for Service {
             let reply = match kind {
                 KIND_NODE => {
                     let request = wire::decode::<NodeRequest>(&payload).map_err(malformed)?;
-                    wire::encode(&cluster.serve(from.node, request).await)
+                    answer(&cluster.serve(from.node, request).await)
                 }
                 KIND_ADMIN => {
                     let request = wire::decode(&payload).map_err(malformed)?;
-                    wire::encode(&admin::serve(&cluster, request).await)
+                    answer(&admin::serve(&cluster, request).await)
                 }
                 kind => return Err(PeerRefusal::Unsupported(kind)),
             };
-            reply.map_err(|e| PeerRefusal::Other(format!("the reply cannot be encoded: {e}")))
+            match reply {
+                Some(bytes) => Ok(bytes),
+                // The transport gives up without a word, which the asker reads as "unknown".
+                None => std::future::pending().await,
+            }
         })
+    }
+
+    fn gone(&self, from: PeerInfo) {
+        if let Some(cluster) = self.cluster() {
+            cluster.receiver.on_broken(from.node);
+        }
     }
 
     fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes) {
@@ -74,6 +85,12 @@ impl PeerService for Service {
             let _ = stream.refuse(&PeerRefusal::Unsupported(kind)).await;
         })
     }
+}
+
+/// None: it cannot be encoded. The work is done by then, so a refusal, which says that nothing happened, would be a lie.
+fn answer<T: Serialize>(reply: &T) -> Option<Bytes> {
+    let encoded = wire::encode(reply);
+    encoded.inspect_err(|error| tracing::error!(%error, "a reply cannot be encoded")).ok()
 }
 
 impl Cluster {
@@ -167,7 +184,7 @@ impl Cluster {
 
     pub fn on_cast(&self, from: NodeId, cast: NodeCast) {
         match cast {
-            NodeCast::Push(frame) => self.receiver.on_frame(self, frame),
+            NodeCast::Push(frame) => self.receiver.on_frame(self, from, frame),
             NodeCast::Keepalive { incarnation, wall, streams } => {
                 self.clocks.observe(from, wall);
                 let mine = *self.incarnation.borrow();
@@ -176,7 +193,7 @@ impl Cluster {
                     return;
                 }
                 for (shard, position) in streams {
-                    self.receiver.on_keepalive(shard, position);
+                    self.receiver.on_keepalive(from, shard, position);
                 }
             }
             NodeCast::ControlChanged { version } => {
@@ -236,4 +253,25 @@ async fn read_index(leader: &Leader) -> Result<(), Failure> {
 /// may come in to read.
 fn shed(command: &Bytes) -> bool {
     matches!(Command::decode(command), Ok(Command::Append(_) | Command::Register(_) | Command::SetPassword { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::ser::Error as _;
+
+    use super::*;
+
+    struct Broken;
+
+    impl Serialize for Broken {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(S::Error::custom("on purpose"))
+        }
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_encoded_is_no_refusal() {
+        assert_eq!(answer(&Broken), None, "unanswered, so the asker takes the outcome for unknown");
+        assert!(answer(&NodeReply::Done).is_some());
+    }
 }

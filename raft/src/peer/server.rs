@@ -164,6 +164,7 @@ impl Greeted {
             (Lane::Main, Some(alive)) => {
                 let end = serve::run(shared, info, reader, writer, alive).await;
                 tracing::debug!(peer = %info.node, reason = %end, "peer connection ended");
+                shared.service.gone(info);
             }
             (Lane::Main, None) => {}
             (Lane::Bulk, _) => serve_bulk(shared, info, BulkStream::new(reader, writer, vec![connection])).await,

@@ -102,6 +102,9 @@ pub trait PeerService: Send + Sync + 'static {
 
     fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes);
 
+    /// The peer's main connection to this node has ended: casts may be gone with it. A newer one may be up already.
+    fn gone(&self, _from: PeerInfo) {}
+
     /// A transfer that the peer opened; ends when the future does.
     fn bulk(&self, from: PeerInfo, kind: u8, payload: Bytes, stream: BulkStream) -> BoxFuture<'static, ()>;
 }

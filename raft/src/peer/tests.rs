@@ -18,6 +18,7 @@ const JOIN: u8 = 240;
 #[derive(Default)]
 struct Echo {
     casts: Mutex<Vec<Bytes>>,
+    gone: Mutex<Vec<NodeId>>,
 }
 
 impl PeerService for Echo {
@@ -32,6 +33,10 @@ impl PeerService for Echo {
 
     fn cast(&self, _: PeerInfo, _: u8, payload: Bytes) {
         self.casts.lock().expect("not poisoned").push(payload);
+    }
+
+    fn gone(&self, from: PeerInfo) {
+        self.gone.lock().expect("not poisoned").push(from.node);
     }
 
     /// Counts the bytes that come, answers the sum; sends that many back if asked for kind 18;
@@ -110,6 +115,14 @@ async fn request_is_answered_and_refused_and_casts_stay_in_order() {
     assert!(casts.iter().all(|c| a.peers.cast(NodeId(2), ECHO, c.clone())));
     eventually("all casts came", || b.echo.casts.lock().expect("not poisoned").len() == casts.len()).await;
     assert_eq!(*b.echo.casts.lock().expect("not poisoned"), casts);
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_is_told_to_who_heard_casts_on_it() {
+    let (a, b) = connected_pair().await;
+    assert!(b.echo.gone.lock().expect("not poisoned").is_empty());
+    a.peers.shutdown().await;
+    eventually("2 is told", || *b.echo.gone.lock().expect("not poisoned") == [NodeId(1)]).await;
 }
 
 #[tokio::test]

@@ -94,6 +94,10 @@ impl PeerService for Router {
         }
     }
 
+    fn gone(&self, from: PeerInfo) {
+        self.node.gone(from);
+    }
+
     fn bulk(&self, from: PeerInfo, kind: u8, mut payload: Bytes, stream: BulkStream) -> BoxFuture<'static, ()> {
         if !kind::is_raft(kind) {
             return self.node.bulk(from, kind, payload, stream);

@@ -26,12 +26,24 @@ const PRESENT_MAX: usize = 500;
 struct ShardStream {
     stream: Stream,
     heard: Instant,
+    /// Who spoke last for the shard's leader.
+    from: Option<NodeId>,
 }
 
 pub struct Receiver {
     streams: Mutex<BTreeMap<ShardId, ShardStream>>,
     /// Shards whose sessions must be presented.
     to_sync: Pending<ShardId, ()>,
+}
+
+impl ShardStream {
+    fn heard_from(&mut self, from: NodeId, take: impl FnOnce(&mut Stream) -> Verdict) -> Verdict {
+        let verdict = take(&mut self.stream);
+        if verdict != Verdict::Ignore {
+            self.from = Some(from);
+        }
+        verdict
+    }
 }
 
 impl Default for Receiver {
@@ -47,7 +59,8 @@ impl Receiver {
 
     fn with<R>(&self, shard: ShardId, f: impl FnOnce(&mut ShardStream) -> R) -> R {
         let mut streams = self.lock();
-        f(streams.entry(shard).or_insert_with(|| ShardStream { stream: Stream::default(), heard: Instant::now() }))
+        let new = || ShardStream { stream: Stream::default(), heard: Instant::now(), from: None };
+        f(streams.entry(shard).or_insert_with(new))
     }
 
     fn note(&self, shard: ShardId, verdict: Verdict) {
@@ -56,18 +69,18 @@ impl Receiver {
         }
     }
 
-    pub fn on_frame(&self, cluster: &Cluster, frame: PushFrame) {
+    pub fn on_frame(&self, cluster: &Cluster, from: NodeId, frame: PushFrame) {
         // Only keepalives count as heard: a leader that was cut off from its quorum may still push.
-        let verdict = self.with(frame.shard, |s| s.stream.on_frame(frame.position));
+        let verdict = self.with(frame.shard, |s| s.heard_from(from, |stream| stream.on_frame(frame.position)));
         self.note(frame.shard, verdict);
         if verdict != Verdict::Ignore {
             frame.items.into_iter().for_each(|item| hand(cluster, item));
         }
     }
 
-    pub fn on_keepalive(&self, shard: ShardId, position: StreamPosition) {
+    pub fn on_keepalive(&self, from: NodeId, shard: ShardId, position: StreamPosition) {
         let verdict = self.with(shard, |s| {
-            let verdict = s.stream.on_keepalive(position);
+            let verdict = s.heard_from(from, |stream| stream.on_keepalive(position));
             if verdict != Verdict::Ignore {
                 s.heard = Instant::now();
             }
@@ -76,10 +89,11 @@ impl Receiver {
         self.note(shard, verdict);
     }
 
-    /// The connection to a node broke: frames may be gone with it. All streams are looked at again.
-    pub fn on_broken(&self) {
+    /// The connection from a node broke: frames may be gone with it. The streams that it carried are looked at again, now
+    /// and not when a keepalive shows the hole.
+    pub fn on_broken(&self, node: NodeId) {
         let mut streams = self.lock();
-        for (shard, s) in streams.iter_mut() {
+        for (shard, s) in streams.iter_mut().filter(|(_, s)| s.from == Some(node)) {
             s.stream.on_broken();
             self.to_sync.add(*shard, (), |(), ()| {});
         }
@@ -221,5 +235,29 @@ fn hand(cluster: &Cluster, item: PushItem) {
             }
         }
         PushItem::End { to, why } => cluster.sessions.deliver(&to, &Push::End(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_connection_unsettles_the_streams_that_it_carried_and_no_others() {
+        let receiver = Receiver::default();
+        let at = StreamPosition { term: 3, n: 7 };
+        for (shard, from) in [(ShardId(1), NodeId(1)), (ShardId(2), NodeId(2))] {
+            receiver.on_keepalive(from, shard, at);
+            receiver.with(shard, |s| {
+                s.stream.on_sync_started();
+                s.stream.on_synced(at);
+            });
+        }
+        assert_eq!(receiver.live(), 2);
+        receiver.to_sync.take().await;
+        receiver.on_broken(NodeId(2));
+        assert_eq!(receiver.live(), 1);
+        let taken = receiver.to_sync.take().await;
+        assert_eq!(taken.items.into_keys().collect::<Vec<_>>(), [ShardId(2)]);
     }
 }
