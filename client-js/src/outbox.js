@@ -1,0 +1,182 @@
+// The outbox: commands in order, per conversation, until each has its answer. Pure: time comes in as milliseconds.
+//
+// Invariant: a command is on the wire only while all earlier ones of its conversation are too, so that pipelined order
+// survives retries: each names the nearest earlier one that is still unanswered as `after`. Twin of `client/src/device/outbox.rs`.
+
+import * as limits from './limits.js';
+
+/** @typedef {import('./types.js').Command} Command */
+/** @typedef {{ command: Command, flying: boolean, until: number, attempts: number, after?: string }} Item */
+
+const RETRY_MS_MIN = 40;
+const RETRY_MS_MAX = 2_000;
+/** Only these can be on the wire, or next for it. */
+const NEAR = limits.CLIENT_REQUESTS_IN_FLIGHT_MAX + 1;
+
+export class Outbox {
+  /** @type {Map<string, Item[]>} */
+  #queues = new Map();
+  /** @type {Map<string, Item>} */
+  #items = new Map();
+  #flying = 0;
+
+  /** Commands of an earlier process: they may have been attempted. @param {Command[]} commands @param {number} now */
+  static restored(commands, now) {
+    const outbox = new Outbox();
+    for (const command of commands) outbox.add(command, now, 1);
+    return outbox;
+  }
+
+  get size() {
+    return this.#items.size;
+  }
+
+  get flying() {
+    return this.#flying;
+  }
+
+  /** @param {string} cid */
+  has(cid) {
+    return this.#items.has(cid);
+  }
+
+  /** @param {Command} command @param {number} now @param {number} [attempts] made before */
+  add(command, now, attempts = 0) {
+    if (this.#items.has(command.cid)) return;
+    /** @type {Item} */
+    const item = { command, flying: false, until: now, attempts };
+    this.#items.set(command.cid, item);
+    const queue = this.#queues.get(command.conv);
+    if (queue) queue.push(item);
+    else this.#queues.set(command.conv, [item]);
+  }
+
+  /** Is there a command for the wire now? @param {number} now */
+  hasNext(now) {
+    for (const queue of this.#queues.values()) if (sendable(queue, now) >= 0) return true;
+    return false;
+  }
+
+  /**
+   * The next command for the wire; it counts as sent.
+   * @param {number} now @param {number} wall
+   * @returns {{ command: Command, frame: { t: string, d: any } } | undefined}
+   */
+  next(now, wall) {
+    for (const [conv, queue] of this.#queues) {
+      const at = sendable(queue, now);
+      if (at < 0) continue;
+      const item = queue[at];
+      const after = at > 0 ? queue[at - 1].command.cid : undefined;
+      // Never too young: the command was saved before its first attempt, and a part of a second counts whole.
+      const age_s = item.attempts > 0 ? Math.max(1, Math.ceil((wall - item.command.saved_ms) / 1_000)) : undefined;
+      Object.assign(item, { flying: true, until: now + limits.CLIENT_ANSWER_TIMEOUT_MS, attempts: item.attempts + 1, after });
+      this.#flying += 1;
+      // Conversations take turns: the one served goes to the end.
+      this.#queues.delete(conv);
+      this.#queues.set(conv, queue);
+      return { command: item.command, frame: frameOf(item.command, age_s, after) };
+    }
+    return undefined;
+  }
+
+  /**
+   * A final answer: the command goes. One that was refused because it names this one has nothing to wait for any more.
+   * @param {string} cid @returns {Command | undefined}
+   */
+  finish(cid) {
+    const item = this.#items.get(cid);
+    if (item === undefined) return undefined;
+    this.#items.delete(cid);
+    const queue = /** @type {Item[]} */ (this.#queues.get(item.command.conv));
+    const at = queue.indexOf(item);
+    queue.splice(at, 1);
+    if (item.flying) this.#flying -= 1;
+    const next = queue[at];
+    if (next && !next.flying && next.after === cid) next.until = 0;
+    if (queue.length === 0) this.#queues.delete(item.command.conv);
+    return item.command;
+  }
+
+  /** Not now: again after a pause that grows with the attempts. @param {string} cid @param {number} now @param {number | undefined} wanted ms @param {number} jitter in 0..1 */
+  retry(cid, now, wanted, jitter) {
+    const item = this.#items.get(cid);
+    if (item === undefined) return;
+    const grown = RETRY_MS_MIN * 2 ** Math.min(Math.max(item.attempts - 1, 0), 6);
+    const pause = Math.min(Math.max(wanted ?? 0, grown), RETRY_MS_MAX);
+    this.#land(item, now + pause / 2 + (pause / 2) * jitter);
+  }
+
+  /**
+   * `out_of_order`: at once if the command that it named is gone by now (it was rejected, and the answers of both crossed the
+   * next attempt), else after a pause. A row of rejected commands would otherwise cost a grown pause each.
+   * @param {string} cid @param {number} now @param {number} jitter
+   */
+  outOfOrder(cid, now, jitter) {
+    const item = this.#items.get(cid);
+    if (item === undefined) return;
+    const gone = item.after !== undefined && !this.#items.has(item.after);
+    this.retry(cid, now, undefined, jitter);
+    if (gone) item.until = now;
+  }
+
+  /** Nothing that was on the wire will be answered any more. @param {number} now */
+  disconnected(now) {
+    for (const item of this.#items.values()) if (item.flying) this.#land(item, now);
+  }
+
+  /** Commands whose answer is overdue go back; how many. @param {number} now */
+  expire(now) {
+    let expired = 0;
+    for (const queue of this.#queues.values()) {
+      for (const item of queue.slice(0, NEAR)) {
+        if (item.flying && item.until <= now) {
+          this.#land(item, now);
+          expired += 1;
+        }
+      }
+    }
+    return expired;
+  }
+
+  /** Commands that are too old to be sent again without asking the person. @param {number} wall @returns {string[]} */
+  stale(wall) {
+    const old = (/** @type {Command} */ c) => wall - Math.max(c.saved_ms, c.asked_ms ?? 0) > limits.CLIENT_RESEND_MS;
+    return [...this.#items.values()].filter(item => old(item.command)).map(item => item.command.cid);
+  }
+
+  /** When something changes by itself: a pause ends or an answer is overdue. @param {number} now @returns {number} */
+  wakeAt(now) {
+    let at = Infinity;
+    for (const queue of this.#queues.values()) {
+      for (const item of queue.slice(0, NEAR)) if (item.until > now) at = Math.min(at, item.until);
+    }
+    return at;
+  }
+
+  /** @param {Item} item @param {number} until */
+  #land(item, until) {
+    if (item.flying) this.#flying -= 1;
+    item.flying = false;
+    item.until = until;
+  }
+}
+
+/** The first command that is not on the wire, if its time has come. Those before it all are. @param {Item[]} queue @param {number} now */
+function sendable(queue, now) {
+  for (let at = 0; at < queue.length && at < NEAR; at++) if (!queue[at].flying) return queue[at].until <= now ? at : -1;
+  return -1;
+}
+
+/** @param {Command} command @param {number | undefined} age_s @param {string | undefined} after */
+function frameOf({ conv, to, cid, content }, age_s, after) {
+  const { kind, target, ...rest } = content;
+  const key = without({ cid, age_s, after });
+  if (kind === 'edit' || kind === 'delete' || kind === 'react') return { t: kind, d: { conv, seq: target, ...key, ...rest } };
+  return { t: 'send', d: { ...(to === undefined ? { conv } : { to }), ...key, kind, ...rest } };
+}
+
+/** @param {Record<string, any>} fields */
+function without(fields) {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
+}

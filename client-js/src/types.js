@@ -1,0 +1,169 @@
+// The shapes that applications meet. Types only. Names of fields are those of the wire (PROTOCOL.md).
+
+/**
+ * A device's view of one log entry. Exactly the fields of its `kind` are set beside the fixed ones.
+ * @typedef {object} Entry
+ * @property {string} conv
+ * @property {number} seq position in the conversation, from 1, without holes
+ * @property {number} n countable messages up to and with this one
+ * @property {string} msg_id
+ * @property {number} ts milliseconds since 1970, for display; order is `seq`
+ * @property {string} from user
+ * @property {string} device
+ * @property {string} cid the sender's id of the command
+ * @property {string} kind message, edit, delete, react, create, add, remove, leave, role, rename, history, or a client's own
+ * @property {string} body_hash base64url
+ * @property {string} chain base64url
+ * @property {Uint8Array} [body]
+ * @property {boolean} [echo] never set on what is delivered: the body of an own message comes from the outbox
+ * @property {boolean} [redacted] the content is gone, its hash stays
+ * @property {number} [reply_to]
+ * @property {string[]} [mentions]
+ * @property {string} [media]
+ * @property {number} [target] edit, delete, react: the seq that it is about
+ * @property {string} [emoji]
+ * @property {boolean} [on]
+ * @property {string} [name]
+ * @property {string[]} [members]
+ * @property {string[]} [users]
+ * @property {string} [user]
+ * @property {'member' | 'admin' | 'owner'} [role]
+ * @property {string} [heir]
+ * @property {'from_join' | 'full'} [history]
+ */
+
+/**
+ * What a command asks for: `kind` and the fields that go with it, as in an entry.
+ * @typedef {{ kind: string, body?: Uint8Array, reply_to?: number, mentions?: string[], media?: string,
+ *   target?: number, emoji?: string, on?: boolean }} Content
+ */
+
+/**
+ * @typedef {object} Gap
+ * @property {string} conv
+ * @property {number} from first seq that will not come
+ * @property {number} to last seq that will not come
+ * @property {'retention' | 'not_a_member' | 'restored' | 'unexplained' | string} reason
+ *   `unexplained`: the log itself, asked twice, does not show it to this user
+ * @property {string} [chain_before]
+ */
+
+/**
+ * The user's state of one conversation.
+ * @typedef {object} Conv
+ * @property {string} rev
+ * @property {string} conv
+ * @property {'direct' | 'group' | 'channel' | string} kind
+ * @property {string} [name]
+ * @property {number} head
+ * @property {number} [n_head]
+ * @property {number} read
+ * @property {number} unread at (head, read)
+ * @property {{ user: string, delivered: number, read: number }} [peer]
+ * @property {number} [wrev]
+ * @property {'member' | 'admin' | 'owner'} [role]
+ * @property {boolean} member
+ * @property {number} [mseq]
+ * @property {number} [last_ts]
+ * @property {any} [settings]
+ */
+
+/**
+ * A command in the outbox.
+ * @typedef {object} Command
+ * @property {string} cid
+ * @property {string} conv
+ * @property {string} [to] for a `send` that may make its direct conversation
+ * @property {Content} content
+ * @property {number} saved_ms wall clock at the time of saving, before the first attempt
+ * @property {number} [asked_ms] wall clock when the person said "again"
+ * @property {number} [n] order of saving, given by the store
+ */
+
+/** @typedef {{ conv: string, seq: number, msg_id: string, ts: number, chain: string, dup?: boolean }} Accepted */
+
+/**
+ * Exactly three outcomes exist. `unknown`: it may or may not have happened, and this device will not try again by itself.
+ * @typedef {{ state: 'accepted', accepted: Accepted }
+ *   | { state: 'rejected', error: import('./errors.js').FlotillaError }
+ *   | { state: 'unknown', why: string }} Outcome
+ */
+
+/** A command's final outcome as the store remembers it. @typedef {{ cid: string, conv: string, command: Command, outcome: Outcome, at_ms: number }} Answer */
+
+/** @typedef {{ conv: string, seq: number, chain: string | null }} Position */
+
+/**
+ * @typedef {object} Status
+ * @property {'offline' | 'connecting' | 'catching_up' | 'online' | 'stopped'} state `offline`: waiting for the next attempt
+ * @property {boolean} leader does this tab or process hold the connection?
+ * @property {string} [url] of the node
+ * @property {number} [node]
+ * @property {string} [device]
+ * @property {number} [retry_in_ms] offline: until the next attempt
+ * @property {number} [code] the last close code
+ * @property {string} [reason]
+ */
+
+/**
+ * One transaction of a store is a list of these.
+ * @typedef {{ t: 'install', install: string }
+ *   | { t: 'device', user: string, device: string }
+ *   | { t: 'rev', rev: string | null }
+ *   | { t: 'tokens', tokens: any }
+ *   | { t: 'command', command: Command }
+ *   | { t: 'answered', cid: string, outcome: Outcome, at_ms: number }
+ *   | { t: 'position', conv: string, seq: number, chain: string | null }
+ *   | { t: 'positions_dropped' }
+ *   | { t: 'read', conv: string, seq: number }
+ *   | { t: 'entry', entry: Entry }
+ *   | { t: 'gap', gap: Gap }
+ *   | { t: 'set_aside', conv: string, from: number, to: number }
+ *   | { t: 'conv', conv: Conv }} Change
+ */
+
+/**
+ * What a device must know at its start.
+ * @typedef {object} Saved
+ * @property {string} install
+ * @property {{ user: string, device: string } | null} device
+ * @property {string | null} rev
+ * @property {any} tokens
+ * @property {Command[]} commands in the order in which they were saved
+ * @property {Map<string, Position>} positions
+ * @property {Map<string, number>} reads
+ * @property {Map<string, Conv>} convs
+ */
+
+/**
+ * What must survive a crash. `commit` is all or nothing, and durable when it resolves; after an error nothing may be assumed.
+ * @typedef {object} Store
+ * @property {boolean} shared may several tabs have it open at once?
+ * @property {() => Promise<Saved>} load reads everything anew
+ * @property {(changes: Change[]) => Promise<void>} commit
+ * @property {(cid: string) => Promise<Command | undefined>} command
+ * @property {(cid: string) => Promise<Answer | undefined>} answer
+ * @property {() => Promise<Command[]>} commands
+ * @property {(n: number) => Promise<Command[]>} commandsAbove saved after the one with this `n`
+ * @property {() => Promise<Answer[]>} answers
+ * @property {() => Promise<Conv[]>} convs
+ * @property {(conv: string) => Promise<Position | undefined>} position
+ * @property {() => Promise<any>} tokens
+ * @property {(conv: string, range?: { before?: number, after?: number, limit?: number }) => Promise<Entry[]>} entries ascending;
+ *   the newest below `before`, or the oldest above `after`
+ * @property {() => Promise<void>} close
+ */
+
+/**
+ * @typedef {object} Clock
+ * @property {() => number} now monotonic milliseconds
+ * @property {() => number} wall milliseconds since 1970
+ * @property {(run: () => void, ms: number) => any} set
+ * @property {(timer: any) => void} clear
+ */
+
+/** As much of a browser's WebSocket as is used. @typedef {new (url: string, protocols: string[]) => any} WebSocketClass */
+
+/** @typedef {(why: { fresh: boolean }) => string | Promise<string>} TokenFunction */
+
+export {};
