@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 
 use crate::options::Chosen;
+use crate::regressions::{Record, Regressions};
 use crate::report::{Summary, Verdict};
+use crate::shrink::Shrink;
 use crate::swarm::Swarm;
 use crate::{plants, run, trace};
 
@@ -52,6 +54,12 @@ enum What {
     },
     /// The deliberate bugs that `--plant NAME` switches on, a sentence each
     Plants,
+    /// Leaves out faults and workload while the same promise is violated; prints the smallest run found
+    Shrink(Shrink),
+    /// The runs of sim/regressions/, which once broke a promise
+    Regressions(Regressions),
+    /// Writes a failing run into sim/regressions/
+    Record(Record),
     /// The options that a seed draws, as JSON for `--options`
     Options {
         #[command(flatten)]
@@ -69,6 +77,9 @@ pub fn main() -> ExitCode {
             print!("{}", plants::list());
             Ok(ExitCode::SUCCESS)
         }
+        What::Shrink(shrink) => shrink.run(),
+        What::Regressions(regressions) => regressions.run(),
+        What::Record(record) => record.run(),
         What::Options { chosen } => print_options(&chosen),
     };
     done.unwrap_or_else(|error| {

@@ -58,7 +58,7 @@ impl Chosen {
             None => Options::draw(self.seed.unwrap_or_default()),
             Some(file) => {
                 let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("no options in {}", file.display()))?
+                read(&text).with_context(|| format!("no options in {}", file.display()))?
             }
         };
         self.over.apply(&mut options);
@@ -73,6 +73,15 @@ impl Chosen {
         };
         args.extend(self.over.args());
         args
+    }
+}
+
+/// Options by themselves, or inside the file of a regression.
+fn read(text: &[u8]) -> serde_json::Result<Options> {
+    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+    match value.get_mut("options") {
+        Some(inner) => serde_json::from_value(inner.take()),
+        None => serde_json::from_value(value),
     }
 }
 
