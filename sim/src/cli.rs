@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::options::Chosen;
@@ -11,7 +12,7 @@ use crate::regressions::{Record, Regressions};
 use crate::report::{Summary, Verdict};
 use crate::shrink::Shrink;
 use crate::swarm::Swarm;
-use crate::{plants, run, trace};
+use crate::{page, plants, run, trace};
 
 /// Whole Flotilla clusters on simulated time, network and disks, from one seed.
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ enum What {
         /// Leave out what happened after so many simulated seconds
         #[arg(long, value_name = "SECONDS")]
         until: Option<f64>,
+        /// Write the run as one page for a browser, in place of the text
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// The deliberate bugs that `--plant NAME` switches on, a sentence each
     Plants,
@@ -72,7 +76,7 @@ pub fn main() -> ExitCode {
         What::Run { chosen, quiet, json } => one(&chosen, quiet, json),
         What::Meta { chosen, against } => meta(&chosen, against),
         What::Swarm(swarm) => swarm.run(),
-        What::Replay { chosen, until } => replay(&chosen, until),
+        What::Replay { chosen, until, html } => replay(&chosen, until, html),
         What::Plants => {
             print!("{}", plants::list());
             Ok(ExitCode::SUCCESS)
@@ -124,10 +128,17 @@ fn tell_speed(summary: &Summary, real: Duration) {
     eprintln!("{real:.2} s of real time, {:.0} simulated seconds in each", simulated / real);
 }
 
-fn replay(chosen: &Chosen, until: Option<f64>) -> anyhow::Result<ExitCode> {
+fn replay(chosen: &Chosen, until: Option<f64>, html: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let options = chosen.load()?;
     println!("{options}");
     let run = run::run(options, true);
+    if let Some(file) = html {
+        let again = format!("./scripts/sim run {}", chosen.args().join(" "));
+        std::fs::write(&file, page::html(&run, &again)).with_context(|| format!("cannot write {}", file.display()))?;
+        print!("{}", run.summary.text());
+        println!("page: {}", file.display());
+        return Ok(code(&run.summary));
+    }
     let mut lines = run.lines();
     if let Some(until) = until {
         lines.retain(|line| line.at.as_secs_f64() <= until);

@@ -20,6 +20,7 @@ pub mod judge;
 pub mod liveness;
 pub mod nemesis;
 pub mod options;
+pub mod page;
 pub mod plants;
 pub mod regressions;
 pub mod report;

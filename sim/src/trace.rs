@@ -119,7 +119,7 @@ pub fn print(lines: &[Line]) -> String {
 }
 
 /// None for what a reader of a trace does not need.
-fn describe(op: &Op) -> Option<String> {
+pub fn describe(op: &Op) -> Option<String> {
     Some(match op {
         Op::Connected { url, session, attempt, .. } => {
             format!("connected to {url}, session {session}, attempt {attempt}")
@@ -177,6 +177,11 @@ struct Fields {
 }
 
 impl Visit for Fields {
+    /// Without the quotes of the debug format.
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         match field.name() {
             "message" => self.message = format!("{value:?}"),
