@@ -8,7 +8,7 @@ use clap::Args;
 use flotilla_proto::frame::Encoding;
 use flotilla_proto::ids::{Blob, NodeId};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::Outcome;
 use crate::cluster::{Cluster, Place, shard_of};
 use crate::direct::open_pairs;
 use crate::judge::Faults;
-use crate::pair::{Answered, Live, Pace, Run};
+use crate::pair::{Gap, Live, Pace, Run};
 use crate::stats::{Report, Tally};
 
 /// An answer to a send from before the kill that arrives this soon after it was on its way already.
@@ -125,13 +125,13 @@ async fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> anyhow:
     };
     let shape = Arc::new(shape);
     let pairs = open_pairs(&shape, &urls, options.pairs, |_| Pace::Closed { in_flight: 1 }).await?;
+    let (happened, event) = watch::channel(None);
     let mut watched = Vec::new();
     let mut running = JoinSet::new();
     for mut pair in pairs {
-        // Bounded by the length of a round: one message for each accepted send.
-        let (trace, answers) = mpsc::unbounded_channel();
-        pair.trace = Some(trace);
-        watched.push((pair.conv.clone(), answers));
+        let (first, answered) = oneshot::channel();
+        pair.gap = Some(Gap { event: event.clone(), on_its_way: ON_ITS_WAY, first: Some(first) });
+        watched.push((pair.conv.clone(), answered));
         running.spawn(pair.run());
     }
     tokio::time::sleep(STEADY).await;
@@ -139,13 +139,13 @@ async fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> anyhow:
     let number = local.nodes[victim].number;
     let led: Vec<_> =
         local.leaders().await?.into_iter().filter(|(_, n)| *n == NodeId(number)).map(|(s, _)| s).collect();
-    let killed = Instant::now();
+    happened.send_replace(Some(Instant::now()));
     local.nodes[victim].kill()?;
     let mut gaps = Vec::new();
-    for (conv, answers) in &mut watched {
-        if shard_of(conv).is_some_and(|shard| led.contains(&shard)) {
-            let gap = tokio::time::timeout(LIMIT, next_after(answers, killed)).await;
-            gaps.push(gap.ok().flatten().unwrap_or(LIMIT).as_secs_f64());
+    for (conv, answered) in watched {
+        if shard_of(&conv).is_some_and(|shard| led.contains(&shard)) {
+            let gap = tokio::time::timeout(LIMIT, answered).await;
+            gaps.push(gap.ok().and_then(Result::ok).unwrap_or(LIMIT).as_secs_f64());
         }
     }
     let restarted = Instant::now();
@@ -168,14 +168,4 @@ async fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> anyhow:
         back_s,
     };
     Ok((kill, gaps, tally))
-}
-
-async fn next_after(answers: &mut mpsc::UnboundedReceiver<Answered>, killed: Instant) -> Option<Duration> {
-    loop {
-        let answer = answers.recv().await?;
-        let on_its_way = answer.left < killed && answer.at < killed + ON_ITS_WAY;
-        if answer.at > killed && !on_its_way {
-            return Some(answer.at - killed);
-        }
-    }
 }

@@ -16,7 +16,7 @@ pub struct Options {
     #[arg(long, default_value_t = 200_000)]
     pub entries: u64,
     /// Idle connections
-    #[arg(long, default_value_t = 3_000)]
+    #[arg(long, default_value_t = 9_000)]
     pub connections: usize,
     /// Times a leader is killed
     #[arg(long, default_value_t = 5)]
@@ -100,10 +100,9 @@ async fn at_rest(cluster: &Cluster, table: &mut Table) -> anyhow::Result<()> {
 }
 
 async fn idle_connections(options: &Options, cluster: &Cluster, table: &mut Table) -> anyhow::Result<()> {
-    let idle = idle::Options { connections: options.connections, settle: 5.0, seconds: 10.0 };
+    let idle = idle::Options { connections: options.connections, steps: 3, settle: 5.0, seconds: 10.0 };
     let idle = idle::run(&idle, cluster).await?;
-    let measured =
-        format!("{:.1} KiB ({:.1} without storage)", idle.kib_per_connection, idle.kib_per_connection_without_storage);
+    let measured = idle.says();
     println!("idle connections: {measured}, {} closed", idle.closed);
     let ok = idle.kib_per_connection <= 20.0 && idle.closed == 0;
     table.add(&format!("idle connection ({})", idle.connections), "<= 20 KiB", measured, ok);

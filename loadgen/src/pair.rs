@@ -13,7 +13,7 @@ use flotilla_proto::frame::{
 };
 use flotilla_proto::ids::{Blob, Cid, ConvId, Hash32, Seq, UserId};
 use flotilla_proto::limits;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::judge::{Sight, Watch};
@@ -106,15 +106,33 @@ pub struct Pair {
     repeated: bool,
     unanswered: usize,
     tally: Tally,
-    /// Every accepted send's arrival, for those who look for gaps.
-    pub trace: Option<tokio::sync::mpsc::UnboundedSender<Answered>>,
+    /// For those who look for the gap behind an event.
+    pub gap: Option<Gap>,
 }
 
-/// One `accepted` as a client sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct Answered {
-    pub left: Instant,
-    pub at: Instant,
+/// Looks for the first `accepted` after an event, and tells it once.
+#[derive(Debug)]
+pub struct Gap {
+    /// When it happened; none: not yet.
+    pub event: watch::Receiver<Option<Instant>>,
+    /// What left before the event and is answered this soon after it was answered before it.
+    pub on_its_way: Duration,
+    /// From the event to that answer.
+    pub first: Option<oneshot::Sender<Duration>>,
+}
+
+impl Gap {
+    fn on_accepted(&mut self, left: Instant, at: Instant) {
+        let Some(event) = *self.event.borrow() else { return };
+        let on_its_way = left < event && at < event + self.on_its_way;
+        if at > event
+            && !on_its_way
+            && let Some(first) = self.first.take()
+        {
+            // Nobody looks any more: the run is over.
+            let _ = first.send(at - event);
+        }
+    }
 }
 
 impl Pair {
@@ -145,7 +163,7 @@ impl Pair {
             repeated: false,
             unanswered: 0,
             tally: Tally::new(),
-            trace: None,
+            gap: None,
         };
         // A node that just came up may still say `not_ready`.
         let patience = Instant::now() + Duration::from_secs(20);
@@ -401,9 +419,8 @@ impl Pair {
             sent.again = None;
             self.unanswered -= 1;
             self.run.live.accepted.fetch_add(1, Ordering::Relaxed);
-            if let Some(trace) = &self.trace {
-                // Nobody looks any more: the run is over.
-                let _ = trace.send(Answered { left: sent.left, at: now });
+            if let Some(gap) = &mut self.gap {
+                gap.on_accepted(sent.left, now);
             }
             if sent.intended >= self.run.from && sent.intended < self.run.to {
                 self.tally.accepted(now.saturating_duration_since(sent.intended));
