@@ -165,7 +165,7 @@ pub trait Backend: Send + Sync + 'static {
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>>;
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard;
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;
 
     /// The session has this number and its rows have been looked at up to `rev`. Called again as `rev` rises.
     fn confirm(&self, guard: &AttachGuard, number: SessionNo, rev: Rev);

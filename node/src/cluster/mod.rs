@@ -199,7 +199,7 @@ impl Backend for ClusterBackend {
         Box::pin(async move { self.0.route_query(&route, &query, &freshness).await })
     }
 
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard {
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
         self.0.sessions.attach(session, pushes)
     }
 

@@ -23,7 +23,7 @@ struct Attached {
     device: DeviceId,
     number: Option<SessionNo>,
     rev: Rev,
-    pushes: mpsc::Sender<Push>,
+    pushes: mpsc::Sender<Box<Push>>,
     /// Something did not fit the queue.
     lost: bool,
     /// What ends the session and did not fit the queue: it must not become a mere `Resync`.
@@ -50,7 +50,7 @@ impl SessionTable {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn attach(&self, attach: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard {
+    pub fn attach(&self, attach: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
@@ -160,17 +160,17 @@ impl SessionTable {
         let mut inner = self.lock();
         for session in inner.sessions.values_mut().filter(|s| s.lost) {
             let owed = session.ending.clone().unwrap_or(Push::Resync);
-            session.lost = session.pushes.try_send(owed).is_err();
+            session.lost = session.pushes.try_send(Box::new(owed)).is_err();
         }
     }
 }
 
 impl Attached {
     fn hand(&mut self, push: Push) {
-        if let Err(TrySendError::Full(push)) = self.pushes.try_send(push) {
+        if let Err(TrySendError::Full(push)) = self.pushes.try_send(Box::new(push)) {
             self.lost = true;
-            if matches!(push, Push::End(_) | Push::Close(_)) {
-                self.ending.get_or_insert(push);
+            if matches!(*push, Push::End(_) | Push::Close(_)) {
+                self.ending.get_or_insert(*push);
             }
         }
     }
@@ -187,7 +187,7 @@ impl Attached {
 mod tests {
     use super::*;
 
-    fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, mpsc::Receiver<Push>) {
+    fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, mpsc::Receiver<Box<Push>>) {
         let (tx, rx) = mpsc::channel(room);
         let user = UserId::parse("alice").expect("valid");
         let guard = table.attach(Attach { user, device: DeviceId(device), instance: Instance(1), attempt: 1 }, tx);
@@ -205,9 +205,9 @@ mod tests {
         table.deliver(&to(1, 1), &Push::Resync);
         table.deliver(&to(1, 1), &Push::Resync);
         table.repair();
-        assert!(matches!(rx.try_recv(), Ok(Push::Resync)));
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
         table.repair();
-        assert!(matches!(rx.try_recv(), Ok(Push::Resync)), "the lost one is announced once there is room");
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)), "the lost one is announced once there is room");
         table.repair();
         assert!(rx.try_recv().is_err());
     }
@@ -219,9 +219,9 @@ mod tests {
         table.confirm(guard.id, SessionNo(1), Rev(0));
         table.deliver(&to(1, 1), &Push::Resync);
         table.deliver(&to(1, 1), &Push::End(Ended::Replaced));
-        assert!(matches!(rx.try_recv(), Ok(Push::Resync)));
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
         table.repair();
-        assert!(matches!(rx.try_recv(), Ok(Push::End(Ended::Replaced))));
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::End(Ended::Replaced))));
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         table.deliver(&to(1, 8), &Push::End(Ended::Replaced));
         assert!(rx.try_recv().is_err(), "it may be the end of an older session");
         table.confirm(guard.id, SessionNo(8), Rev(3));
-        assert!(matches!(rx.try_recv(), Ok(Push::End(Ended::Replaced))));
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::End(Ended::Replaced))));
         let (other, mut rx) = attach(&table, 2, 8);
         table.deliver(&to(2, 1), &Push::End(Ended::Superseded));
         table.confirm(other.id, SessionNo(2), Rev(3));

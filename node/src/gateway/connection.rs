@@ -70,7 +70,7 @@ where
     connection.ready(id);
     let code = connection.serve(rest).await;
     shared.figures.sessions.add(-1);
-    connection.finish(code).await;
+    Box::pin(connection.finish(code)).await;
 }
 
 /// The socket is looked at meanwhile, and not more than that: pipelined requests wait in it.
@@ -248,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 push = self.open.pushes.recv() => match push {
                     Some(push) => {
                         let now = self.now();
-                        self.session.on_push(push, now);
+                        self.session.on_push(*push, now);
                     }
                     None => return Some(CloseCode::NotReady),
                 },
@@ -505,5 +505,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         };
         futures::future::join(farewell, close).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_raft::seam::net::Stream;
+
+    fn bytes_of<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The task and its box live as long as the connection does, most of the time silent.
+    #[test]
+    fn a_silent_connection_is_small() {
+        let task = bytes_of(|(shared, socket, peer)| run::<Stream>(shared, socket, peer));
+        let connection = size_of::<Connection<Stream>>();
+        assert!(task <= 2_048, "{task} bytes");
+        assert!(connection <= 1_536, "{connection} bytes");
     }
 }

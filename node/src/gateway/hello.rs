@@ -31,7 +31,8 @@ pub struct Session {
     pub reset: Option<Reset>,
     pub epoch: Epoch,
     pub guard: AttachGuard,
-    pub pushes: mpsc::Receiver<Push>,
+    /// Boxed: a queue takes room for 32 messages at a time, also when nothing was ever pushed.
+    pub pushes: mpsc::Receiver<Box<Push>>,
 }
 
 pub fn token_code(error: TokenError) -> CloseCode {
@@ -121,7 +122,7 @@ async fn login(
     }
 }
 
-type Attached = (Opened, AttachGuard, mpsc::Receiver<Push>);
+type Attached = (Opened, AttachGuard, mpsc::Receiver<Box<Push>>);
 
 async fn try_open(
     shared: &Shared,

@@ -186,20 +186,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Sends what waits, then the close frame, and hears the client out for a moment, so that the code arrives.
-    pub async fn close(mut self, code: CloseCode) {
-        let farewell = async {
-            poll_fn(|cx| match self.poll_write(cx) {
-                Err(_) => Poll::Ready(()),
-                Ok(()) if self.is_writing() => Poll::Pending,
-                Ok(()) => Poll::Ready(()),
-            })
-            .await;
-            let frame = CloseFrame { code: code.number().into(), reason: code.name().into() };
-            if self.ws.close(Some(frame)).await.is_err() {
-                return;
-            }
-            while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await {}
-        };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    /// Boxed, so that a connection makes room for its end only when it ends.
+    pub fn close(mut self, code: CloseCode) -> Pin<Box<impl Future<Output = ()>>> {
+        Box::pin(async move {
+            let farewell = async {
+                poll_fn(|cx| match self.poll_write(cx) {
+                    Err(_) => Poll::Ready(()),
+                    Ok(()) if self.is_writing() => Poll::Pending,
+                    Ok(()) => Poll::Ready(()),
+                })
+                .await;
+                let frame = CloseFrame { code: code.number().into(), reason: code.name().into() };
+                if self.ws.close(Some(frame)).await.is_err() {
+                    return;
+                }
+                while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.ws).poll_next(cx)).await {}
+            };
+            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        })
     }
 }

@@ -42,8 +42,10 @@ pub async fn upgrade(
         let Ok(upgraded) = on_upgrade.await else { return };
         // Out of hyper's boxes: what an idle connection keeps is counted in bytes.
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
-        let socket =
-            Socket::new(parts.io.into_inner(), parts.read_buf.to_vec(), encoding.unwrap_or(Encoding::Json)).await;
+        // Copied, not kept: however little came behind the request, it would hold on to hyper's whole buffer.
+        let (io, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        drop(parts.read_buf);
+        let socket = Box::pin(Socket::new(io, read, encoding.unwrap_or(Encoding::Json))).await;
         match refusal {
             Some(code) => socket.close(code).await,
             None => connection::run(shared, socket, peer.addr).await,

@@ -25,7 +25,7 @@ const SHARD: ShardId = ShardId(1);
 struct Attached {
     session: Attach,
     number: Option<SessionNo>,
-    pushes: mpsc::Sender<Push>,
+    pushes: mpsc::Sender<Box<Push>>,
 }
 
 #[derive(Default)]
@@ -172,14 +172,14 @@ impl Fake {
                 }
                 _ => continue,
             };
-            let _ = session.pushes.try_send(push);
+            let _ = session.pushes.try_send(Box::new(push));
         }
     }
 
     /// Sends one push to every session of a user.
     pub fn push_to(&self, user: &str, push: Push) {
         for session in lock(&self.attached).values().filter(|s| s.session.user.as_str() == user) {
-            let _ = session.pushes.try_send(push.clone());
+            let _ = session.pushes.try_send(Box::new(push.clone()));
         }
     }
 
@@ -241,7 +241,7 @@ impl Backend for Fake {
         .boxed()
     }
 
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Push>) -> AttachGuard {
+    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
         let mut next = lock(&self.next_id);
         *next += 1;
         lock(&self.attached).insert(*next, Attached { session, number: None, pushes });
