@@ -217,12 +217,16 @@ impl Local {
         Ok(())
     }
 
+    /// `cluster status -o json`, one item a node.
+    pub async fn status(&self) -> anyhow::Result<Vec<Value>> {
+        let text = self.flotilla(&["cluster", "status", "-o", "json", "--nodes", &self.peers()]).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
     /// Which node leads each shard, as the nodes see it now.
     pub async fn leaders(&self) -> anyhow::Result<Vec<(ShardId, NodeId)>> {
-        let text = self.flotilla(&["cluster", "status", "-o", "json", "--nodes", &self.peers()]).await?;
-        let seen: Value = serde_json::from_str(&text)?;
         let mut leaders = Vec::new();
-        for node in seen.as_array().into_iter().flatten() {
+        for node in self.status().await? {
             for group in node["status"]["groups"].as_array().into_iter().flatten() {
                 let (shard, replica, leader) = (&group["shard"], &group["replica"], &group["leader"]);
                 if replica == leader

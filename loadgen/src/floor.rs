@@ -77,7 +77,8 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
     let restart = restart::Options { entries: options.entries, pairs: 64 };
     let restart = restart::run(&restart, &mut cluster).await?;
     let what = format!("restart with {} entries", restart.entries);
-    table.add(&what, "ready in <= 10 s (1 M)", format!("{:.2} s", restart.ready_s), restart.ready_s <= 10.0);
+    let measured = format!("{:.2} s, all nodes {:.2} s", restart.ready_s, restart.all_ready_s);
+    table.add(&what, "ready in <= 10 s (1 M)", measured, restart.ready_s.max(restart.all_ready_s) <= 10.0);
     table.runs.push(serde_json::to_value(&restart)?);
     table.print();
     Outcome::new(table.figures.iter().all(|f| f.ok), &table)

@@ -1,7 +1,7 @@
 //! `flotilla-loadgen`: loads a cluster the way clients do, judges what came back, and says how fast it was.
 //!
 //! - [`line`] one raw WebSocket · [`judge`] what may arrive on a device · [`pair`] two of them in one direct conversation
-//! - [`direct`], [`idle`], [`failover`], [`restart`] workloads · [`floor`] the set of least figures that must hold
+//! - [`direct`], [`idle`], [`failover`], [`restart`], [`snapshot`] workloads · [`floor`] the set of least figures that must hold
 //! - [`cluster`] local nodes as child processes · [`process`] what the system says about them
 //! - [`stats`] histograms and reports · [`path`] where the time of one message goes, from the nodes' traces
 //!
@@ -18,6 +18,7 @@ mod pair;
 mod path;
 mod process;
 mod restart;
+mod snapshot;
 mod stats;
 
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ enum Command {
     Failover(failover::Options),
     /// Fill a cluster, kill a node, and see how long it takes to be ready again (local cluster only)
     Restart(restart::Options),
+    /// Fill a cluster without one node and let it catch up by snapshot: time, and memory of both sides (local cluster only)
+    Snapshot(snapshot::Options),
     /// The set of least figures: a table of target, measured, ok (local clusters only)
     Floor(floor::Options),
     /// Where the time of one message goes, hop by hop (local cluster only, or the logs of traced nodes)
@@ -108,6 +111,7 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
         Command::Idle(options) => idle::command(&options, place).await,
         Command::Failover(options) => failover::command(&options, place).await,
         Command::Restart(options) => restart::command(&options, place).await,
+        Command::Snapshot(options) => snapshot::command(&options, place).await,
         Command::Floor(options) => floor::command(&options, place).await,
         Command::Path(options) => path::command(&options, place).await,
     }

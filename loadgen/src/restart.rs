@@ -1,4 +1,5 @@
-//! Fills a cluster with entries, kills a node, starts it again, and measures the time to ready.
+//! Fills a cluster with entries, kills a node, starts it again, and measures the time to ready; then the same with all nodes
+//! at once. At the end sends must be accepted as before.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ pub struct Options {
 pub struct Restart {
     pub entries: u64,
     pub filling_s: f64,
+    /// One killed node, from its start.
     pub ready_s: f64,
+    /// All nodes killed together, from the start of the first until the last is ready.
+    pub all_ready_s: f64,
     pub rss_mib: f64,
     pub disk_mib: f64,
 }
@@ -54,12 +58,27 @@ pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Res
     let ready_s = start.elapsed().as_secs_f64();
     let rss = local.nodes[1].pid().and_then(|pid| crate::process::usage(pid).ok()).map_or(0, |usage| usage.rss_bytes);
     let disk = disk_bytes(&local.nodes[1].dir);
-    let restart = Restart { entries, filling_s, ready_s, rss_mib: mib(rss), disk_mib: mib(disk) };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for node in &mut local.nodes {
+        node.kill()?;
+    }
+    let start = Instant::now();
+    for at in 0..local.nodes.len() {
+        local.spawn(at)?;
+    }
+    for at in 0..local.nodes.len() {
+        local.ready(at).await?;
+    }
+    let all_ready_s = start.elapsed().as_secs_f64();
+    let restart = Restart { entries, filling_s, ready_s, all_ready_s, rss_mib: mib(rss), disk_mib: mib(disk) };
     println!(
-        "{entries} entries in {filling_s:.0} s; a killed node is ready {ready_s:.2} s after its start, with {:.0} MiB of memory and {:.0} MiB on disk",
+        "{entries} entries in {filling_s:.0} s; a killed node is ready {ready_s:.2} s after its start, with {:.0} MiB of memory and {:.0} MiB on disk; all nodes killed together: {all_ready_s:.2} s",
         restart.rss_mib, restart.disk_mib
     );
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    local.spread().await?;
+    let after =
+        direct::run(&direct::Options { seconds: 1.0, ..direct::Options::closed(options.pairs, 1) }, cluster).await?;
+    anyhow::ensure!(after.ok() && after.accepted > 0, "sends after the restart went wrong: {after:?}");
     Ok(restart)
 }
 
