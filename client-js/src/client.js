@@ -400,6 +400,8 @@ export class FlotillaClient {
   /** @param {string} id @param {any} request */
   #answerAsk(id, request) {
     const answer = (/** @type {any} */ message) => {
+      // Another tab takes over, and is asked again under the same key.
+      if (this.#closed && message.error) return;
       if (this.#asks.has(id)) this.#settle(id, message.reply, message.error);
       else this.#tabs.post({ t: 'answer', id, ...message });
     };

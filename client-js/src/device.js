@@ -445,7 +445,8 @@ export class Device {
     const mark = this.#reads.get(conv.conv);
     if (mark !== undefined) {
       if (conv.read >= mark) this.#readsOpen.delete(conv.conv);
-      else this.#readsDue.add(conv.conv);
+      else this.#readsOpen.add(conv.conv);
+      if (conv.read < mark && this.#link?.caughtUp) this.#readsDue.add(conv.conv);
     }
     work.changes.push({ t: 'conv', conv });
     work.events.push({ name: 'conv', data: conv });

@@ -43,8 +43,9 @@ export class Outbox {
   /** @param {Command} command @param {number} now @param {number} [attempts] made before */
   add(command, now, attempts = 0) {
     if (this.#items.has(command.cid)) return;
+    // One that the person sends again was attempted before.
     /** @type {Item} */
-    const item = { command, flying: false, until: now, attempts };
+    const item = { command, flying: false, until: now, attempts: command.asked_ms === undefined ? attempts : Math.max(attempts, 1) };
     this.#items.set(command.cid, item);
     const queue = this.#queues.get(command.conv);
     if (queue) queue.push(item);

@@ -2,8 +2,8 @@
 //
 // File: 8 bytes magic, then records: length u32 | crc32 of the body u32 | body = version byte + JSON of a list of changes
 // (bytes as {"$b": base64url}). One record is one transaction, synced before it counts; commits that wait for a sync share the
-// next record. A torn last record is cut off at the next start (its commit never returned); a damaged one before the end is an
-// error. What is superseded is dropped by compaction at the start; entries are kept.
+// next record. A torn last record is cut off at the next start (its commit never returned); a damaged one before the end is an error.
+// What is superseded is dropped by compaction at the start; entries are kept.
 
 import * as nodeFs from 'node:fs/promises';
 import { join } from 'node:path';
@@ -74,7 +74,7 @@ export class FileStore {
     this.#places = new Map();
     this.#file = await openFile(this.#fs, this.#path);
     let size = (await this.#file.stat()).size;
-    if (size < MAGIC.length) {
+    if (size < MAGIC.length || (size === MAGIC.length && (await read(this.#file, 0, size)).every(b => b === 0))) {
       // New, or a crash in its first write.
       await this.#file.truncate(0);
       await writeAll(this.#file, MAGIC, 0);
@@ -106,24 +106,29 @@ export class FileStore {
     if (fileSize - at < HEAD_BYTES) return null;
     const head = new DataView((await read(this.#file, at, HEAD_BYTES)).buffer);
     const length = head.getUint32(0, true);
-    if (length === 0 && (await this.#isZero(at, fileSize))) return null;
     const end = at + HEAD_BYTES + length;
-    if (end > fileSize) return null;
-    if (length === 0 || length > RECORD_BYTES_MAX) throw this.#damaged(at, `a record of ${length} bytes`);
+    if (length === 0 || length > RECORD_BYTES_MAX || end > fileSize) return this.#torn(at, fileSize, `a record of ${length} bytes`);
     const body = await read(this.#file, at + HEAD_BYTES, length);
-    if (crc32(body) !== head.getUint32(4, true)) {
-      // The last one: torn. Before the end it was once whole.
-      if (end === fileSize) return null;
-      throw this.#damaged(at, 'checksum');
-    }
+    if (crc32(body) !== head.getUint32(4, true)) return this.#torn(at, fileSize, 'checksum');
     if (body[0] !== VERSION) throw new Error(`${this.#path} was written by a newer version (${body[0]}, known: ${VERSION})`);
     return { changes: decode(body.subarray(1)), size: HEAD_BYTES + length };
   }
 
-  /** Some file systems show a torn write as zeros. @param {number} at @param {number} end */
-  async #isZero(at, end) {
-    for (; at < end; at += 65_536) if ((await read(this.#file, at, Math.min(65_536, end - at))).some(b => b !== 0)) return false;
-    return true;
+  /**
+   * A record is synced before the next is written: a bad one that a whole one follows was once whole, and is damage; else it was
+   * torn by a crash, which may have left any part of it. JSON has no zero bytes, so no body looks like a record.
+   * @param {number} at @param {number} end @param {string} why @returns {Promise<null>}
+   */
+  async #torn(at, end, why) {
+    const rest = await read(this.#file, at, end - at);
+    const view = new DataView(rest.buffer);
+    for (let i = 1; i + HEAD_BYTES + 1 < rest.length; i++) {
+      const size = view.getUint32(i, true);
+      const from = i + HEAD_BYTES;
+      if (size === 0 || from + size > rest.length || rest[from] !== VERSION || rest[from + 1] !== 0x5b) continue;
+      if (crc32(rest.subarray(from, from + size)) === view.getUint32(i + 4, true)) throw this.#damaged(at, why);
+    }
+    return null;
   }
 
   /** @param {number} at @param {string} why */
@@ -181,12 +186,14 @@ export class FileStore {
   commit(changes) {
     return new Promise((done, failed) => {
       this.#waiting.push({ changes, done, failed });
-      this.#writing ??= this.#write().finally(() => (this.#writing = null));
+      if (this.#writing === null) this.#writing = this.#write();
     });
   }
 
   /** Never rejects: each commit has its own answer. */
   async #write() {
+    // `#writing` is set before anything can end here.
+    await null;
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0);
       try {
@@ -206,6 +213,8 @@ export class FileStore {
         for (const { failed } of batch) failed(error);
       }
     }
+    // In the same step as the look at what waits: a commit that comes after it starts anew.
+    this.#writing = null;
   }
 
   /** @param {string} cid */

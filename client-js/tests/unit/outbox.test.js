@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Backoff, Urls, socketUrl } from '../../src/dial.js';
+import { Inbox } from '../../src/inbox.js';
+import * as limits from '../../src/limits.js';
+import { Outbox } from '../../src/outbox.js';
+
+/** @param {string} cid @param {string} conv */
+const command = (cid, conv) => ({ cid, conv, to: conv, content: { kind: 'message' }, saved_ms: 10_000 });
+
+/** @param {Outbox} outbox @param {number} now */
+function sent(outbox, now) {
+  const all = [];
+  for (let next = outbox.next(now, 10_000 + now); next; next = outbox.next(now, 10_000 + now)) {
+    all.push([next.frame.d.cid, next.frame.d.after, next.frame.d.age_s]);
+  }
+  return all;
+}
+
+test('pipelined commands name the nearest unanswered one', () => {
+  const outbox = new Outbox();
+  for (const cid of ['1', '2', '3']) outbox.add(command(cid, 'bob'), 0);
+  outbox.add(command('9', 'carol'), 0);
+  const first = sent(outbox, 0);
+  assert.deepEqual(first.filter(f => f[0] !== '9'), [['1', undefined, undefined], ['2', '1', undefined], ['3', '2', undefined]]);
+  outbox.finish('1');
+  outbox.finish('2');
+  outbox.add(command('4', 'bob'), 1);
+  assert.deepEqual(sent(outbox, 1), [['4', '3', undefined]]);
+  outbox.finish('3');
+  outbox.disconnected(2_500);
+  assert.deepEqual(sent(outbox, 2_500).sort(), [['4', undefined, 3], ['9', undefined, 3]], 'after drops once accepted');
+});
+
+test('nothing overtakes a command that pauses', () => {
+  const outbox = new Outbox();
+  outbox.add(command('1', 'bob'), 0);
+  outbox.add(command('2', 'bob'), 0);
+  assert.equal(sent(outbox, 0).length, 2);
+  outbox.retry('2', 0, undefined, 0);
+  outbox.retry('1', 0, 500, 1);
+  assert.deepEqual(sent(outbox, 499), [], '2 waits for 1');
+  assert.equal(outbox.wakeAt(0), 20);
+  assert.deepEqual(sent(outbox, 500), [['1', undefined, 1], ['2', '1', 1]]);
+});
+
+test('commands behind a rejected one do not pause', () => {
+  const outbox = new Outbox();
+  for (const cid of ['1', '2', '3', '4']) outbox.add(command(cid, 'bob'), 0);
+  assert.equal(sent(outbox, 0).length, 4);
+  for (let i = 0; i < 8; i++) {
+    outbox.disconnected(0);
+    sent(outbox, 0);
+  }
+  // The refusal of 3 comes before the rejection of 2, as that of 2 after the rejection of 1.
+  outbox.outOfOrder('3', 0, 1);
+  outbox.finish('1');
+  outbox.outOfOrder('2', 0, 1);
+  outbox.outOfOrder('4', 0, 1);
+  assert.deepEqual(sent(outbox, 0), [['2', undefined, 1]], 'nothing is left to wait for');
+  outbox.finish('2');
+  assert.deepEqual(sent(outbox, 0), [['3', undefined, 1]]);
+  outbox.finish('3');
+  assert.deepEqual(sent(outbox, 0), [['4', undefined, 1]]);
+  assert.equal(outbox.flying, 1);
+});
+
+test('an overdue answer is unknown and asked for again with its age', () => {
+  const outbox = Outbox.restored([command('1', 'bob')], 0);
+  assert.deepEqual(sent(outbox, 0), [['1', undefined, 1]], 'an earlier process may have sent it');
+  assert.equal(outbox.expire(limits.CLIENT_ANSWER_TIMEOUT_MS), 1);
+  assert.equal(outbox.flying, 0);
+  assert.deepEqual(sent(outbox, 8_000), [['1', undefined, 8]]);
+  assert.deepEqual(outbox.stale(10_000 + limits.CLIENT_RESEND_MS), []);
+  assert.deepEqual(outbox.stale(10_001 + limits.CLIENT_RESEND_MS), ['1']);
+});
+
+test('the wire holds a bounded number, and conversations take turns', () => {
+  const outbox = new Outbox();
+  for (let i = 0; i < 200; i++) outbox.add(command(`a${i}`, 'a'), 0);
+  for (let i = 0; i < 3; i++) outbox.add(command(`b${i}`, 'b'), 0);
+  const order = [];
+  for (let i = 0; i < 6; i++) order.push(outbox.next(0, 0)?.command.cid);
+  assert.deepEqual(order, ['a0', 'b0', 'a1', 'b1', 'a2', 'b2']);
+});
+
+test('acks are cumulative, due by count or by time, and die with their connection', () => {
+  const inbox = new Inbox(new Map());
+  const take = (/** @type {number} */ seq, /** @type {number} */ now) => (inbox.move('c', seq, null), inbox.stored('c', now));
+  for (const seq of [1, 2, 3]) take(seq, 1_000);
+  assert.ok(!inbox.acksDue(1_199) && inbox.acksDue(1_200));
+  assert.deepEqual(inbox.takeAcks(), [{ conv: 'c', seq: 3 }]);
+  assert.ok(!inbox.acksDue(99_999));
+  for (let seq = 4; seq < 4 + limits.CLIENT_ACK_ENTRIES; seq++) take(seq, 2_000);
+  assert.ok(inbox.acksDue(2_000));
+  inbox.disconnected();
+  assert.ok(!inbox.acksDue(99_999));
+  assert.deepEqual([inbox.look('c', 68, 68), inbox.look('c', 67, 67), inbox.look('c', 69, 69), inbox.look('c', 60, 80)], ['new', 'repeat', 'hole', 'new']);
+  assert.equal(inbox.look('new', 5, 5), 'new', 'where a new device starts is the word of the server');
+});
+
+test('every URL gets its turn, and the one to avoid is avoided', () => {
+  const urls = new Urls(['http://a/', 'http://b'], () => 0);
+  for (let i = 0; i < 4; i++) assert.equal(urls.next('http://a'), 'http://b');
+  urls.learn(['http://c', 'javascript:alert(1)', 7]);
+  assert.deepEqual(new Set([urls.next(), urls.next(), urls.next()]), new Set(['http://a', 'http://b', 'http://c']));
+  assert.equal(new Urls(['http://a'], () => 0).next('http://a'), 'http://a');
+  assert.equal(socketUrl('https://chat.example'), 'wss://chat.example/v1/ws');
+});
+
+test('pauses grow to their bound with full jitter', () => {
+  const backoff = new Backoff(100, 2_000, () => 0.5);
+  assert.deepEqual(Array.from({ length: 7 }, () => backoff.pause()), [50, 100, 200, 400, 800, 1_000, 1_000]);
+  backoff.reset();
+  assert.equal(backoff.pause(), 50);
+});
