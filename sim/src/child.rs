@@ -37,7 +37,8 @@ impl Ended {
             Ok(summary) => summary.why.first().map_or("", String::as_str),
             Err(why) => why,
         };
-        first.lines().next().unwrap_or_default().to_owned()
+        let first = first.lines().next().unwrap_or_default();
+        first.strip_prefix("violated: ").unwrap_or(first).to_owned()
     }
 }
 

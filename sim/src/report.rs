@@ -107,7 +107,9 @@ impl Summary {
 /// The promise that a violation's sentence begins with.
 pub fn promise(violation: &str) -> String {
     let text = violation.strip_prefix("violated: ").unwrap_or(violation);
-    let end = text.find([':', ';', '\n']).unwrap_or(text.len());
+    // A family's name has a colon of its own.
+    let family = if text.starts_with("raft: ") { "raft: ".len() } else { 0 };
+    let end = text[family..].find([':', ';', '\n']).map_or(text.len(), |end| family + end);
     text[..end].trim().to_owned()
 }
 
@@ -119,6 +121,7 @@ mod tests {
     fn a_promise_is_what_stands_before_the_colon() {
         assert_eq!(promise("I3 no-loss: user1 has x up to 3"), "I3 no-loss");
         assert_eq!(promise("violated: I4 order: 3 after 5\n  {}"), "I4 order");
+        assert_eq!(promise("raft: one log: node 1 has 3"), "raft: one log");
         assert_eq!(promise("a panic ended the run"), "a panic ended the run");
     }
 }

@@ -173,11 +173,13 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
     let records = &mut left.records;
 
-    let mut violations = judge::settle(options, &cluster, &chat, recorder, records).await;
-    violations.extend(cluster.watch.violations());
+    let unmet = judge::settle(options, &cluster, &chat, recorder, records).await;
+    // What was seen as it happened explains more than what did not happen after it.
+    let mut violations = cluster.watch.violations();
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
+    violations.extend(unmet);
     let checked = checked.into_iter().chain(cluster.watch.verified());
     left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();
     let counts = judge::count(records);

@@ -93,6 +93,7 @@ function draw() {
     if (b - a > 30) { g.fillStyle = css.fault; g.font = '10px system-ui, sans-serif'; g.fillText(band.kind, Math.max(a, GUTTER) + 3, lanes[over[0]].y + 6, b - a - 4); }
   }
   for (const d of run.downs) {
+    if (d.to < view.from || d.from > view.to) continue;
     const a = x(d.from, width), b = x(d.to, width), lane = lanes[d.lane];
     g.fillStyle = css.down; g.fillRect(a, lane.y, b - a, lane.height);
     if (b - a > 34) { g.fillStyle = css.ink; g.font = '10px system-ui, sans-serif'; g.fillText('down', Math.max(a, GUTTER) + 3, lane.y + lane.height - 6); }
@@ -115,7 +116,8 @@ function draw() {
   }
   drawWay(g, width);
   for (let i = 0; i < N; i++) if (ev.kind[i] === 'violation') {
-    const px = x(ev.at[i], width); g.strokeStyle = css.violation; g.setLineDash([5, 4]); g.lineWidth = 1.5;
+    const px = x(ev.at[i], width); if (px < GUTTER - 1 || px > width + 1) continue;
+    g.strokeStyle = css.violation; g.setLineDash([5, 4]); g.lineWidth = 1.5;
     g.beginPath(); g.moveTo(px, AXIS); g.lineTo(px, tall); g.stroke(); g.setLineDash([]); mark(g, 'violation', Math.min(px, width - 14), markY(i), true);
   }
   if (picked >= 0) ring(g, picked, width);

@@ -263,6 +263,9 @@ impl Builder {
             self.ends_leading(lane, number("shard"), at);
         } else if line.place == "nemesis" {
             self.on_nemesis(at, &line.text);
+        } else if line.place == "checker" {
+            let lane = self.lane_named_in(&line.text);
+            return self.push(at, lane, Kind::Violation, self.about_of(&line.text), line.text.clone());
         }
         let message = field("cid").and_then(|cid| self.message_of.get(cid)).copied();
         let conv = field("conv").map(|conv| self.convs.of(conv)).or(message.map(|m| self.messages[m].conv));
@@ -326,20 +329,40 @@ impl Builder {
         self.push(at, lane, kind, About { conv, user, message }, text);
     }
 
-    /// A flag at every record that a violation names as its evidence; at the end of the run if it names none.
+    /// The first lane that a sentence names: `node 3`, `node3` or a device.
+    fn lane_named_in(&self, text: &str) -> usize {
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '/').collect();
+        let pairs = words.windows(2).filter(|pair| pair[0] == "node").map(|pair| format!("node{}", pair[1]));
+        let mut names = words.iter().map(|word| (*word).to_owned()).chain(pairs);
+        names.find_map(|name| self.lane_of.get(&name).copied().filter(|lane| *lane > 0)).unwrap_or(0)
+    }
+
+    /// The first message whose cid a sentence names.
+    fn about_of(&self, text: &str) -> About {
+        let mut words = text.split(|c: char| !c.is_ascii_hexdigit() && c != '-');
+        let message = words.find_map(|word| self.message_of.get(word)).copied();
+        About { conv: message.map(|m| self.messages[m].conv), user: None, message }
+    }
+
+    /// A flag at every record that a violation names as its evidence; at the end of the run if it names none and no
+    /// checker has spoken at the event.
     fn mark_violations(&mut self, summary: &Summary, origin: Duration, end: u64) {
         if summary.verdict != Verdict::Violated {
             return;
         }
+        let spoken =
+            |events: &Events, first: &str| events.text.iter().any(|t| t.starts_with("VIOLATION") && t.contains(first));
         for why in &summary.why {
-            let first = why.lines().next().unwrap_or_default().to_owned();
+            let first = why.lines().next().unwrap_or_default();
+            let first = first.strip_prefix("violated: ").unwrap_or(first).to_owned();
+            let about = self.about_of(&first);
             let named: Vec<Record> = why.lines().filter_map(|line| serde_json::from_str(line.trim()).ok()).collect();
             for record in &named {
                 let lane = self.lane_at(&record.device);
-                self.push(us(origin) + record.at_us, lane, Kind::Violation, About::default(), first.clone());
+                self.push(us(origin) + record.at_us, lane, Kind::Violation, about, first.clone());
             }
-            if named.is_empty() {
-                self.push(end, 0, Kind::Violation, About::default(), first);
+            if named.is_empty() && !spoken(&self.events, &first) {
+                self.push(end, 0, Kind::Violation, about, first);
             }
         }
     }
