@@ -15,6 +15,10 @@ pub trait Hooks: Send + Sync + 'static {
     /// This replica cannot start: it must leave its group and come back as a learner of a new generation. Ask for one.
     fn on_damaged(&self, _shard: ShardId, _replica: ReplicaId, _reason: String) {}
 
+    /// The group's leader says that this replica has lost entries which it had acknowledged as synced, though it started as
+    /// if nothing was missing. It must not take part any more, and nor must what else the same disk holds.
+    fn on_forgotten(&self, _shard: ShardId, _replica: ReplicaId, _what: String) {}
+
     /// This process must stop: nothing that the group or the disk says can be trusted from here on.
     fn on_fatal(&self, shard: Option<ShardId>, reason: String);
 }

@@ -141,6 +141,36 @@ async fn database_below_its_watermark_comes_back_under_new_generations() -> anyh
     finish(&cluster, &scene, seats, 150).await
 }
 
+/// The watermark follows the writes by half a second: what was lost of that, only those can tell who were told that it is
+/// stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loss_that_the_watermark_does_not_show_is_found_out_by_the_leaders() -> anyhow::Result<()> {
+    let (mut cluster, scene, seats, conv) = start().await?;
+    let dir = cluster.nodes[2].dir.clone();
+    cluster.nodes[2].pause()?;
+    copy(&dir.join("db"), &dir.with_extension("old"))?;
+    let watermark = std::fs::read(dir.join("watermark"))?;
+    cluster.nodes[2].resume()?;
+    talk(&seats, &conv).await?;
+    agree(&cluster, LIMIT).await?;
+    cluster.nodes[2].kill()?;
+    std::fs::remove_dir_all(dir.join("db"))?;
+    std::fs::rename(dir.with_extension("old"), dir.join("db"))?;
+    std::fs::write(dir.join("watermark"), watermark)?;
+    cluster.spawn(2)?;
+    let status_of = ended(&mut cluster, 2, LIMIT).await?;
+    let log = cluster.nodes[2].log_tail();
+    assert!(!status_of.success() && log.contains("has lost writes that were synced"), "{log}");
+    cluster.spawn(2)?;
+    cluster.ready(2).await.with_context(|| cluster.logs())?;
+    replaced(&cluster, &(0..=16).collect::<Vec<_>>()).await?;
+    talk(&seats, &conv).await?;
+    for at in [0, 1] {
+        assert!(!cluster.nodes[at].log().contains("panicked"), "{}", cluster.nodes[at].log_tail());
+    }
+    finish(&cluster, &scene, seats, 90).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_copy_of_a_directory_is_refused_and_the_node_rejoins_with_an_empty_one() -> anyhow::Result<()> {
     let (mut cluster, scene, seats, conv) = start().await?;

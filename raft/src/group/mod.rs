@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_machine::{self as machine, Answer, Query, Reply};
-use flotilla_proto::ids::{ReplicaId, ShardId, Slot};
+use flotilla_proto::ids::{NodeId, ReplicaId, ShardId, Slot};
 use flotilla_proto::limits::COMMAND_BYTES_MAX;
 use flotilla_storage::Engine;
 use openraft::async_runtime::WatchReceiver as _;
@@ -189,6 +189,13 @@ impl Group {
             blocking(move || mark_damaged(&*engine, shard)).await;
         }
         self.inner.hooks.on_fatal(Some(shard), format!("shard {shard} cannot be read: {fatal}"));
+    }
+
+    /// The leader on `node` holds this replica's acknowledgement of more than it has.
+    pub(crate) fn on_forgotten(&self, node: NodeId, upto: u64) {
+        let (shard, own) = (self.inner.shard, self.inner.own);
+        let what = format!("entries up to {upto}, acknowledged to node {node}");
+        self.inner.hooks.on_forgotten(shard, own, what);
     }
 
     fn engine(&self) -> &Arc<dyn Engine> {

@@ -4,6 +4,7 @@
 //! delivers appends out of order, and openraft takes the conflict that follows for a follower that lost its log. Heartbeats and
 //! appends of many groups share frames because the peer's writer takes everything that waits. What RPCs mean is openraft's.
 
+pub mod acked;
 pub mod receive;
 pub mod snapshot;
 pub mod wire;
@@ -26,7 +27,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use crate::peer::{NotSent, Outcome, PeerRefusal, Peers};
-use crate::types::{Snapshot, SnapshotData, TypeConfig, Vote};
+use crate::types::{LogId, Snapshot, SnapshotData, TypeConfig, Vote};
+use acked::Acked;
 use wire::{Route, kind};
 
 /// An append with entries waits for the follower's disk, so it gets longer than a heartbeat; a dead connection is noticed at once
@@ -43,11 +45,12 @@ pub struct Network {
     peers: Arc<Peers>,
     shard: ShardId,
     me: ReplicaId,
+    acked: Acked,
 }
 
 impl Network {
     pub fn new(peers: Arc<Peers>, shard: ShardId, me: ReplicaId) -> Self {
-        Self { peers, shard, me }
+        Self { peers, shard, me, acked: Acked::default() }
     }
 }
 
@@ -98,6 +101,18 @@ impl Client {
         let answer = self.send(kind, payload, action, ttl).await?;
         wire::decode(&answer).map_err(unreachable)
     }
+
+    /// Tells the replica what it has forgotten, so that its node takes it out. Until then it is nobody for this leader.
+    async fn on_loss(&self, before: Option<LogId>, ttl: Duration) -> RPCError<TypeConfig> {
+        let (shard, target) = (self.network.shard, self.target);
+        let before = before.map_or(0, |id| id.index());
+        tracing::error!(%shard, %target, acknowledged = before, "a replica has lost entries that it had acknowledged as synced");
+        if let Ok(payload) = wire::encode(self.route(), &before) {
+            // Lost: the next conflict says it again.
+            let _ = self.send(kind::FORGOTTEN, payload, RPCTypes::AppendEntries, ttl).await;
+        }
+        unreachable("the replica has lost entries that it had acknowledged")
+    }
 }
 
 /// Worth another try at once.
@@ -121,15 +136,28 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let patience = if rpc.entries.is_empty() { 1 } else { APPEND_PATIENCE };
         let (payload, cut) = wire::encode_append(self.route(), &rpc).map_err(unreachable)?;
         let ttl = option.soft_ttl() * patience;
+        let before = self.network.acked.before(&rpc.vote, self.target);
         let answer = match self.send(kind::APPEND, payload, RPCTypes::AppendEntries, ttl).await {
             Err(_) if plant::on(Plant::CommitAlone) => return Ok(AppendEntriesResponse::Success),
             answered => answered?,
         };
         let response = wire::decode(&answer).map_err(unreachable)?;
-        Ok(match (response, cut) {
+        let response = match (response, cut) {
             (AppendEntriesResponse::Success, Some(last)) => AppendEntriesResponse::PartialSuccess(Some(last)),
             (response, _) => response,
-        })
+        };
+        match &response {
+            AppendEntriesResponse::Success => {
+                let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+                self.network.acked.note(&rpc.vote, self.target, last);
+            }
+            AppendEntriesResponse::PartialSuccess(last) => self.network.acked.note(&rpc.vote, self.target, *last),
+            AppendEntriesResponse::Conflict if acked::is_loss(before, rpc.prev_log_id) => {
+                return Err(self.on_loss(before, ttl).await);
+            }
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
+        }
+        Ok(response)
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {

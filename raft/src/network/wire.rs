@@ -21,6 +21,8 @@ pub mod kind {
     pub const TRANSFER_LEADER: u8 = 4;
     /// A transfer, not a request.
     pub const SNAPSHOT: u8 = 5;
+    /// To a replica that has forgotten what it acknowledged: see [`super::super::acked`].
+    pub const FORGOTTEN: u8 = 6;
 }
 
 const LAYOUT: u8 = 1;

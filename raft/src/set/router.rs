@@ -83,6 +83,11 @@ impl PeerService for Router {
             return self.node.request(from, kind, payload);
         }
         match self.table.route(&mut payload) {
+            Ok(member) if kind == wire::kind::FORGOTTEN => {
+                let told = wire::decode(&payload).map(|upto: u64| member.group.on_forgotten(from.node, upto));
+                let answer = told.map(|()| Bytes::new()).map_err(|e| PeerRefusal::Other(e.to_string()));
+                futures::future::ready(answer).boxed()
+            }
             Ok(member) => receive::serve(member.group.raft().clone(), kind, payload),
             Err(refusal) => futures::future::ready(Err(refusal)).boxed(),
         }

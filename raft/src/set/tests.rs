@@ -38,6 +38,7 @@ impl PeerService for Nothing {
 struct Watch {
     fatal: Mutex<Vec<String>>,
     installed: Mutex<BTreeSet<ShardId>>,
+    forgotten: Mutex<BTreeSet<ShardId>>,
 }
 
 impl Hooks for Watch {
@@ -45,6 +46,10 @@ impl Hooks for Watch {
 
     fn on_installed(&self, shard: ShardId) {
         self.installed.lock().expect("not poisoned").insert(shard);
+    }
+
+    fn on_forgotten(&self, shard: ShardId, _: ReplicaId, _: String) {
+        self.forgotten.lock().expect("not poisoned").insert(shard);
     }
 
     fn on_fatal(&self, _: Option<ShardId>, reason: String) {
@@ -393,6 +398,29 @@ async fn stopping_node_hands_its_leaderships_over_before_it_goes() {
     cluster.write(3).await;
     cluster.agree().await;
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn replica_that_lost_synced_entries_is_told_and_its_leader_goes_on() {
+    let mut cluster = Cluster::start(timings()).await;
+    eventually("leaders are spread", || shards().all(|shard| leads(&cluster, shard, shard.0))).await;
+    cluster.write(10).await;
+    cluster.agree().await;
+    let old = cluster.disks[2].copy_durable();
+    cluster.write(20).await;
+    cluster.agree().await;
+    cluster.kill(3).await;
+    cluster.disks[2] = old;
+    cluster.start_node(3, 1).await;
+    eventually("node 3 learns what it has lost", || {
+        let told = cluster.nodes[2].as_ref().expect("runs").watch.forgotten.lock().expect("not poisoned").clone();
+        told.contains(&ShardId(1)) && told.contains(&ShardId(2))
+    })
+    .await;
+    cluster.write(10).await;
+    for node in cluster.live() {
+        assert_eq!(*node.watch.fatal.lock().expect("not poisoned"), [""; 0], "node {}", node.id);
+    }
 }
 
 #[tokio::test]
