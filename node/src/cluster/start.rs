@@ -13,9 +13,10 @@ use flotilla_machine::command::NodeInfo;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::{Peers, PeersConfig};
+use flotilla_raft::runtime::blocking;
 use flotilla_raft::seam::net::Listener;
 use flotilla_raft::set::{Groups, Placement, Router, SetOptions};
-use flotilla_raft::{Hooks, Timings};
+use flotilla_raft::{Hooks, Timings, replicas};
 use flotilla_storage::Engine;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -80,6 +81,22 @@ impl Hooks for ClusterHooks {
         tracing::error!(%shard, %replica, %what, "a replica is damaged");
     }
 
+    fn on_forgotten(&self, shard: ShardId, replica: ReplicaId, what: String) {
+        let Some(cluster) = self.cluster() else { return };
+        cluster.clone().spawn_vital("fencing what the disk has lost", async move {
+            let held = distrust_held(&cluster.local, cluster.engine.clone(), cluster.node).await;
+            let then = match held {
+                Ok(()) => "start it again: its replicas come back as learners of new generations".to_string(),
+                Err(error) => format!("and this cannot be remembered ({error}): start it with an empty directory"),
+            };
+            cluster.fatal(format!(
+                "the disk of node {} has lost writes that were synced: replica {replica} of shard {shard} has forgotten \
+                 {what}. Check the disk (a cache that lies about syncs?), then {then}",
+                cluster.node
+            ));
+        });
+    }
+
     fn on_fatal(&self, shard: Option<ShardId>, reason: String) {
         match self.cluster() {
             Some(cluster) => cluster.fatal(shard.map_or(reason.clone(), |shard| format!("shard {shard}: {reason}"))),
@@ -92,15 +109,15 @@ impl Cluster {
     pub async fn start(options: Options, listener: Listener) -> Result<Arc<Self>, StartError> {
         let node = options.info.node;
         let local = Local::new(options.engine.clone());
+        // Before any other write: each one brings the database nearer to its watermark, and the next start must not take it
+        // for whole because this one ended in between.
+        if options.tail_lost {
+            distrust_held(&local, options.engine.clone(), node).await?;
+        }
         local.claim(node).await?;
         local.check_refused()?;
         let boot = local.next_boot().await?;
         let plan = local.plan()?;
-        if options.tail_lost
-            && let Some(plan) = &plan
-        {
-            local.distrust(&replicas_of(node, plan, local.tables()?.as_ref())).await?;
-        }
         let clocks: Arc<super::clocks::Clocks> = Arc::default();
         let hooks = Arc::new(ClusterHooks::default());
         let service = Arc::new(Service::default());
@@ -277,6 +294,18 @@ impl Cluster {
     }
 }
 
+/// No replica that this directory holds runs again under its id. One write-ahead log carries them all, so what was lost of
+/// one may have been lost of any. What the directory itself remembers counts, not only what its tables say: they are
+/// written unsynced, and may have fallen back behind a replica's newest generation.
+async fn distrust_held(local: &Local, engine: Arc<dyn Engine>, node: NodeId) -> Result<(), LocalError> {
+    let held = blocking(move || replicas::list(&*engine)).await?;
+    let mut all: Vec<_> = held.into_iter().map(|(shard, g)| (shard, ReplicaId::new(node, g))).collect();
+    if let Some(plan) = local.plan()? {
+        all.extend(replicas_of(node, &plan, local.tables()?.as_ref()));
+    }
+    local.distrust(&all).await
+}
+
 /// All replicas of this node that the plan or newer tables name.
 fn replicas_of(node: NodeId, plan: &Plan, tables: Option<&ControlState>) -> Vec<(ShardId, ReplicaId)> {
     let placements = plan.placement.iter().chain(tables.iter().flat_map(|t| &t.placement));
@@ -338,5 +367,24 @@ async fn run_readiness(cluster: Arc<Cluster>) {
             (view.ready, view.incarnation) = (ready, incarnation);
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_storage::MemEngine;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_tail_distrusts_also_generations_that_the_tables_do_not_know_and_in_the_first_write() {
+        let engine: Arc<dyn Engine> = Arc::new(MemEngine::new());
+        replicas::add(&*engine, ShardId(3), Generation(5)).expect("added");
+        let before = engine.last_write();
+        let local = Local::new(engine.clone());
+        distrust_held(&local, engine.clone(), NodeId(2)).await.expect("written");
+        let replica = ReplicaId::new(NodeId(2), Generation(5));
+        assert_eq!(local.distrusted().expect("readable"), [(ShardId(3), replica)], "without plan and tables");
+        assert_eq!(engine.last_write().0, before.0 + 1, "one write, so it is all or nothing");
     }
 }
