@@ -125,7 +125,9 @@ impl Groups {
         let table = router.table.clone();
         let stop = watch::Sender::new(false);
         let alive = options.timings.election_min;
-        let tender = tokio::spawn(tend::Tender { table: table.clone(), alive, stop: stop.subscribe() }.run());
+        let tender = tokio::spawn(
+            tend::Tender { table: table.clone(), alive, peers: peers.clone(), stop: stop.subscribe() }.run(),
+        );
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
         let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
         Arc::new(Self { options, peers, table, writer, stop, tender, moving, busy })
@@ -213,7 +215,7 @@ impl Groups {
             leadership: group.leadership(),
             last_log_index: group.metrics().borrow_watched().last_log_index,
             applied_index: group.applied_index(),
-            seen: tend::look_at(&group, self.options.timings.election_min),
+            seen: tend::look_at(&group, self.options.timings.election_min, &self.peers),
         };
         self.all().into_iter().map(status).collect()
     }
@@ -249,7 +251,7 @@ impl Groups {
         let mut leadership = group.watch_leadership();
         let mut alone = 0;
         while leadership.borrow().leads && Instant::now() < deadline {
-            let Some(seen) = tend::look_at(group, self.options.timings.election_min) else { return };
+            let Some(seen) = tend::look_at(group, self.options.timings.election_min, &self.peers) else { return };
             let voters = seen.configs.last().cloned().unwrap_or_default();
             let able = |id: &ReplicaId| *id != own && voters.contains(id) && seen.good.contains(id);
             let preferred = member.placement.iter().flat_map(|p| &p.order).find(|id| able(id));

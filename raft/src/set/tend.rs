@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::ids::{ReplicaId, ShardId};
+use flotilla_proto::ids::{NodeId, ReplicaId, ShardId};
 use flotilla_proto::limits;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftMetrics;
@@ -19,12 +19,14 @@ use super::plan::{self, Seen, Step};
 use super::router::{Member, Table};
 use super::spread::Spread;
 use crate::group::{Group, MembershipError};
+use crate::peer::Peers;
 use crate::types::TypeConfig;
 
 pub(super) struct Tender {
     pub table: Arc<Table>,
     /// A replica that has not answered for longer is not live.
     pub alive: Duration,
+    pub peers: Arc<Peers>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -62,7 +64,7 @@ impl Tender {
         let (Some(placement), true, false) = (&member.placement, member.group.leadership().ready, busy) else {
             return;
         };
-        let Some(seen) = look_at(&member.group, self.alive) else { return };
+        let Some(seen) = look_at(&member.group, self.alive, &self.peers) else { return };
         let shard = member.group.shard();
         match plan::next(&placement.wish(), &seen) {
             Step::Done => {
@@ -121,7 +123,7 @@ async fn perform(group: Group, step: Step) {
 }
 
 /// What this replica, as the leader, sees of its group; none if it does not lead.
-pub(super) fn look_at(group: &Group, alive: Duration) -> Option<Seen> {
+pub(super) fn look_at(group: &Group, alive: Duration, peers: &Peers) -> Option<Seen> {
     let metrics = group.metrics();
     let metrics = metrics.borrow_watched();
     if !metrics.state.is_leader() || metrics.running_state.is_err() {
@@ -134,20 +136,26 @@ pub(super) fn look_at(group: &Group, alive: Duration) -> Option<Seen> {
         learners: membership.learner_ids().map(ReplicaId::from_raft).collect(),
         settled: metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
         leader: Some(group.replica()),
-        good: good(&metrics, group.replica(), alive),
+        good: good(&metrics, group.replica(), alive, |node| peers.is_connected(node)),
     })
 }
 
-/// Replicas that have answered lately and lag by little.
-fn good(metrics: &RaftMetrics<TypeConfig>, own: ReplicaId, alive: Duration) -> BTreeSet<ReplicaId> {
+/// Replicas that have answered lately, lag by little, and whose node is connected: one that has just died has answered lately.
+fn good(
+    metrics: &RaftMetrics<TypeConfig>,
+    own: ReplicaId,
+    alive: Duration,
+    connected: impl Fn(NodeId) -> bool,
+) -> BTreeSet<ReplicaId> {
     let last = metrics.last_log_index.unwrap_or(0);
     let mut good = BTreeSet::from([own]);
     let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat) else { return good };
     for (id, matched) in replication {
         let close = matched.is_some_and(|m| m.index() + limits::CAUGHT_UP_ENTRIES >= last);
         let answered = heartbeat.get(id).copied().flatten().is_some_and(|at| at.into_inner().0.elapsed() <= alive);
-        if close && answered {
-            good.insert(ReplicaId::from_raft(*id));
+        let replica = ReplicaId::from_raft(*id);
+        if close && answered && connected(replica.node) {
+            good.insert(replica);
         }
     }
     good

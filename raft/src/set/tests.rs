@@ -371,7 +371,13 @@ async fn replica_of_a_new_generation_replaces_a_wiped_one() {
     let wished: BTreeSet<_> = [r(1, 1), r(2, 1), r(3, 2)].into();
     eventually("the new generation votes and the old one is gone", || {
         shards().all(|s| {
-            let seen = cluster.leader(s).and_then(|g| tend::look_at(&g, Duration::from_secs(1)));
+            let seen = cluster.leader(s).and_then(|g| {
+                tend::look_at(
+                    &g,
+                    Duration::from_secs(1),
+                    &cluster.nodes[usize::from(g.replica().node.0) - 1].as_ref()?.peers,
+                )
+            });
             seen.is_some_and(|seen| seen.configs == vec![wished.clone()] && seen.learners.is_empty())
         })
     })
@@ -398,6 +404,25 @@ async fn stopping_node_hands_its_leaderships_over_before_it_goes() {
     cluster.write(3).await;
     cluster.agree().await;
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn replica_whose_node_has_just_died_is_not_good_though_it_answered_lately() {
+    // It counts as answering for as long as this test runs.
+    let mut cluster = Cluster::start(timings()).await;
+    let patient = Duration::from_secs(600);
+    eventually("leaders are spread", || shards().all(|shard| leads(&cluster, shard, shard.0))).await;
+    cluster.agree().await;
+    let good = |cluster: &Cluster| {
+        let node = cluster.nodes[0].as_ref().expect("runs");
+        let group = node.groups.get(ShardId(1)).expect("runs");
+        tend::look_at(&group, patient, &node.peers).map(|seen| seen.good.contains(&r(2, 1)))
+    };
+    eventually("node 2 is good", || good(&cluster) == Some(true)).await;
+    cluster.kill(2).await;
+    eventually("its connection is gone", || !cluster.nodes[0].as_ref().expect("runs").peers.is_connected(NodeId(2)))
+        .await;
+    assert_eq!(good(&cluster), Some(false));
 }
 
 #[tokio::test]
