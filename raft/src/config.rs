@@ -15,10 +15,9 @@ pub struct Timings {
     pub election_max: Duration,
     /// For one whole snapshot to one follower.
     pub snapshot_timeout: Duration,
-    /// A leader with nothing to propose stamps a tick this often.
+    /// A leader with nothing to propose stamps a tick this often. No row lives for less than an hour yet; those will need
+    /// ticks every minute.
     pub tick: Duration,
-    /// The same while the shard holds a row with a life of less than an hour.
-    pub tick_short_lived: Duration,
     /// A snapshot is built after this many entries.
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot. Generous: a purge that overtakes a queued apply kills the group's core.
@@ -35,7 +34,6 @@ impl Default for Timings {
             election_max: Duration::from_millis(1_000),
             snapshot_timeout: Duration::from_secs(600),
             tick: Duration::from_secs(600),
-            tick_short_lived: Duration::from_secs(60),
             snapshot_entries: SNAPSHOT_LOG_ENTRIES,
             kept_entries: SNAPSHOT_LOG_KEPT,
         }

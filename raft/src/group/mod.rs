@@ -59,10 +59,6 @@ pub struct Leadership {
     pub ready: bool,
 }
 
-/// How often a leader with nothing to propose stamps a tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TickPeriod(Duration);
-
 /// A handle to one replica. Clones share it.
 #[derive(Clone)]
 pub struct Group {
@@ -78,8 +74,6 @@ struct Inner {
     proposals: mpsc::Sender<proposer::Queued>,
     reads: mpsc::Sender<reads::Waiter>,
     leadership: watch::Receiver<Leadership>,
-    tick: watch::Sender<TickPeriod>,
-    periods: [TickPeriod; 2],
     /// One membership change at a time.
     changing: Mutex<()>,
     stopping: Arc<AtomicBool>,
@@ -239,16 +233,6 @@ impl Group {
             return Some(tokio::time::Instant::now());
         }
         metrics.last_quorum_acked.map(|stamp| stamp.into_inner().0)
-    }
-
-    /// Whether the shard holds a row with a life of less than an hour: ticks come more often then.
-    pub fn set_short_lived(&self, short_lived: bool) {
-        let period = self.inner.periods[usize::from(short_lived)];
-        self.inner.tick.send_if_modified(|known| {
-            let changed = *known != period;
-            *known = period;
-            changed
-        });
     }
 
     /// Asks another voter to take over. Returns before it has; watch the leadership.

@@ -15,7 +15,7 @@ use super::error::StartError;
 use super::proposer::Proposer;
 use super::reads::Reads;
 use super::watcher::Watcher;
-use super::{Group, Inner, Leadership, TickPeriod};
+use super::{Group, Inner, Leadership};
 use crate::config::Timings;
 use crate::hooks::{Hooks, supervise};
 use crate::log::{LogStore, LogWriter};
@@ -108,15 +108,13 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
     let (proposals, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(READ_QUEUE_MAX);
     let (publish, leadership) = watch::channel(Leadership::default());
-    let periods = [TickPeriod(timings.tick), TickPeriod(timings.tick_short_lived)];
-    let (tick, tick_seen) = watch::channel(periods[0]);
     let stopping = Arc::new(AtomicBool::new(false));
 
     let watcher =
         Watcher { raft: raft.clone(), shard, leadership: publish, hooks: hooks.clone(), stopping: stopping.clone() };
     supervise(hooks.clone(), Some(shard), "the watcher of a group", watcher.run());
     let proposer =
-        Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: tick_seen, display };
+        Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: timings.tick, display };
     supervise(hooks.clone(), Some(shard), "the proposer of a group", proposer.run());
     let timeout = timings.election_max * 2;
     let reader = Reads { raft: raft.clone(), own, queue: read_queue, timeout };
@@ -131,8 +129,6 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
         proposals,
         reads,
         leadership,
-        tick,
-        periods,
         changing: Mutex::new(()),
         stopping,
     };

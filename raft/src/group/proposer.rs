@@ -6,6 +6,8 @@
 //! - A command is put into the log at most once. `NotLeader`, `Overloaded` and `Stopped` prove that it was not.
 //! - A proposal is appended only in the term that it was stamped for.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flotilla_machine::{Command, Reply};
 use flotilla_proto::ids::{ReplicaId, Slot};
@@ -18,10 +20,10 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::Leadership;
 use super::batch::{Batcher, Item};
 use super::error::{ProposeError, propose_error};
 use super::stamp::Stamper;
-use super::{Leadership, TickPeriod};
 use crate::path;
 use crate::seam::clock::DisplayClock;
 use crate::types::{Proposal, Raft, Replies, TypeConfig};
@@ -54,7 +56,8 @@ pub(super) struct Proposer {
     pub own: ReplicaId,
     pub queue: mpsc::Receiver<Queued>,
     pub leadership: watch::Receiver<Leadership>,
-    pub tick: watch::Receiver<TickPeriod>,
+    /// A leader with nothing to propose stamps a tick this often.
+    pub tick: Duration,
     pub display: DisplayClock,
 }
 
@@ -119,14 +122,13 @@ impl Running {
         if room && !self.held.is_empty() {
             return Turn::Held;
         }
-        let tick_at = self.last_proposal + self.proposer.tick.borrow_and_update().0;
+        let tick_at = self.last_proposal + self.proposer.tick;
         tokio::select! {
             biased;
             Some(finished) = self.in_flight.next() => Turn::Finished(finished),
             changed = self.proposer.leadership.changed() => if changed.is_ok() { Turn::Look } else { Turn::End },
             // Without leadership commands are refused at once, whatever is still in flight from before.
             first = self.proposer.queue.recv(), if room || !leads => first.map_or(Turn::End, Turn::Command),
-            changed = self.proposer.tick.changed() => if changed.is_ok() { Turn::Look } else { Turn::End },
             () = tokio::time::sleep_until(tick_at), if leads && self.in_flight.is_empty() => Turn::Tick,
         }
     }
