@@ -261,7 +261,7 @@ impl Pump {
             .map(|(conv, (head, parts))| ClearDirty { conv: conv.clone(), head: *head, parts: *parts })
             .collect();
         let (leader, target) = (self.leader.clone(), self.target);
-        self.clearing = Some(tokio::spawn(async move {
+        let work = async move {
             flotilla_raft::seam::fault::point("fanout.before_clear");
             let command = Command::ClearDirty { target, items: items.clone() };
             let Ok(bytes) = command.encode() else { return (items, Cleared::NotDone) };
@@ -276,7 +276,8 @@ impl Pump {
             }
             // The rows come up again and the target is asked again, which is harmless.
             (items, Cleared::NotDone)
-        }));
+        };
+        self.clearing = Some(self.cluster.spawn_vital("a clear of the fan-out", work));
     }
 
     fn on_cleared(&mut self, (items, cleared): (Vec<ClearDirty>, Cleared)) {

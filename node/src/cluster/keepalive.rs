@@ -21,6 +21,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 pub async fn run(cluster: Arc<Cluster>) {
     let mut timer = tokio::time::interval(PERIOD);
     let mut named: BTreeMap<(ShardId, u64), Instant> = BTreeMap::new();
+    let mut was_low = false;
     loop {
         timer.tick().await;
         let now = Instant::now();
@@ -36,6 +37,14 @@ pub async fn run(cluster: Arc<Cluster>) {
             .collect();
         named.extend(confirmed.iter().map(|l| ((l.shard, l.term), now)));
         let Some(state) = cluster.tables.current() else { continue };
+        let disk = cluster.disk_is_low();
+        if disk || was_low {
+            was_low = disk;
+            state.nodes.iter().for_each(|row| cluster.cast(row.info.node, NodeCast::Disk { low: disk }));
+        }
+        if cluster.strained.look(now) {
+            cluster.place();
+        }
         for row in state.nodes.iter().filter(|row| row.incarnation > Incarnation(0)) {
             let node = row.info.node;
             let streams = confirmed.iter().map(|l| (l.shard, l.hub.position(node))).collect();

@@ -6,7 +6,7 @@
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
 //! - [`start`] the order in which all this comes up · [`replicas`] which replicas run, which are replaced and forgotten
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
-//! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`wire`] messages between nodes · [`pending`] hints that coalesce
+//! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`strain`] who should not lead · [`wire`] messages between nodes · [`pending`] hints that coalesce
 
 pub mod admin;
 pub mod clocks;
@@ -28,6 +28,7 @@ pub mod router;
 pub mod serve;
 pub mod sessions;
 pub mod start;
+pub mod strain;
 pub mod tables;
 pub mod wire;
 
@@ -77,6 +78,7 @@ pub struct Cluster {
     pub receiver: push::receiver::Receiver,
     pub renewals: control::Renewals,
     pub clocks: Arc<clocks::Clocks>,
+    pub strained: strain::Strained,
     pub metrics: Metrics,
     leaders: Mutex<BTreeMap<ShardId, Leading>>,
     view: watch::Sender<NodeView>,
@@ -162,11 +164,11 @@ impl Cluster {
 
     /// A task that a live process cannot do without: a shard whose fan-out has died would accept and never deliver, and
     /// nobody would take over. Its panic ends the process instead.
-    pub fn spawn_vital(
+    pub fn spawn_vital<T: Send + 'static>(
         self: &Arc<Self>,
         what: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> JoinHandle<()> {
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         tokio::spawn(vital(self.fatal.clone(), what, task))
     }
 
@@ -178,13 +180,13 @@ impl Cluster {
     }
 }
 
-async fn vital(fatal: mpsc::Sender<String>, what: &'static str, task: impl Future<Output = ()>) {
-    if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+async fn vital<T>(fatal: mpsc::Sender<String>, what: &'static str, task: impl Future<Output = T>) -> T {
+    AssertUnwindSafe(task).catch_unwind().await.unwrap_or_else(|panic| {
         tracing::error!(what, "a task panicked");
         // Full: a reason is on its way already.
         let _ = fatal.try_send(format!("{what} panicked"));
-        std::panic::resume_unwind(panic);
-    }
+        std::panic::resume_unwind(panic)
+    })
 }
 
 /// The handle that the client-facing half holds.

@@ -196,6 +196,7 @@ impl Cluster {
                     self.receiver.on_keepalive(from, shard, position);
                 }
             }
+            NodeCast::Disk { low } => self.strained.note(from, low, Instant::now()),
             NodeCast::ControlChanged { version } => {
                 if version > self.tables.version() {
                     self.control_changed.notify_one();

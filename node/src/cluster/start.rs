@@ -169,6 +169,7 @@ impl Cluster {
             receiver: Default::default(),
             renewals: Default::default(),
             clocks,
+            strained: Default::default(),
             metrics: Metrics::new(&options.registry),
             leaders: Mutex::new(BTreeMap::new()),
             view: watch::channel(view).0,
@@ -253,7 +254,8 @@ impl Cluster {
         let Some(state) = self.tables.current() else { return };
         for (shard, replicas) in &state.placement {
             let stays = |r: &&ReplicaId| !state.retiring.contains(&(*shard, **r));
-            self.groups.place(*shard, Placement::of_voters(replicas.iter().filter(stays).copied()));
+            let order = self.strained.order(replicas.iter().filter(stays).copied());
+            self.groups.place(*shard, Placement::of_voters(order));
         }
     }
 

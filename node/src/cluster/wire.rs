@@ -89,6 +89,10 @@ pub enum NodeCast {
     ControlChanged {
         version: u64,
     },
+    /// With every keepalive while the sender's disk is nearly full, and once when it is not any more.
+    Disk {
+        low: bool,
+    },
 }
 
 /// One numbered frame of a stream.

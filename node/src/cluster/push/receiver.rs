@@ -134,7 +134,8 @@ pub async fn run_sync(cluster: Arc<Cluster>) {
         for shard in shards {
             let busy = running.get(&shard).is_some_and(|task| !task.is_finished());
             if !busy {
-                running.insert(shard, tokio::spawn(sync(cluster.clone(), shard)));
+                let task = cluster.spawn_vital("presenting sessions", sync(cluster.clone(), shard));
+                running.insert(shard, task);
             }
         }
     }
