@@ -67,6 +67,30 @@ async fn node_of_another_cluster_is_refused_by_name() -> anyhow::Result<()> {
     serves(&ours, 2, "bob").await
 }
 
+/// The addresses are the same, the cluster is another: the directory is from before it was made anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directory_of_another_cluster_ends_the_node_with_a_reason() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    for node in &mut cluster.nodes {
+        node.kill()?;
+        std::fs::rename(&node.dir, node.dir.with_extension("before"))?;
+    }
+    for at in 0..3 {
+        cluster.spawn(at)?;
+    }
+    cluster.init().await?;
+    cluster.all_ready().await?;
+    cluster.nodes[2].kill()?;
+    let own = cluster.nodes[2].dir.clone();
+    cluster.nodes[2].dir = own.with_extension("before");
+    let log = refuses(&mut cluster, 2).await?;
+    assert!(log.contains("belongs to cluster") && log.contains("belong to another one"), "{log}");
+    cluster.nodes[2].dir = own;
+    cluster.spawn(2)?;
+    cluster.ready(2).await?;
+    serves(&cluster, 2, "bob").await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn second_init_is_refused_and_changes_nothing() -> anyhow::Result<()> {
     let cluster = Cluster::start(2).await?;

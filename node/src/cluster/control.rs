@@ -12,6 +12,7 @@ use flotilla_machine::query::ControlState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_raft::peer::{Link, PeerStatus, RefusalCode};
 use tokio::time::Instant;
 
 use super::wire::{Failure, NodeCast, NodeReply, NodeRequest};
@@ -83,10 +84,28 @@ async fn check_boot(cluster: &Cluster) -> Result<(), String> {
             Ok(Answer::ControlState(Some(state))) => break state,
             _ => tokio::time::sleep(RETRY).await,
         }
+        if let Some(who) = strangers(&cluster.peers.status()) {
+            let mine = cluster.plan.get().map_or(ClusterId(0), |plan| plan.cluster);
+            return Err(format!(
+                "the data directory of node {} belongs to cluster {mine}, and the nodes where its peers should be ({who}) belong \
+                 to another one. Start the node with the --data-dir of that cluster, or with an empty one and then `flotilla \
+                 cluster rejoin`; if the directory is the right one, another cluster has taken these addresses",
+                cluster.node
+            ));
+        }
     };
     let seen = state.nodes.iter().find(|row| row.info.node == cluster.node).map_or(0, |row| row.boot);
     cluster.take_tables(state).await;
     judge_boot(cluster, seen).await
+}
+
+/// The peers' addresses, if most of the peers say that they belong to another cluster and none takes this node in. One alone
+/// may be the stranger itself.
+fn strangers(peers: &[PeerStatus]) -> Option<String> {
+    let foreign = |link: &Link| matches!(link, Link::Refused(refusal) if refusal.code == RefusalCode::WrongCluster);
+    let strange: Vec<_> = peers.iter().filter(|p| foreign(&p.link)).filter_map(|p| p.addr.clone()).collect();
+    let connected = peers.iter().any(|p| matches!(p.link, Link::Connected { .. }));
+    (2 * strange.len() > peers.len() && !connected).then(|| strange.join(", "))
 }
 
 /// The same question before anything is opened, to whichever peer answers first. The control group's own replica cannot
@@ -278,5 +297,27 @@ async fn lapse_silent(cluster: &Cluster, leader: &Leader, state: &ControlState, 
 fn tell(cluster: &Cluster, state: &ControlState) {
     for row in &state.nodes {
         cluster.cast(row.info.node, NodeCast::ControlChanged { version: state.version });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_raft::peer::HelloRefusal;
+
+    use super::*;
+
+    fn peer(node: u16, link: Link) -> PeerStatus {
+        PeerStatus { node: NodeId(node), addr: Some(format!("host{node}:1")), link, queued: 0, open: 0, attempts: 1 }
+    }
+
+    #[test]
+    fn a_directory_of_another_cluster_is_told_by_most_of_its_peers() {
+        let foreign = || Link::Refused(HelloRefusal::new(RefusalCode::WrongCluster, "another cluster"));
+        let away = || Link::Unreachable("no answer".into());
+        let up = || Link::Connected { incarnation: Incarnation(1), version: 1 };
+        assert_eq!(strangers(&[peer(1, foreign()), peer(2, foreign())]), Some("host1:1, host2:1".into()));
+        assert_eq!(strangers(&[peer(1, foreign()), peer(2, away())]), None, "node 1 may be the stranger");
+        assert_eq!(strangers(&[peer(1, foreign()), peer(2, up()), peer(4, foreign())]), None);
+        assert_eq!(strangers(&[]), None);
     }
 }
