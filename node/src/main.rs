@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 /// openraft warns of every rpc of every group that a dead node does not answer, some forty lines a second; the peer
 /// transport says it once. At a shutdown it calls what still came in an error; a core that ends by itself ends the process,
-/// with a reason of its own.
-const LOG: &str = "info,openraft=error,openraft::raft::raft_inner=off";
+/// with a reason of its own. The same for heartbeats: their one error is an answer that came in after the group had stopped,
+/// because its leader was told to or its node shuts down.
+const LOG: &str = "info,openraft=error,openraft::raft::raft_inner=off,openraft::core::heartbeat=off";
 
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));

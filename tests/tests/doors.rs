@@ -36,10 +36,14 @@ async fn serves(url: &str, name: &str) -> anyhow::Result<Duration> {
 
 /// Open client connections as the node counts them, the asking one included.
 async fn connections(url: &str) -> Option<u64> {
+    figure(url, "flotilla_connections ").await
+}
+
+async fn figure(url: &str, name: &str) -> Option<u64> {
     let mut stream = TcpStream::connect(flotilla_client::net::authority(url).ok()?).await.ok()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
     let page = String::from_utf8(ends(&mut stream, LIMIT).await.ok()?).ok()?;
-    page.lines().find_map(|line| line.strip_prefix("flotilla_connections "))?.parse().ok()
+    page.lines().find_map(|line| line.strip_prefix(name))?.parse().ok()
 }
 
 /// Reads until the other side ends the connection.
@@ -294,6 +298,8 @@ async fn reader_that_never_reads_is_closed_and_loses_nothing() -> anyhow::Result
         connections(&url).await.is_some_and(|n| n <= 1)
     })
     .await?;
+    assert_eq!(figure(&url, "flotilla_closes_total{code=\"4003\"} ").await, Some(1), "slow_consumer");
+    assert_eq!(figure(&url, "flotilla_closes_total{code=\"4002\"} ").await, None, "not heartbeat_timeout");
     // It comes back to everything that it never acked.
     let mut bob = Raw::dial(&url, Some("flotilla.v1.json")).await?;
     bob.say(&hello("bob", "stuck")).await?;

@@ -62,7 +62,10 @@ where
     };
     let open = match open_while_alive(&shared, &hello, peer, &mut socket).await {
         Ok(open) => open,
-        Err(code) => return socket.close(code).await,
+        Err(code) => {
+            shared.figures.closed(code);
+            return socket.close(code).await;
+        }
     };
     shared.figures.sessions.add(1);
     let mut connection = Box::new(Connection::new(shared.clone(), socket, peer, open, hello.window, start));
@@ -298,7 +301,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn keep_time(&mut self, now: u64) -> Result<(), CloseCode> {
         let times = self.shared.options.timings;
         if now.saturating_sub(self.received_at) >= times.silence_max_ms {
-            return Err(CloseCode::HeartbeatTimeout);
+            // One that does not take what it is sent cannot answer a ping either: it is slow, not silent. (Its last word may be
+            // older than its full socket, so this can come first.)
+            let stuck = self.socket.is_writing() && self.stuck_at.is_some();
+            return Err(if stuck { CloseCode::SlowConsumer } else { CloseCode::HeartbeatTimeout });
         }
         if self.session.is_slow(now, times.unacked_max_ms) {
             return Err(CloseCode::SlowConsumer);
@@ -480,7 +486,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         shared.figures.requests_waiting.add(-(requests as i64));
         let farewell = async {
             match code {
-                Some(code) => socket.close(code).await,
+                Some(code) => {
+                    shared.figures.closed(code);
+                    socket.close(code).await;
+                }
                 None => drop(socket),
             }
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flotilla_machine::query::Account;
 use flotilla_machine::{Answer, Query};
-use flotilla_proto::frame::{ErrorBody, ErrorCode};
+use flotilla_proto::frame::{CloseCode, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use tokio::time::Instant;
@@ -95,6 +95,11 @@ impl Figures {
             requests_waiting: r.gauge("flotilla_requests_in_flight", "Client requests under way.", &[]),
             registry,
         }
+    }
+
+    pub fn closed(&self, code: CloseCode) {
+        let number = code.number().to_string();
+        self.registry.counter("flotilla_closes_total", "Connections closed by this node.", &[("code", &number)]).inc();
     }
 
     pub fn send_result(&self, result: &str) {

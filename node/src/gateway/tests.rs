@@ -549,6 +549,23 @@ async fn a_reader_that_never_reads_is_dropped_and_bounded_meanwhile() {
     }
 }
 
+/// It said its last word before its socket was full, so the time for silence runs out first.
+#[tokio::test]
+async fn a_reader_that_never_reads_is_called_slow_and_not_silent() {
+    let node = quick(Timings { silence_max_ms: 700, ..Timings::default() }).await;
+    let mut alice = node.caught_up("alice", "1").await;
+    let body = "x".repeat(limits::BODY_BYTES_MAX);
+    let conv = alice.send("alice", 1, &body).await.conv;
+    let history =
+        || ClientFrame::History(History { conv: conv.clone(), before: None, after: None, around: None, limit: None });
+    let closes = |code| node.shared.figures.registry.counter("flotilla_closes_total", "", &[("code", code)]).get();
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while closes("4003") == 0 {
+        assert!(tokio::time::Instant::now() < end && closes("4002") == 0, "closed with another code, or never");
+        let _ = tokio::time::timeout(Duration::from_millis(20), alice.ask(history())).await;
+    }
+}
+
 /// Run by hand, with clients in another process: prints the address, then the resident memory of this process.
 #[tokio::test]
 #[ignore = "a measurement, not a check"]
