@@ -20,10 +20,14 @@ pub struct Votes {
 /// What a replica says of itself may lag behind its disk for an instant.
 const TICKS_BEHIND_MAX: u32 = 5;
 
+/// A replica whose candidate has lost follows the one that a quorum has elected in the same term: that takes nothing
+/// back. Nobody else can be elected in it.
 fn goes_back(old: &Vote, new: &Vote) -> bool {
     let (before, after) = (old.leader_id, new.leader_id);
+    let follows = new.committed && !old.committed;
     after.term < before.term
-        || after.term == before.term && (after.voted_for != before.voted_for || old.committed && !new.committed)
+        || after.term == before.term
+            && (after.voted_for != before.voted_for && !follows || old.committed && !new.committed)
 }
 
 impl Checker for Votes {
@@ -96,6 +100,14 @@ mod tests {
         let mut fine = bench();
         fine.vote(1, Vote::new(3, 1), true).vote(1, Vote::new_committed(3, 1), true).vote(1, Vote::new(4, 2), true);
         fine.holds();
+        let mut lost = bench();
+        lost.vote(1, Vote::new(3, 1), true).vote(1, Vote::new_committed(3, 2), true);
+        lost.holds();
+        bench()
+            .vote(1, Vote::new_committed(3, 1), true)
+            .vote(1, Vote::new_committed(3, 2), true)
+            .violates("raft: votes");
+        bench().vote(1, Vote::new_committed(3, 1), true).vote(1, Vote::new(3, 2), true).violates("raft: votes");
         bench().vote(1, Vote::new(3, 1), true).vote(1, Vote::new(3, 2), true).violates("raft: votes");
         bench().vote(1, Vote::new(3, 1), true).vote(1, Vote::new(2, 2), true).violates("raft: votes");
         bench().vote(1, Vote::new(3, 1), false).violates("raft: votes");
