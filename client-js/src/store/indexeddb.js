@@ -67,9 +67,8 @@ export class IndexedDbStore {
       const transaction = this.#db.transaction(STORES, 'readwrite', { durability: 'strict' });
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new Error('the transaction was aborted'));
-      // Requests of one transaction run in order, so what a change reads is what those before it wrote.
       try {
-        for (const change of changes) apply(name => transaction.objectStore(name), change);
+        for (const change of merged(changes)) apply(name => transaction.objectStore(name), change);
       } catch (error) {
         transaction.abort();
         reject(error);
@@ -145,6 +144,18 @@ function done(request) {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+}
+
+/**
+ * Of the marks of one conversation only the highest: what a change reads is what was there before the transaction, not what those
+ * before it are about to write.
+ * @param {Change[]} changes @returns {Change[]}
+ */
+function merged(changes) {
+  /** @type {Map<string, number>} */
+  const reads = new Map();
+  for (const c of changes) if (c.t === 'read') reads.set(c.conv, Math.max(c.seq, reads.get(c.conv) ?? 0));
+  return changes.filter(c => c.t !== 'read' || reads.get(c.conv) === c.seq);
 }
 
 /** @param {(name: string) => IDBObjectStore} at @param {Change} change */

@@ -49,8 +49,9 @@ class Node {
   /** @type {import('node:child_process').ChildProcess | null} */
   child = null;
 
-  /** @param {number} number @param {string} dir @param {number} client @param {number} peer */
-  constructor(number, dir, client, peer) {
+  /** @param {number} number @param {string} dir @param {number} client @param {number} peer @param {string[]} flags */
+  constructor(number, dir, client, peer, flags) {
+    this.flags = flags;
     this.number = number;
     this.dir = dir;
     this.client = `127.0.0.1:${client}`;
@@ -60,7 +61,7 @@ class Node {
 
   async start() {
     const log = await open(join(this.dir, `log-${this.number}`), 'a');
-    const args = ['start', '--node', String(this.number), '--data-dir', join(this.dir, `node-${this.number}`), '--client-addr', this.client, '--peer-addr', this.peer, '--auth', 'dev'];
+    const args = ['start', '--node', String(this.number), '--data-dir', join(this.dir, `node-${this.number}`), '--client-addr', this.client, '--peer-addr', this.peer, '--auth', 'dev', ...this.flags];
     this.child = spawn(/** @type {string} */ (binary), args, { stdio: ['ignore', log.fd, log.fd] });
     const { child } = this;
     children.add(child);
@@ -98,9 +99,10 @@ export class Cluster {
     this.dir = dir;
   }
 
-  static async start(size = 3) {
+  /** @param {{ size?: number, flags?: string[] }} [options] flags: beside the usual ones */
+  static async start({ size = 3, flags = [] } = {}) {
     const cluster = new Cluster(await mkdtemp(join(tmpdir(), 'flotilla-js-cluster-')));
-    for (let number = 1; number <= size; number++) cluster.nodes.push(new Node(number, cluster.dir, await freePort(), await freePort()));
+    for (let number = 1; number <= size; number++) cluster.nodes.push(new Node(number, cluster.dir, await freePort(), await freePort(), flags));
     try {
       for (const node of cluster.nodes) await node.start();
       const peers = cluster.nodes.map(n => `${n.number}=${n.peer}`).join(',');
