@@ -110,8 +110,9 @@ impl Wanted {
 #[derive(Debug, Clone)]
 pub enum Push {
     /// Committed news: the effective head for this session's user, and the entries that came along (contiguous up to the
-    /// head, maybe none). `rev` once the row is durable.
-    Head { conv: ConvId, head: Seq, n_head: Count, rev: Option<Rev>, entries: Vec<Arc<Entry>> },
+    /// head, maybe none). `revs` once the row is durable: those that this
+    /// head and heads below it made.
+    Head { conv: ConvId, head: Seq, n_head: Count, revs: Vec<Rev>, entries: Vec<Arc<Entry>> },
     /// The row changed otherwise: read it and send `conv`.
     Conv { conv: ConvId, rev: Rev },
     /// Close with the code of `Ended`.

@@ -219,6 +219,8 @@ pub const SILENCE_MAX_MS: u64 = 35_000;
 /// A socket that takes no byte for this long, and entries unacked for this long: close 4003.
 pub const SOCKET_FULL_MAX_MS: u64 = 30_000;
 pub const UNACKED_MAX_MS: u64 = 60_000;
+/// Revisions that a session remembers above a missing one.
+pub const REVS_TOLD_MAX: usize = 256;
 /// Opens of unknown outcome that a gateway withdraws.
 pub const WITHDRAWALS_MAX: usize = 10_000;
 /// Client processes of a device whose late `hello` is still told from a new one.

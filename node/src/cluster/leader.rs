@@ -19,12 +19,17 @@ use super::{Cluster, fanout, housekeeping, pusher, receipts};
 /// Conversations' news waiting for the pusher of one shard.
 const PUSHES_PENDING_MAX: usize = 8_192;
 const TARGETS_MAX: usize = 1_024;
+/// Heads of one conversation that ride together and are all accounted for.
+const REVS_MAX: usize = 64;
 
 /// What changed for one (user, conversation).
 #[derive(Debug, Clone, Default)]
 pub struct News {
-    /// The effective head, its n and the row's rev, once durable.
-    pub head: Option<(Seq, Count, Rev)>,
+    /// The effective head and its n, once durable.
+    pub head: Option<(Seq, Count)>,
+    /// The row's revs that the heads up to this one made. Without all of them a session could not tell a head that rode along
+    /// from a revision that it missed.
+    pub revs: Vec<Rev>,
     pub conv: Option<Rev>,
 }
 
@@ -92,11 +97,11 @@ impl Leader {
             Effect::ReceiptDirty { target, .. } => self.receipts_dirty.add(target, (), |(), ()| {}),
             Effect::ReceiptDue { .. } => self.receipts_due.notify_one(),
             Effect::Head { user, conv, head, n_head, rev } => {
-                let news = News { head: Some((head, n_head, rev)), conv: None };
+                let news = News { head: Some((head, n_head)), revs: vec![rev], conv: None };
                 self.news.add((user, conv), news, News::merge);
             }
             Effect::Conv { user, conv, rev } => {
-                let news = News { head: None, conv: Some(rev) };
+                let news = News { head: None, revs: vec![], conv: Some(rev) };
                 self.news.add((user, conv), news, News::merge);
             }
             Effect::SessionEnded { device, number, node, why, .. } => {
@@ -112,6 +117,26 @@ impl Leader {
 impl News {
     fn merge(&mut self, other: News) {
         self.head = self.head.max(other.head);
+        // Above the bound the session finds a hole, and reads its rows once more than needed.
+        let room = REVS_MAX.saturating_sub(self.revs.len());
+        self.revs.extend(other.revs.into_iter().take(room));
         self.conv = self.conv.max(other.conv);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_ride_together_account_for_all_their_revisions() {
+        let head = |seq, rev| News { head: Some((Seq(seq), Count(seq))), revs: vec![Rev(rev)], conv: None };
+        let mut news = head(4, 11);
+        news.merge(News { head: None, revs: vec![], conv: Some(Rev(12)) });
+        news.merge(head(5, 13));
+        assert_eq!((news.head, news.conv), (Some((Seq(5), Count(5))), Some(Rev(12))));
+        assert_eq!(news.revs, [Rev(11), Rev(13)]);
+        (0..200).for_each(|n| news.merge(head(n, n)));
+        assert_eq!(news.revs.len(), REVS_MAX);
     }
 }

@@ -38,8 +38,8 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
                         frames
                             .add(session.node, PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] });
                     }
-                    if let Some((head, n_head, rev)) = news.head {
-                        let head = PushHead { to, head, n_head, from: Seq::ZERO, rev: Some(rev) };
+                    if let Some((head, n_head)) = news.head {
+                        let head = PushHead { to, head, n_head, from: Seq::ZERO, revs: news.revs.clone() };
                         frames.add(
                             session.node,
                             PushItem::Head { conv: conv.clone(), entries: vec![], sessions: vec![head] },
@@ -85,7 +85,7 @@ fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Vec<LiveSession>>) -> BTr
         };
         for session in sessions.get(&named.user).into_iter().flatten() {
             let to = PushTo { device: session.device, number: session.number };
-            by_node.entry(session.node).or_default().push(PushHead { to, head, n_head, from, rev: None });
+            by_node.entry(session.node).or_default().push(PushHead { to, head, n_head, from, revs: vec![] });
         }
     }
     by_node

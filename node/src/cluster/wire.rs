@@ -137,8 +137,8 @@ pub struct PushHead {
     /// Of the entries that come along only those from here on are this user's: the others may have been said between two
     /// of its stays.
     pub from: Seq,
-    /// Set once the head is durable in the user's row.
-    pub rev: Option<Rev>,
+    /// Once the head is durable in the user's row: the row's revs that this head and the ones below it made.
+    pub revs: Vec<Rev>,
 }
 
 /// Requests of an operator's tool, before and after a cluster exists.

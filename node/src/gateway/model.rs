@@ -257,8 +257,8 @@ impl World {
                 self.log.push(new.clone());
                 for c in self.connections.iter_mut().filter(|_| *pushed) {
                     let entries = if *with_entry && self.part.receives(Seq(seq)) { vec![new.clone()] } else { vec![] };
-                    let (head, n_head, rev) = (Seq(seq), Count(seq), Some(Rev(self.rev)));
-                    c.session.on_push(Push::Head { conv: self.conv.clone(), head, n_head, rev, entries }, self.now);
+                    let (head, n_head, revs) = (Seq(seq), Count(seq), vec![Rev(self.rev)]);
+                    c.session.on_push(Push::Head { conv: self.conv.clone(), head, n_head, revs, entries }, self.now);
                 }
             }
             Step::Append { .. } => {}

@@ -7,7 +7,7 @@
 //!
 //! Pure: [`Session::next`] says what to do, `on_*` takes what happened. It knows no socket, no encoding, no shard.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_machine::command::MarkKind;
 use flotilla_machine::query::{EntriesPage, InboxRow, RowsPage};
@@ -82,6 +82,8 @@ pub struct Session {
     phase: Phase,
     /// Everything up to here has been looked at.
     last_rev: Rev,
+    /// Revisions above it whose heads have come; between them some are missing, or a look comes first.
+    revs_told: BTreeSet<Rev>,
     confirmed: Rev,
     confirm_at: u64,
     convs: VecDeque<InboxRow>,
@@ -111,6 +113,7 @@ impl Session {
             marks: Marks::default(),
             phase: Phase::Changed,
             last_rev: since,
+            revs_told: BTreeSet::new(),
             confirmed: opened,
             confirm_at: 0,
             convs: VecDeque::new(),
@@ -257,6 +260,7 @@ impl Session {
             self.phase = Phase::Pending;
         }
         self.convs.extend(page.rows);
+        self.rise();
     }
 
     pub fn on_changed_failed(&mut self, now: u64) {
@@ -324,19 +328,30 @@ impl Session {
 
     pub fn on_push(&mut self, push: Push, now: u64) {
         match push {
-            Push::Head { conv, head, n_head, rev, entries } => {
-                // Revisions without a hole between were all looked at. While a look at the rows is owed it must begin below
-                // what it is owed for: news of a join are a `Conv` and a `Head` of one and the same revision.
-                let may_rise = self.is_live() && self.look.is_none() && !self.asking;
-                if let Some(rev) = rev.filter(|r| may_rise && r.0 == self.last_rev.0 + 1) {
-                    self.last_rev = rev;
+            Push::Head { conv, head, n_head, revs, entries } => {
+                self.revs_told.extend(revs.into_iter().filter(|rev| *rev > self.last_rev));
+                while self.revs_told.len() > limits::REVS_TOLD_MAX {
+                    self.revs_told.pop_last();
                 }
+                self.rise();
                 self.window.on_head(&conv, head, n_head, entries, now);
             }
             Push::Conv { rev, .. } => self.look_soon(Some(rev), now),
             Push::Resync => self.look_soon(None, now),
             Push::End(ended) => self.close = Some(close_code(ended)),
             Push::Close(code) => self.close = Some(CloseCode::parse(code).unwrap_or(CloseCode::NotReady)),
+        }
+    }
+
+    /// Revisions without a hole between were all looked at. While a look at the rows is owed it must begin below what it is
+    /// owed for: news of a join are a `Conv` and a `Head` of one and the same revision.
+    fn rise(&mut self) {
+        if !self.is_live() || self.look.is_some() || self.asking {
+            return;
+        }
+        while let Some(rev) = self.revs_told.first().filter(|rev| rev.0 <= self.last_rev.0 + 1).copied() {
+            self.revs_told.pop_first();
+            self.last_rev = self.last_rev.max(rev);
         }
     }
 

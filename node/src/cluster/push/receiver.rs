@@ -224,7 +224,7 @@ fn hand(cluster: &Cluster, item: PushItem) {
                     conv: conv.clone(),
                     head: s.head,
                     n_head: s.n_head,
-                    rev: s.rev,
+                    revs: s.revs,
                     entries: entries.iter().filter(|entry| entry.seq >= s.from).cloned().collect(),
                 };
                 cluster.sessions.deliver(&s.to, &push);

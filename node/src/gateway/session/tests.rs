@@ -30,8 +30,8 @@ fn live(rev: u64) -> Session {
 fn a_join_told_by_conv_and_head_of_one_revision_is_looked_at() {
     let mut session = live(10);
     session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
-    let head = |rev| Push::Head { conv: conv(1), head: Seq(1), n_head: Count(1), rev, entries: vec![] };
-    session.on_push(head(Some(Rev(11))), 0);
+    let head = |rev| Push::Head { conv: conv(1), head: Seq(1), n_head: Count(1), revs: vec![rev], entries: vec![] };
+    session.on_push(head(Rev(11)), 0);
     let mut asked = None;
     while let Some(action) = session.next(limits::CONV_GATHER_MS, true) {
         if let Action::AskChanged { since, .. } = action {
@@ -39,7 +39,7 @@ fn a_join_told_by_conv_and_head_of_one_revision_is_looked_at() {
         }
     }
     assert_eq!(asked, Some(Rev(10)), "the row of revision 11 must be in the answer");
-    session.on_push(head(Some(Rev(11))), 300);
+    session.on_push(head(Rev(11)), 300);
     session.on_changed_failed(300);
     assert!(matches!(session.next(9_999, true), Some(Action::AskChanged { since: Rev(10), .. })));
 }
@@ -84,7 +84,7 @@ fn row(conv: &ConvId, head: u64, cursor: u64) -> InboxRow {
 
 fn news(conv: &ConvId, head: u64) -> Push {
     let entries = vec![entry(conv, head)];
-    Push::Head { conv: conv.clone(), head: Seq(head), n_head: Count(head), rev: None, entries }
+    Push::Head { conv: conv.clone(), head: Seq(head), n_head: Count(head), revs: vec![], entries }
 }
 
 /// Answers questions for positions with `cursors` (else with a cursor at the head of 1); gives what was sent of
@@ -146,4 +146,27 @@ fn rows_read_before_a_position_was_forgotten_do_not_bring_it_back() {
     assert!(!session.window.knows(&c));
     session.on_changed(page(vec![row(&c, 1, 0)], 20), 2_000);
     assert_eq!(drive(&mut session, 2_000, &c, 1).0, [0u64; 0], "its ack came after the row was read");
+}
+
+#[test]
+fn heads_that_rode_together_leave_no_hole_in_the_revisions() {
+    let mut session = live(10);
+    let told = |session: &mut Session, revs: &[u64]| {
+        let revs = revs.iter().map(|rev| Rev(*rev)).collect();
+        session.on_push(Push::Head { conv: conv(1), head: Seq(2), n_head: Count(2), revs, entries: vec![] }, 0);
+        session.last_rev
+    };
+    assert_eq!(told(&mut session, &[11, 13]), Rev(11), "12 is missing");
+    assert_eq!(told(&mut session, &[12]), Rev(13), "of another conversation");
+    assert_eq!(told(&mut session, &[15]), Rev(13));
+    session.on_push(Push::Conv { conv: conv(2), rev: Rev(14) }, 0);
+    assert_eq!(told(&mut session, &[16]), Rev(13), "a look is owed");
+    while let Some(action) = session.next(limits::CONV_GATHER_MS, true) {
+        if let Action::AskChanged { since, .. } = action {
+            assert_eq!(since, Rev(13), "not everything since the session opened");
+            break;
+        }
+    }
+    session.on_changed(page(vec![], 14), 300);
+    assert_eq!(session.last_rev, Rev(16), "what was told meanwhile counts");
 }
