@@ -7,7 +7,7 @@ use std::process::Command;
 use flotilla_client::device::random_cid;
 use flotilla_client::http::Http;
 use flotilla_tests::cluster::Cluster;
-use flotilla_tests::probe::LIMIT;
+use flotilla_tests::probe::{LIMIT, groups, status};
 use flotilla_tests::raw::Raw;
 use flotilla_tests::scene::eventually;
 use serde_json::{Value, json};
@@ -113,6 +113,41 @@ async fn full_disk_refuses_writes_keeps_serving_reads_and_recovers() -> anyhow::
     let page = again.ask(1, "history", json!({"conv": conv, "limit": 200})).await?;
     let entries = page["d"]["entries"].as_array().cloned().unwrap_or_default();
     assert!(entries.iter().any(|e| e["body"] == "BBBB"), "{page}");
+    drop(cluster);
+    drop(small);
+    Ok(())
+}
+
+/// Groups that a node leads, as it says itself.
+async fn led(cluster: &Cluster, at: usize) -> Option<usize> {
+    let all = status(cluster).await.ok()?;
+    let groups = groups(all.get(at)?);
+    (!groups.is_empty())
+        .then(|| groups.iter().filter(|g| !g["leader"].is_null() && g["leader"] == g["replica"]).count())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_with_a_full_disk_hands_its_groups_to_others_until_it_has_room() -> anyhow::Result<()> {
+    let mut cluster = Cluster::bare(3)?;
+    let Some(small) = Small::mount(&cluster.nodes[0].dir, 320) else {
+        println!("skipped: mounting a small file system needs root");
+        return Ok(());
+    };
+    cluster.nodes[0].args = vec!["--disk-reserve-mib".into(), "96".into()];
+    for at in 0..3 {
+        cluster.spawn(at)?;
+    }
+    cluster.init().await?;
+    cluster.all_ready().await?;
+    let mut alice = Raw::open(&cluster.urls()[0], "alice", "store").await?;
+    eventually("it leads some", LIMIT, async || led(&cluster, 0).await.is_some_and(|n| n > 0)).await?;
+    small.fill(64)?;
+    eventually("it leads none", LIMIT, async || led(&cluster, 0).await == Some(0)).await?;
+    // Its own clients notice nothing: the leaders have room.
+    let answer = alice.ask(1, "send", send("AAAA")).await?;
+    assert_eq!(answer["t"], "accepted", "{answer}");
+    small.free()?;
+    eventually("it leads again", LIMIT, async || led(&cluster, 0).await.is_some_and(|n| n > 0)).await?;
     drop(cluster);
     drop(small);
     Ok(())
