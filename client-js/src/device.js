@@ -207,6 +207,8 @@ export class Device {
   /** Now, without waiting for the back-off; also after a stop. */
   reconnect() {
     if (this.#ended || this.#broken) return;
+    // The person wants it here: as a new instance, for the old one may have been replaced.
+    if (this.#stopped?.code === SESSION_REPLACED) this.#instance = randomUuid();
     this.#stopped = null;
     this.#backoff.reset();
     if (this.#link === null && this.#dialing === null) this.#dialAt = this.#clock.now();
@@ -585,6 +587,8 @@ export class Device {
       const first = code === SESSION_REPLACED && now - this.#replacedAt > REPLACED_FORGOTTEN_MS;
       if (!first) return this.#stop(code, reason || closeName(code));
       this.#replacedAt = now;
+      // A replaced instance cannot take the session back while another one holds it: who comes again is a new one.
+      this.#instance = randomUuid();
     }
     if (verdict === 'new_token') this.#freshToken = true;
     // Dropped in the store too with the next one that is stored.

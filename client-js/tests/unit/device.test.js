@@ -191,9 +191,14 @@ story('replaced by another instance once it comes back, twice it yields', async 
   scene.world.closeAll(4504);
   await scene.clock.advance(5);
   await scene.online(alice);
+  const [first, second] = hellos(scene.world).map((/** @type {any} */ f) => f.d.instance);
+  assert.notEqual(first, second, 'the one that was replaced may not come back');
   scene.world.closeAll(4504);
   await scene.clock.advance(60_000);
   assert.equal(alice.client.status.state, 'stopped');
+  alice.client.reconnect();
+  await scene.online(alice);
+  assert.notEqual(hellos(scene.world).at(-1).d.instance, second, 'taken back by the person');
 });
 
 story('attempts rise, the instance stays, and reconnects back off with jitter', async scene => {
