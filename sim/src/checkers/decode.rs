@@ -37,7 +37,6 @@ impl RowChange {
     }
 
     /// The row's key, and the row before and after, if it is one of table `T`.
-    #[expect(clippy::type_complexity, reason = "a key and two rows")]
     pub fn of<T: Table>(&self) -> Option<(T::Key, Option<T::Row>, Option<T::Row>)> {
         if self.kind() != T::KIND {
             return None;
