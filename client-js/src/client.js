@@ -5,7 +5,7 @@
 // leadership changes between them.
 
 import { convId, directId, randomUuid, userId, utf8 } from './bytes.js';
-import { checked } from './content.js';
+import { checked, contradictionIn } from './content.js';
 import { Device } from './device.js';
 import { Emitter } from './emitter.js';
 import { FlotillaError, OutcomeUnknown } from './errors.js';
@@ -82,6 +82,10 @@ export class FlotillaClient {
   #waiting = new Map();
   /** Requests that the leader has not answered. @type {Map<string, { request: any, done: (r: any) => void, failed: (e: Error) => void, timer: any }>} */
   #asks = new Map();
+  /** Up to where this tab has reported each conversation. @type {Map<string, number>} */
+  #told = new Map();
+  /** Reports that wait until this tab has looked at the store. @type {{ name: string, data: any }[] | null} */
+  #held = null;
   /** @type {Map<string, number>} */
   #reads = new Map();
   /** @type {Map<string, number>} */
@@ -131,6 +135,7 @@ export class FlotillaClient {
   async #start() {
     globalThis.addEventListener?.('online', this.#onOnline);
     if (this.#store.shared) {
+      for (const { conv, seq } of (await this.#store.load()).positions.values()) this.#told.set(conv, seq);
       this.#tabs.campaign(() => void this.#lead());
       this.#tabs.post({ t: 'who' });
     } else {
@@ -141,6 +146,7 @@ export class FlotillaClient {
   async #lead() {
     const device = new Device(this.#config, this.#store, (name, data) => this.#fromDevice(name, data));
     try {
+      if (this.#store.shared) await this.#recall();
       await device.start();
       // What this tab stored while it followed comes before what it sends from now on.
       while (this.#bypassing.size > 0) await Promise.allSettled(this.#bypassing);
@@ -151,6 +157,7 @@ export class FlotillaClient {
       const { message: reason } = /** @type {Error} */ (error);
       this.#fromDevice('error', { code: 'start', reason });
       this.#fromDevice('status', { state: 'stopped', leader: true, code: 0, reason });
+      this.#tabs.resign();
       return;
     }
     if (this.#closed) return void device.close();
@@ -164,11 +171,51 @@ export class FlotillaClient {
   #fromDevice(name, data) {
     this.#tabs.post({ t: 'event', name, data: name === 'status' ? { ...data, leader: false } : data });
     this.#hear(name, data);
+    if (name === 'status' && this.#device?.isBroken && this.#store.shared) {
+      // The store may be well in another tab.
+      void this.#device.close();
+      this.#device = null;
+      this.#tabs.resign();
+    }
+  }
+
+  /** Reports what the leader before has stored and did not live to tell. */
+  async #recall() {
+    if (this.#held) return;
+    this.#held = [];
+    try {
+      for (const { conv, seq } of (await this.#store.load()).positions.values()) {
+        for (let told = this.#told.get(conv) ?? 0; told < seq; ) {
+          const page = await this.#store.entries(conv, { after: told, before: seq + 1, limit: 200 });
+          for (const entry of page) this.#report('entry', entry);
+          told = page.length > 0 ? /** @type {Entry} */ (page.at(-1)).seq : seq;
+        }
+        this.#told.set(conv, Math.max(seq, this.#told.get(conv) ?? 0));
+      }
+    } finally {
+      const held = this.#held;
+      this.#held = null;
+      for (const { name, data } of held) this.#hear(name, data);
+    }
+  }
+
+  /** Each entry and gap once, in order. @param {'entry' | 'gap'} name @param {any} data */
+  #report(name, data) {
+    const seq = name === 'entry' ? data.seq : data.to;
+    if (seq <= (this.#told.get(data.conv) ?? 0)) return;
+    this.#told.set(data.conv, seq);
+    this.#emitter.emit(name, data);
   }
 
   /** @param {string} name @param {any} data */
   #hear(name, data) {
     if (this.#closed) return;
+    if (name === 'entry' || name === 'gap') {
+      if (this.#held) this.#held.push({ name, data });
+      else this.#report(name, data);
+      return;
+    }
+    if (name === 'reset') this.#told.clear();
     if (name === 'status') {
       this.#status = data;
       // Nobody may wait; the command stays in the store.
@@ -202,6 +249,7 @@ export class FlotillaClient {
       case 'leader': {
         for (const [id, { request }] of this.#asks) this.#tabs.post({ t: 'ask', id, request });
         void this.#lookForAnswers();
+        void this.#recall().catch(() => {});
         break;
       }
       case 'who': if (device) this.#tabs.post({ t: 'event', name: 'status', data: { ...device.status, leader: false } }); break;
@@ -433,12 +481,15 @@ export class FlotillaClient {
 
   /**
    * A page of the log from the server, ascending. Without a range: the newest.
+   * Rejects with `integrity` if it contradicts its own hashes.
    * @param {string} conv @param {{ before?: number, after?: number, around?: number, limit?: number }} [range] limit: at most 200
    * @returns {Promise<{ entries: Entry[], more: boolean }>}
    */
   async history(conv, { before, after, around, limit = 50 } = {}) {
     const range = Object.fromEntries(Object.entries({ before, after, around }).filter(([, v]) => v !== undefined));
     const { entries, more = false } = await this.#ask({ t: 'history', d: { conv, ...range, limit } });
+    const wrong = contradictionIn(entries);
+    if (wrong) throw new FlotillaError('integrity', `entry ${wrong.seq} of ${conv} contradicts its hashes`);
     return { entries, more };
   }
 
@@ -512,6 +563,9 @@ export class FlotillaClient {
     if (held.length >= limit || first === 1) return { entries: held, more: first !== 1 };
     if (this.#status.state !== 'online') return { entries: held, more: true };
     const page = await this.history(conv, { before: first, limit: limit - held.length });
+    if (contradictionIn([...page.entries.slice(-1), ...held.slice(0, 1)])) {
+      throw new FlotillaError('integrity', `what the server says of ${conv} below ${first} does not lead to what is stored`);
+    }
     if (page.entries.length > 0) await this.#store.commit(page.entries.map(entry => ({ t: 'entry', entry })));
     return { entries: [...page.entries, ...held], more: page.more };
   }
@@ -532,7 +586,10 @@ export class FlotillaClient {
     else this.#tabs.post({ t: 'reconnect' });
   }
 
-  #onOnline = () => this.#device?.reconnect();
+  /** Not after a stop: what stopped it is not the network. */
+  #onOnline = () => {
+    if (this.#status.state !== 'stopped') this.#device?.reconnect();
+  };
 
   /** Sends the acks that are due and ends this client; another tab takes over. */
   async close() {

@@ -138,6 +138,16 @@ export function chainAfter(e, previous) {
     .finish();
 }
 
+/** The first entry of an ascending list that contradicts its body hash or the chain of the one before it. @param {Entry[]} entries */
+export function contradictionIn(entries) {
+  return entries.find((entry, i) => {
+    const content = contentOf(entry);
+    if (content !== undefined && bodyHash(entry.cid, content) !== entry.body_hash) return true;
+    const before = entries[i - 1];
+    return before !== undefined && before.seq === entry.seq - 1 && chainAfter(entry, before.chain) !== entry.chain;
+  });
+}
+
 /** @param {string} text */
 const bad = text => new FlotillaError('validation_failed', text);
 

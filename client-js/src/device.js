@@ -145,6 +145,11 @@ export class Device {
     this.#tick();
   }
 
+  /** The store has failed: this device will do nothing any more. */
+  get isBroken() {
+    return this.#broken;
+  }
+
   get outboxSize() {
     return this.#outbox.size + this.#submits.length;
   }
@@ -629,7 +634,7 @@ export class Device {
   #next(link) {
     const now = this.#clock.now();
     const { inbox } = this.#receiver;
-    if (inbox.acksDue(now)) return { t: 'ack', d: inbox.takeAcks() };
+    if (inbox.acksDue(isHidden() ? Infinity : now)) return { t: 'ack', d: inbox.takeAcks() };
     for (const conv of this.#readsDue) {
       this.#readsDue.delete(conv);
       return { t: 'read', d: { conv, seq: this.#reads.get(conv) } };
@@ -672,6 +677,9 @@ export class Device {
     if (at < Infinity) this.#timer = this.#clock.set(() => this.#tick(), Math.max(at - now, 0) + 1);
   }
 }
+
+/** The timers of a hidden page may run once a minute, which is too late for an ack: what is due goes out at once. */
+const isHidden = () => globalThis.document?.visibilityState === 'hidden';
 
 /** @param {any} reply */
 const isPage = reply => Array.isArray(reply?.entries) && reply.entries.every(isEntry);

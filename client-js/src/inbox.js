@@ -79,7 +79,7 @@ export class Inbox {
 
   /** Enough entries or enough time. @param {number} now */
   acksDue(now) {
-    return this.#entries >= limits.CLIENT_ACK_ENTRIES || this.wakeAt() <= now;
+    return this.#entries > 0 && (this.#entries >= limits.CLIENT_ACK_ENTRIES || this.wakeAt() <= now);
   }
 
   wakeAt() {

@@ -14,6 +14,25 @@ import { FlotillaClient } from './client.js';
 import { userId } from './bytes.js';
 import { IndexedDbStore } from './store/indexeddb.js';
 
+/** @typedef {import('./types.js').Entry} Entry */
+/** @typedef {import('./types.js').Content} Content */
+/** @typedef {import('./types.js').Gap} Gap */
+/** @typedef {import('./types.js').Conv} Conv */
+/** @typedef {import('./types.js').Command} Command */
+/** @typedef {import('./types.js').Accepted} Accepted */
+/** @typedef {import('./types.js').Outcome} Outcome */
+/** @typedef {import('./types.js').Answer} Answer */
+/** @typedef {import('./types.js').Status} Status */
+/** @typedef {import('./types.js').Store} Store */
+/** @typedef {import('./types.js').Change} Change */
+/** @typedef {import('./types.js').Saved} Saved */
+/** @typedef {import('./types.js').Clock} Clock */
+/** @typedef {import('./types.js').TokenFunction} TokenFunction */
+/** @typedef {import('./client.js').Options} Options */
+/** @typedef {import('./client.js').Events} Events */
+/** @typedef {import('./client.js').Ticket} Ticket */
+/** @typedef {import('./timeline.js').Message} Message */
+
 /**
  * Opens a client in a browser, with its store in IndexedDB unless another one is given.
  * @param {Omit<import('./client.js').Options, 'store'> & { store?: import('./types.js').Store }} options

@@ -38,6 +38,11 @@ export class Tabs {
     });
   }
 
+  /** Leads no more, and does not try again. */
+  resign() {
+    this.#release();
+  }
+
   close() {
     this.#abort.abort();
     this.#release();

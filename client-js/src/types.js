@@ -82,10 +82,12 @@
 
 /** @typedef {{ conv: string, seq: number, msg_id: string, ts: number, chain: string, dup?: boolean }} Accepted */
 
+/** What the server answered, as data. @typedef {{ code: string, message: string, retryable?: boolean, retry_after_ms?: number, details?: any, request_id?: string }} ErrorBody */
+
 /**
  * Exactly three outcomes exist. `unknown`: it may or may not have happened, and this device will not try again by itself.
  * @typedef {{ state: 'accepted', accepted: Accepted }
- *   | { state: 'rejected', error: import('./errors.js').FlotillaError }
+ *   | { state: 'rejected', error: ErrorBody }
  *   | { state: 'unknown', why: string }} Outcome
  */
 

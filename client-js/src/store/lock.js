@@ -1,7 +1,7 @@
 // One process per directory: a lock file that names its process. A lock whose process is gone (by number and time of birth)
 // is taken over.
 
-import { open, readFile, rename, unlink } from 'node:fs/promises';
+import { link, open, readFile, rename, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** @param {string} dir @returns {Promise<() => Promise<void>>} unlocks */
@@ -17,18 +17,27 @@ export async function lockDirectory(dir) {
     } catch (error) {
       if (/** @type {any} */ (error).code !== 'EEXIST') throw error;
     }
-    if (await isHeld(path)) throw new Error(`${dir} is in use by another process`);
-    // Moved first: of two that find a dead lock only one moves it.
-    const dead = `${path}.${process.pid}`;
-    await rename(path, dead).then(() => unlink(dead)).catch(() => {});
+    const found = await readFile(path, 'utf8').catch(() => null);
+    if (found === null) continue;
+    if (await isHeld(found)) throw inUse(dir);
+    // Moved first: of two that find a dead lock only one moves it, and who moved a new one gives it back.
+    const moved = `${path}.${process.pid}`;
+    if (!(await rename(path, moved).then(() => true, () => false))) continue;
+    const isOther = (await readFile(moved, 'utf8')) !== found;
+    if (isOther) await link(moved, path).catch(() => {});
+    await unlink(moved);
+    if (isOther) throw inUse(dir);
   }
   throw new Error(`${dir} cannot be locked`);
 }
 
-/** @param {string} path */
-async function isHeld(path) {
+/** @param {string} dir */
+const inUse = dir => new Error(`${dir} is in use by another process`);
+
+/** @param {string} lock its text */
+async function isHeld(lock) {
   try {
-    const { pid, born: then } = JSON.parse(await readFile(path, 'utf8'));
+    const { pid, born: then } = JSON.parse(lock);
     process.kill(pid, 0);
     const now = await born(pid);
     return now === null || then === null || now === then;

@@ -345,6 +345,58 @@ story('an entry that contradicts its hash or the chain is never delivered', asyn
   assert.deepEqual(scene.world.heard.filter(f => f.t === 'ack').flatMap(f => f.d).filter(a => a.conv === CONV && a.seq > 1), []);
 });
 
+story('a page of history that contradicts its hashes, or does not lead to what is stored, is refused', async scene => {
+  const alice = await scene.client('alice');
+  scene.world.group('g1', ['alice', 'bob']);
+  for (const text of ['1', '2', '3']) scene.world.say('bob', 'g1', text);
+  await scene.online(alice);
+  scene.world.say('bob', 'g1', '4');
+  scene.world.say('bob', 'g1', '5');
+  await scene.clock.until(() => alice.entries.length >= 2, 'entries');
+  const low = alice.entries[0].seq;
+  const ask = async (/** @type {any} */ promise) => (await Promise.allSettled([promise, scene.clock.advance(50)]))[0];
+  const log = /** @type {any} */ (scene.world.convs.get('g1'));
+  const good = [...log.entries];
+  const codes = [];
+  for (const forged of [{ ...good[1], body: new Uint8Array([1]) }, { ...good[1], ts: 1 }, good[1]]) {
+    log.entries[1] = forged;
+    const result = await ask(alice.client.history('g1', { limit: 3 }));
+    codes.push(result.status === 'fulfilled' ? 'fine' : result.reason.code);
+    const older = await ask(alice.client.history('g1', { before: 4 }));
+    codes.push(older.status === 'fulfilled' ? 'fine' : older.reason.code);
+  }
+  assert.deepEqual(codes, ['fine', 'integrity', 'fine', 'integrity', 'fine', 'fine']);
+  assert.ok(low >= 1);
+});
+
+story('scrolling back: the store, then the server, whose answer is kept', async scene => {
+  const alice = await scene.client('alice');
+  scene.world.group('g1', ['alice', 'bob']);
+  for (let i = 1; i <= 6; i++) scene.world.say('bob', 'g1', String(i));
+  // A new device starts at the head.
+  scene.world.intercept = (session, frame) => (frame.t === 'hello' && scene.world.device('alice', frame.d.install), false);
+  await scene.online(alice);
+  for (let i = 7; i <= 9; i++) scene.world.say('bob', 'g1', String(i));
+  await scene.clock.until(() => alice.entries.length === 3, 'live ones');
+  const page = async (/** @type {any} */ range) => {
+    const promise = alice.client.page('g1', range);
+    await scene.clock.advance(20);
+    const { entries, more } = await promise;
+    return [entries.map((/** @type {any} */ e) => e.seq), more];
+  };
+  const asked = () => scene.world.heard.filter(f => f.t === 'history').length;
+  assert.deepEqual(await page({ limit: 2 }), [[8, 9], true]);
+  assert.equal(asked(), 0);
+  assert.deepEqual(await page({ limit: 5 }), [[5, 6, 7, 8, 9], true]);
+  assert.deepEqual(await page({ limit: 5 }), [[5, 6, 7, 8, 9], true]);
+  assert.equal(asked(), 1, 'the second time it is in the store');
+  assert.deepEqual(await page({ before: 5, limit: 5 }), [[1, 2, 3, 4], false]);
+  scene.world.mischief.unreachable = () => true;
+  scene.world.closeAll(4000);
+  await scene.clock.advance(100);
+  assert.deepEqual(await page({ limit: 20 }), [[1, 2, 3, 4, 5, 6, 7, 8, 9], false], 'also without network');
+});
+
 story('a new device id drops the positions and says so', async scene => {
   const alice = await scene.client('alice');
   await scene.online(alice);

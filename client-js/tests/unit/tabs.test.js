@@ -21,8 +21,11 @@ class Browser {
     const { world } = this.scene;
     const life = new Life(world);
     const channel = this.bus.port();
+    const own = { broken: false };
     const store = new Proxy(this.store, {
+      set: (_, name, value) => Reflect.set(own, name, value),
       get: (target, name) => {
+        if (name === 'commit' && own.broken) return async () => Promise.reject(new Error('broken'));
         const value = /** @type {any} */ (target)[name];
         return typeof value === 'function' ? (/** @type {any[]} */ ...args) => (life.alive ? value.apply(target, args) : never()) : value;
       },
@@ -118,6 +121,34 @@ story('a leader that dies after it stored an answer and before it told: the foll
   await browser.store.commit([{ t: 'answered', cid: ticket.cid, outcome: { state: 'accepted', accepted }, at_ms: 1 }]);
   await browser.scene.clock.until(() => two.client.isLeader, 'leads');
   assert.equal((await ticket.outcome).state, 'accepted');
+});
+
+story('a leader that dies after it stored entries and before it told: the followers report them, in order and once', async browser => {
+  const [one, two, three] = [await browser.tab(), await browser.tab(), await browser.tab()];
+  await online(browser, one, two, three);
+  browser.scene.world.say('bob', CONV, '1');
+  await browser.scene.clock.until(() => [one, two, three].every(t => t.entries.length === 1), 'all have it');
+  const world = browser.scene.world;
+  for (const session of world.sessions) session.open = false;
+  for (const text of ['2', '3']) {
+    world.say('bob', CONV, text);
+    const entry = world.convs.get(CONV)?.entries.at(-1);
+    await browser.store.commit([{ t: 'entry', entry }, { t: 'position', conv: CONV, seq: entry.seq, chain: entry.chain }]);
+  }
+  one.die();
+  world.say('bob', CONV, '4');
+  await browser.scene.clock.until(() => [two, three].every(t => t.entries.length === 4), 'both followers have all');
+  for (const tab of [two, three]) assert.deepEqual(tab.texts(CONV), ['1', '2', '3', '4']);
+});
+
+story('a leader whose store fails lets another tab lead', async browser => {
+  const [one, two] = [await browser.tab(), await browser.tab()];
+  await online(browser, one, two);
+  one.store.broken = true;
+  await assert.rejects(one.client.send({ to: 'bob', text: 'x' }), /broken/);
+  await browser.scene.clock.until(() => two.client.isLeader && two.client.status.state === 'online', 'the other leads');
+  assert.equal((await Promise.race([two.client.send({ to: 'bob', text: 'y' }).then(t => t.cid), browser.scene.clock.advance(100).then(() => '')])).length, 36);
+  await assert.rejects(one.client.send({ to: 'bob', text: 'x' }), /broken/);
 });
 
 story('a follower that dies right after it stored leaves its command to the leader', async browser => {
