@@ -227,8 +227,10 @@ impl Actor {
             return;
         }
         self.dial_at = None;
-        // Also the one that was just left: what it is ill of may be silence, and that costs a whole timeout.
-        let avoid = self.link.as_ref().map(|l| l.url.clone()).or_else(|| self.left.clone());
+        // Also the one that was just left: what it is ill of may be silence, and that costs a whole timeout. Once only: it may be
+        // the one node that this device reaches.
+        let left = self.left.take();
+        let avoid = self.link.as_ref().map(|l| l.url.clone()).or(left);
         let Some(url) = self.urls.next(avoid.as_deref()) else {
             return self.stop(0, "no node's URL is known".into());
         };
