@@ -18,6 +18,7 @@ pub enum Plant {
     CommitAlone,
     // The conversation.
     SkipDedup,
+    PermissionFirst,
     AfterIgnored,
     IdsFromWallClock,
     LostInterval,

@@ -14,7 +14,7 @@ const fn of(plant: Plant, name: &'static str, sentence: &'static str) -> Planted
     Planted { name, plant, sentence }
 }
 
-pub const ALL: [Planted; 25] = [
+pub const ALL: [Planted; 26] = [
     of(Plant::AnswerBeforeSync, "answer-before-sync", "log entries count as durable without ever being synced"),
     of(
         Plant::CallbackBeforeSync,
@@ -26,7 +26,7 @@ pub const ALL: [Planted; 25] = [
     of(
         Plant::SnapshotNonAtomic,
         "snapshot-non-atomic",
-        "the old state is deleted, synced, before the pointer flips to the snapshot",
+        "the pointer flips to a snapshot before the second half of its rows is written",
     ),
     of(
         Plant::ApplyTwice,
@@ -36,6 +36,11 @@ pub const ALL: [Planted; 25] = [
     of(Plant::LeaderRestore, "leader-restore", "a restarted leader goes on in its old term without an election"),
     of(Plant::CommitAlone, "commit-alone", "a follower that does not answer counts as having the entries"),
     of(Plant::SkipDedup, "skip-dedup", "dedup rows of earlier terms are not looked at after a leader change"),
+    of(
+        Plant::PermissionFirst,
+        "permission-first",
+        "a retry of an accepted send is refused once its sender has been put out: permission before dedup",
+    ),
     of(Plant::AfterIgnored, "after-ignored", "a send is taken although the one it names in `after` was not"),
     of(
         Plant::IdsFromWallClock,

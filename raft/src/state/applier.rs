@@ -1,6 +1,7 @@
 //! Applies committed entries, builds snapshots, installs them: openraft's state machine.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use flotilla_machine as machine;
@@ -8,7 +9,7 @@ use flotilla_machine::{Effect, Txn};
 use flotilla_proto::ids::ShardId;
 use flotilla_proto::limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX};
 use flotilla_proto::plant::{self, Plant};
-use flotilla_storage::{Batch, Durability, Engine, Read, StorageError, WriteNo};
+use flotilla_storage::{Batch, Durability, Engine, Order as EngineOrder, Read, StorageError, WriteNo};
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -140,9 +141,7 @@ impl Applier {
         };
         let mut batch = Batch::new();
         pointer.put(self.shard(), &mut batch);
-        if plant::on(Plant::SnapshotNonAtomic) {
-            self.forget_state().await?;
-        }
+        let late = if plant::on(Plant::SnapshotNonAtomic) { self.hold_back(&pointer, &mut batch)? } else { None };
         fault::point("snapshot.before_flip");
         let engine = self.engine().clone();
         let flipped = blocking_write(&**self.engine(), move || engine.write(batch, Durability::Synced)).await;
@@ -156,6 +155,11 @@ impl Applier {
         }
         drop(staged);
         fault::point("snapshot.installed");
+        if let Some(late) = late {
+            let engine = self.engine().clone();
+            let written = blocking_write(&**self.engine(), move || engine.write(late, Durability::Buffered)).await;
+            written.map_err(|error| self.fail("writing what was held back", error))?;
+        }
         let generations = self.generations.clone();
         let swept = blocking_write(&**self.engine(), move || generations.sweep()).await;
         swept.map_err(|error| self.fail_state("sweeping the state before a snapshot", error))?;
@@ -163,14 +167,21 @@ impl Applier {
         Ok(())
     }
 
-    /// What an installation that is not atomic does first; see [`Plant::SnapshotNonAtomic`].
-    async fn forget_state(&self) -> io::Result<()> {
-        let mut batch = Batch::new();
-        let rows = keys::state(self.shard(), self.pointer.generation);
-        batch.delete_range(rows.clone(), keys::end(rows));
-        let engine = self.engine().clone();
-        let gone = blocking_write(&**self.engine(), move || engine.write(batch, Durability::Synced)).await;
-        gone.map(|_| ()).map_err(|error| self.fail("emptying the state before a snapshot", error))
+    /// Takes the second half of the staged rows out, to be written behind the pointer; see [`Plant::SnapshotNonAtomic`].
+    fn hold_back(&self, to: &Pointer, batch: &mut Batch) -> io::Result<Option<Batch>> {
+        let first = keys::state(self.shard(), to.generation);
+        let mut rows = Vec::new();
+        let read = self.engine().scan(&first, &keys::end(first.clone()), EngineOrder::Forward, &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        });
+        read.map_err(|error| self.fail("holding back a snapshot", error))?;
+        let late = rows.split_off(rows.len() / 2);
+        let Some((from, _)) = late.first().cloned() else { return Ok(None) };
+        batch.delete_range(from, keys::end(first));
+        let mut rest = Batch::new();
+        late.into_iter().for_each(|(key, value)| rest.put(key, value));
+        Ok(Some(rest))
     }
 
     fn fail(&self, doing: &str, error: StorageError) -> io::Error {
