@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::options::Chosen;
 use crate::regressions::{Record, Regressions};
 use crate::report::{Summary, Verdict};
+use crate::scenarios::command::Scenarios;
 use crate::shrink::Shrink;
 use crate::swarm::Swarm;
 use crate::{page, plants, run, trace};
@@ -56,6 +57,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
+    /// Hand-written stories, each named after what it tells; exit code 1 if any fails
+    Scenarios(Scenarios),
     /// The deliberate bugs that `--plant NAME` switches on, a sentence each
     Plants,
     /// Leaves out faults and workload while the same promise is violated; prints the smallest run found
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         What::Meta { chosen, against } => meta(&chosen, against),
         What::Swarm(swarm) => swarm.run(),
         What::Replay { chosen, until, html } => replay(&chosen, until, html),
+        What::Scenarios(scenarios) => scenarios.run(),
         What::Plants => {
             print!("{}", plants::list());
             Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 //! - `checkers` what is checked while it runs
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
 //! - `plants` deliberate bugs, by name
+//! - `scenarios` hand-written stories
 //! - `boot` one life of a node · `run` from seed to verdict · `cli` the commands
 //!
 //! One seed, one process: generators and hash keys of a process are seeded once, so a second run in it would differ.
@@ -25,6 +26,7 @@ pub mod plants;
 pub mod regressions;
 pub mod report;
 pub mod run;
+pub mod scenarios;
 pub mod shrink;
 pub mod swarm;
 pub mod trace;

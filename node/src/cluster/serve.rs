@@ -145,6 +145,7 @@ impl Cluster {
         fanout::stamp("notified", &items);
         pusher::push_entries(self, &leader, &items).await;
         fanout::stamp("pushed", &items);
+        flotilla_raft::seam::fault::point("notify.pushed");
         let commands = split_notify(items.into_iter().map(|item| item.notify).collect());
         let proposals = commands.into_iter().map(async |command| {
             let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;

@@ -1,0 +1,121 @@
+//! Crashes that take what was not synced, and snapshots.
+
+use std::time::Duration;
+
+use flotilla_client::device::Outcome;
+use flotilla_proto::ids::{ConvId, Seq};
+use tokio::time::sleep;
+
+use super::kit::{must, shown};
+use super::{Scenario, Stage, Told, story};
+use crate::options::Disk;
+
+pub const ALL: fn() -> Vec<Scenario> = || {
+    vec![
+        story(
+            "two_nodes_of_three_lose_their_unsynced_tail",
+            "what was accepted survives a power loss of two nodes at one instant",
+            two_lose_their_tail,
+        ),
+        story("whole_cluster_restarts", "after a power loss of all nodes everything accepted is there", all_restart),
+        story(
+            "snapshot_install_crashes_half_way",
+            "a replica that dies between the chunks of a snapshot, at the flip, and behind it, comes back equal",
+            snapshot_crashes,
+        ),
+    ]
+};
+
+const MANY: usize = 40;
+
+fn two_lose_their_tail(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        let mut last = alice.sends(&conv, "hello").await?;
+        for number in 0..MANY {
+            last = alice.sends(&conv, &format!("message {number}")).await?;
+        }
+        let log = stage.leader_of(&conv).await?;
+        let lost = |node: usize| stage.cluster.seats[node].disk.counters().unsynced_bytes_lost;
+        let other = stage.other(&[log]);
+        let before = (lost(log), lost(other));
+        // As soon as both have something that is not synced, just behind an apply and before its answer.
+        let cluster = stage.cluster.clone();
+        let dark = stage.at(log, "state.applied_before_reply", move || {
+            let tails = [log, other].map(|node| cluster.seats[node].disk.tail_batches());
+            let both = tails.iter().all(|tail| *tail > 0);
+            if both {
+                [log, other].iter().for_each(|node| cluster.kill(*node, Disk::Lost, 0));
+            }
+            both
+        });
+        while !dark.has_happened() {
+            let ticket = alice.says(&conv, "one more").await?;
+            match tokio::time::timeout(Duration::from_secs(1), ticket.answer()).await {
+                Ok(Outcome::Accepted(accepted)) => last = accepted,
+                _ => break,
+            }
+        }
+        dark.happens().await?;
+        shown(lost(log) > before.0 && lost(other) > before.1, "nothing unsynced was there to be lost")?;
+        stage.restart(log);
+        stage.restart(other);
+
+        stage.gets(&bob, &conv, last.seq).await?;
+        stage.is_connected(&alice).await?;
+        let next = alice.sends(&conv, "light again").await?;
+        // The one whose answer went out with the light stands between them.
+        let expected = [last.seq.next(), last.seq.next().next()];
+        must(expected.contains(&next.seq), format!("I1 accepted-stays: {} follows {}", next.seq, last.seq))
+    })
+}
+
+fn all_restart(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let carol = stage.person("carol").await?;
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        let group = alice.makes_group(&[&bob, &carol]).await?;
+        carol.app_dies();
+        let mut last = (Seq(0), Seq(0));
+        for number in 0..MANY / 2 {
+            last.0 = alice.sends(&conv, &format!("to bob {number}")).await?.seq;
+            last.1 = bob.sends(&group, &format!("to all {number}")).await?.seq;
+        }
+        (0..3).for_each(|node| stage.kill(node, Disk::Lost));
+        sleep(Duration::from_secs(2)).await;
+        (0..3).for_each(|node| stage.restart(node));
+
+        carol.opens().await?;
+        for person in [&alice, &bob, &carol] {
+            stage.is_connected(person).await?;
+            stage.gets(person, &group, last.1).await?;
+        }
+        let next = (alice.sends(&conv, "again").await?.seq, carol.sends(&group, "again").await?.seq);
+        must(next == (last.0.next(), last.1.next()), format!("I2 gapless: {last:?} is followed by {next:?}"))
+    })
+}
+
+/// The replica was away for longer than the log is kept.
+fn snapshot_crashes(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let behind = stage.other(&[stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?]);
+        stage.kill(behind, Disk::Lost);
+        let mut last = Seq(0);
+        for number in 0..500 {
+            last = alice.sends(&conv, &format!("message {number}")).await?.seq;
+        }
+        for point in ["snapshot.chunk_written", "snapshot.before_flip", "snapshot.installed"] {
+            let dies = stage.dies_at(behind, point, 1);
+            stage.restart(behind);
+            dies.happens().await?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        stage.restart(behind);
+        stage.gets(&bob, &conv, last).await
+    })
+}

@@ -1,0 +1,142 @@
+//! Between the log of a conversation and the inboxes of its members.
+
+use std::time::Duration;
+
+use flotilla_client::history::Op;
+use flotilla_proto::ids::{ConvId, Seq};
+use tokio::time::sleep;
+
+use super::kit::{must, shown};
+use super::{Scenario, Stage, Told, story};
+use crate::options::Disk;
+
+pub const ALL: fn() -> Vec<Scenario> = || {
+    vec![
+        story(
+            "leader_dies_between_accept_and_fan_out",
+            "an accepted message is fanned out by the next leader: the obligation is a row, not a task",
+            dies_before_fan_out,
+        ),
+        story(
+            "inbox_leader_dies_after_push_before_the_head_is_durable",
+            "an entry that was pushed, stored and acked stays in place when the leader that pushed it forgets its head",
+            dies_after_push,
+        ),
+        story(
+            "kick_while_fan_out_is_owed",
+            "who is put out while a message is owed gets the message and the news of the kick, from the next leader",
+            kick_while_owed,
+        ),
+    ]
+};
+
+/// Longer than a pump gathers clears: a row that is cleared too early is gone by then.
+const AFTER_CLEARS: Duration = Duration::from_millis(500);
+
+/// The two leaders are kept on different nodes that cannot hear each other: so the message is accepted and not fanned out.
+fn dies_before_fan_out(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        stage.gets(&bob, &conv, Seq(1)).await?;
+
+        let (log, inbox) = (stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?);
+        shown(log != inbox, "both shards have the same leader")?;
+        stage.moves(&alice, stage.other(&[log, inbox])).await?;
+        stage.cluster.cut(log, inbox);
+        stage.cluster.cut(inbox, log);
+        let accepted = alice.sends(&conv, "are you there?").await?;
+        sleep(AFTER_CLEARS).await;
+        shown(bob.has(&conv).await < accepted.seq, "the message was fanned out in spite of the cut")?;
+        stage.kill(log, Disk::Lost);
+        stage.cluster.mend(log, inbox);
+        stage.cluster.mend(inbox, log);
+
+        stage.gets(&bob, &conv, accepted.seq).await?;
+        must(stage.leader_of(&conv).await? != log, "the dead node does not lead")?;
+        alice.sees_all();
+        stage.restart(log);
+        Ok(())
+    })
+}
+
+fn dies_after_push(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        stage.gets(&bob, &conv, Seq(1)).await?;
+
+        let inbox = stage.inbox_leader_of(&bob).await?;
+        let away = stage.other(&[inbox]);
+        stage.moves(&bob, away).await?;
+        // Bob's new connection knows where he stands in the conversation.
+        let known = alice.sends(&conv, "before it").await?;
+        stage.gets(&bob, &conv, known.seq).await?;
+        // From the push on nothing becomes durable anywhere, so the head cannot.
+        let disks: Vec<_> = stage.cluster.seats.iter().map(|seat| seat.disk.clone()).collect();
+        let stalled = disks.clone();
+        let pushed = stage.at(inbox, "notify.pushed", move || {
+            stalled.iter().for_each(|disk| disk.inject(|faults| faults.stall = Duration::from_secs(30)));
+            true
+        });
+        let accepted = alice.sends(&conv, "pushed").await?;
+        pushed.happens().await?;
+        stage.until("the pushed entry arrives", async || bob.has(&conv).await >= accepted.seq).await?;
+        stage.kill(inbox, Disk::Lost);
+        disks.iter().for_each(|disk| disk.inject(|faults| faults.stall = Duration::ZERO));
+        stage.restart(inbox);
+
+        bob.sees_all();
+        bob.app_dies();
+        bob.opens().await?;
+        stage.is_connected(&bob).await?;
+        let again = alice.sends(&conv, "after it").await?;
+        stage.gets(&bob, &conv, again.seq).await?;
+        must(again.seq == accepted.seq.next(), "I2 gapless: the next message has the next seq")
+    })
+}
+
+fn kick_while_owed(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let group = loop {
+            let group = alice.makes_group(&[&bob]).await?;
+            if stage.shard_of(&group) != stage.shard_of_user(&bob.user) {
+                break group;
+            }
+        };
+        let hello = alice.sends(&group, "hello").await?;
+        stage.gets(&bob, &group, hello.seq).await?;
+
+        let (log, inbox) = (stage.leader_of(&group).await?, stage.inbox_leader_of(&bob).await?);
+        shown(log != inbox, "both shards have the same leader")?;
+        stage.moves(&alice, stage.other(&[log, inbox])).await?;
+        stage.cluster.cut(log, inbox);
+        stage.cluster.cut(inbox, log);
+        let owed = alice.sends(&group, "you will get this one").await?;
+        alice.puts_out(&group, &bob).await?;
+        let after = alice.sends(&group, "but not this one").await?;
+        sleep(AFTER_CLEARS).await;
+        shown(bob.has(&group).await < owed.seq, "the message was fanned out in spite of the cut")?;
+        stage.kill(log, Disk::Lost);
+        stage.cluster.mend(log, inbox);
+        stage.cluster.mend(inbox, log);
+
+        let kick = owed.seq.next();
+        stage.gets(&bob, &group, kick).await?;
+        alice.sees_all();
+        stage.restart(log);
+        stage.is_connected(&alice).await?;
+        let last = alice.sends(&group, "he is gone").await?;
+        stage.gets(&alice, &group, last.seq).await?;
+        let above = stage.seen(&bob, |record| match &record.op {
+            Op::Entry { entry } if entry.conv == group && entry.seq >= after.seq => Some(entry.seq),
+            _ => None,
+        });
+        must(above.is_empty(), format!("authorised: bob gets entries {above:?} after he was put out at {kick}"))
+    })
+}

@@ -1,0 +1,102 @@
+//! Leaders that are not leaders any more.
+
+use std::time::Duration;
+
+use flotilla_client::history::Op;
+use flotilla_proto::frame::CloseCode;
+use flotilla_proto::ids::ConvId;
+use tokio::time::{Instant, sleep};
+
+use super::kit::{must, shown};
+use super::{Scenario, Stage, Told, story};
+
+pub const ALL: fn() -> Vec<Scenario> = || {
+    vec![
+        story(
+            "old_leader_answers_after_a_partition",
+            "what a deposed leader was asked meanwhile is not accepted by it, and happens once in the end",
+            old_leader,
+        ),
+        story(
+            "minority_leader_cut_off_together_with_a_gateway",
+            "a gateway whose shard is led by nobody with a quorum closes its users within a lease",
+            minority_leader,
+        ),
+    ]
+};
+
+/// As `boot` starts the nodes.
+const LEASE: Duration = Duration::from_secs(4);
+
+fn old_leader(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        let first = alice.sends(&conv, "hello").await?;
+        let old = stage.leader_of(&conv).await?;
+        stage.moves(&alice, old).await?;
+        stage.moves(&bob, stage.other(&[old])).await?;
+
+        stage.cut_off(old);
+        let asked = alice.says(&conv, "to the old leader").await?;
+        let answered = bob.sends(&conv, "to the new leader").await?;
+        must(answered.seq == first.seq.next(), "I2 gapless: the majority goes on where it was")?;
+        let accepted = |cid| {
+            let is = move |record: &_| is_accepted(record, cid);
+            !stage.seen(&alice, is).is_empty()
+        };
+        must(!accepted(asked.cid), "I1 accepted-stays: a leader without a quorum accepts nothing")?;
+        stage.heal(old);
+        alice.sees_all();
+        bob.sees_all();
+
+        let cid = asked.cid;
+        stage.until("liveness: the send is answered in the end", async || accepted(cid)).await?;
+        let seq = stage.seen(&alice, |record| match &record.op {
+            Op::Accepted { cid: of, accepted } if *of == cid => Some(accepted.seq),
+            _ => None,
+        });
+        must(seq == [answered.seq.next()], format!("I2 gapless: the late send has seq {seq:?}"))
+    })
+}
+
+fn is_accepted(record: &flotilla_client::history::Record, cid: flotilla_proto::ids::Cid) -> Option<()> {
+    matches!(&record.op, Op::Accepted { cid: of, .. } if *of == cid).then_some(())
+}
+
+fn minority_leader(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let inbox = stage.inbox_leader_of(&bob).await?;
+        stage.moves(&bob, inbox).await?;
+        stage.moves(&alice, stage.other(&[inbox])).await?;
+
+        stage.cut_off(inbox);
+        let cut = Instant::now();
+        let accepted = alice.sends(&conv, "bob's node does not hear of this").await?;
+        bob.sees_all();
+        let closed = || {
+            let codes = stage.seen(&bob, |record| match &record.op {
+                Op::Closed { code, .. } => Some(*code),
+                _ => None,
+            });
+            codes.contains(&CloseCode::NotReady.number())
+        };
+        let bound = LEASE + Duration::from_secs(4);
+        while !closed() && cut.elapsed() < bound {
+            sleep(Duration::from_millis(100)).await;
+        }
+        must(
+            closed(),
+            format!("last hop: the gateway keeps bob for longer than {bound:?} though nobody leads his shard"),
+        )?;
+        stage.gets(&bob, &conv, accepted.seq).await?;
+        shown(bob.node().await != Some(inbox), "bob is on the node that was cut off")?;
+        alice.sees_all();
+        stage.heal(inbox);
+        Ok(())
+    })
+}

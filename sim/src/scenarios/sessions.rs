@@ -1,0 +1,149 @@
+//! Gateways that die or stand still, and devices that move between them.
+
+use std::time::Duration;
+
+use flotilla_client::history::Op;
+use flotilla_proto::ids::{ConvId, Seq};
+use madsim::runtime::Handle as World;
+use tokio::time::sleep;
+
+use super::kit::{must, shown};
+use super::person::Person;
+use super::{Scenario, Stage, Told, story};
+use crate::options::Disk;
+
+pub const ALL: fn() -> Vec<Scenario> = || {
+    vec![
+        story(
+            "device_moves_to_another_node_while_its_acks_are_in_flight",
+            "acks of the session that was left behind have no effect; what was not acked comes again",
+            acks_in_flight,
+        ),
+        story(
+            "gateway_dies_with_a_full_window",
+            "what a dead gateway had sent and nobody had acked comes again from another one, in order",
+            full_window,
+        ),
+        story(
+            "a_gateway_stopped_past_its_lease_while_its_clients_stay_connected",
+            "a gateway that was declared dead lets its clients go when it wakes up, and they miss nothing",
+            stopped_past_lease,
+        ),
+    ]
+};
+
+/// Every entry of a conversation that came to a person, repeats included.
+fn sights(stage: &Stage, person: &Person, conv: &ConvId) -> Vec<Seq> {
+    stage.seen(person, |record| match &record.op {
+        Op::Entry { entry } if entry.conv == *conv => Some(entry.seq),
+        _ => None,
+    })
+}
+
+fn acks_in_flight(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let inbox = stage.inbox_leader_of(&bob).await?;
+        let there = stage.leader_of(&conv).await?;
+        let here = stage.other(&[inbox, there]);
+        stage.moves(&bob, here).await?;
+        let last = alice.sends(&conv, "the last that the old node delivers").await?;
+        // Entries still come to bob's node; what it says to the leader of his inbox does not arrive.
+        stage.gets(&bob, &conv, last.seq).await?;
+        stage.cluster.cut(here, inbox);
+        let mut unacked = last.seq;
+        for number in 0..10 {
+            unacked = alice.sends(&conv, &format!("unacked {number}")).await?.seq;
+        }
+        stage.gets(&bob, &conv, unacked).await?;
+        sleep(Duration::from_millis(500)).await;
+        shown(stage.inbox_leader_of(&bob).await? == inbox, "the leader of bob's inbox has changed")?;
+        let before = sights(stage, &bob, &conv).len();
+        bob.app_dies();
+        bob.sees_only(&[there]);
+        bob.opens().await?;
+        stage.is_connected(&bob).await?;
+        stage
+            .until("the device is told again what the leader knows nothing of", async || {
+                sights(stage, &bob, &conv).len() > before
+            })
+            .await?;
+        stage.cluster.mend(here, inbox);
+
+        let next = alice.sends(&conv, "on the new node").await?;
+        stage.gets(&bob, &conv, next.seq).await?;
+        must(bob.node().await == Some(there), "I7 one-session: the late acks have taken the session away")?;
+        bob.sees_all();
+        Ok(())
+    })
+}
+
+fn full_window(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let gateway = stage.other(&[stage.leader_of(&conv).await?]);
+        stage.moves(&bob, gateway).await?;
+        stage.moves(&alice, stage.other(&[gateway])).await?;
+        stage.gets(&bob, &conv, Seq(1)).await?;
+
+        World::current().pause(bob.machine.id());
+        let mut last = Seq(0);
+        for number in 0..300 {
+            last = alice.sends(&conv, &format!("message {number}")).await?.seq;
+        }
+        stage.kill(gateway, Disk::Lost);
+        let before = sights(stage, &bob, &conv);
+        shown(before.iter().all(|seq| *seq == Seq(1)), format!("bob had {before:?} before his node died"))?;
+        World::current().resume(bob.machine.id());
+        bob.sees_all();
+        stage.gets(&bob, &conv, last).await?;
+        must(bob.node().await != Some(gateway), "bob is on the node that is dead")?;
+        alice.sees_all();
+        stage.restart(gateway);
+        Ok(())
+    })
+}
+
+fn stopped_past_lease(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let gateway = stage.other(&[stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?]);
+        stage.moves(&bob, gateway).await?;
+        stage.moves(&alice, stage.other(&[gateway])).await?;
+
+        stage.stop(gateway);
+        let lapsed = stage.trace.count("no renewal for a lease: the node has lapsed");
+        stage
+            .until("liveness: a silent node lapses", async || {
+                stage.trace.count("no renewal for a lease: the node has lapsed") > lapsed
+            })
+            .await?;
+        let mut last = Seq(0);
+        for number in 0..20 {
+            last = alice.sends(&conv, &format!("while bob's node stands still {number}")).await?.seq;
+        }
+        shown(bob.has(&conv).await < last, "bob has everything though his node stands still")?;
+        stage.go_on(gateway);
+        let dead = "this incarnation was declared dead, closing its sessions";
+        stage
+            .until("I7 one-session: the node learns that it was declared dead", async || stage.trace.count(dead) > 0)
+            .await?;
+        bob.sees_all();
+        stage.gets(&bob, &conv, last).await?;
+        stage
+            .until("I7 one-session: bob's connection to a dead incarnation ends", async || {
+                !stage.seen(&bob, |record| matches!(record.op, Op::Closed { .. }).then_some(())).is_empty()
+            })
+            .await?;
+        alice.sees_all();
+        Ok(())
+    })
+}
