@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::frame::{ClientFrame, ClientMessage, ErrorBody, ErrorCode};
+use flotilla_proto::frame::{AckItem, ClientFrame, ClientMessage, ErrorBody, ErrorCode};
 use flotilla_proto::ids::{ConvId, Seq};
 use flotilla_proto::limits;
 use tokio::sync::oneshot;
@@ -114,6 +114,9 @@ impl Actor {
         let Some(link) = self.link.take() else { return };
         let items = self.inbox.take_acks();
         if !items.is_empty() {
+            for AckItem { conv, seq } in &items {
+                self.record(Op::Acked { conv: conv.clone(), seq: *seq });
+            }
             // A full queue: the entries come again.
             let _ = link.connection.outgoing.try_send(ClientMessage { id: None, frame: ClientFrame::Ack(items) });
         }
