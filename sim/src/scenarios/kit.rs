@@ -16,10 +16,11 @@ use flotilla_node::cluster::wire::{AdminReply, AdminRequest, NodeStatus};
 use flotilla_proto::ids::{ConvId, Hash32, NodeId, Seq, ShardId, UserId};
 use flotilla_proto::slots::{self, SlotTable};
 use flotilla_raft::seam::{clock, fault};
-use madsim::runtime::{Handle as World, NodeHandle};
+use madsim::runtime::{Handle as Machines, NodeHandle};
 use tokio::time::{Instant, sleep};
 
 use super::person::{Person, url_of};
+use crate::checkers::{World, finished};
 use crate::cluster::{Cluster, machine, place};
 use crate::options::{Disk, Options};
 use crate::trace::Trace;
@@ -92,6 +93,8 @@ pub struct Stage {
 impl Stage {
     pub async fn open(options: &Options, trace: &Trace, recorder: &Recorder) -> Result<Self, Fail> {
         let cluster = Rc::new(Cluster::start(options, trace));
+        let watch = cluster.watch.clone();
+        recorder.tap(move |record| watch.on_record(record));
         cluster.init(options.shards).await?;
         trace.say("run        the cluster serves");
         let clocks: Rc<RefCell<BTreeMap<String, i64>>> = Rc::default();
@@ -271,12 +274,12 @@ impl Stage {
     /// Nothing of it runs, and its connections stay.
     pub fn stop(&self, node: usize) {
         self.say(&format!("stops node{}", node + 1));
-        World::current().pause(format!("node{}", node + 1));
+        Machines::current().pause(format!("node{}", node + 1));
     }
 
     pub fn go_on(&self, node: usize) {
         self.say(&format!("lets node{} go on", node + 1));
-        World::current().resume(format!("node{}", node + 1));
+        Machines::current().resume(format!("node{}", node + 1));
     }
 
     /// Both directions between one node and all others of the cluster; clients still reach it.
@@ -364,7 +367,39 @@ impl Stage {
         for shard in (0..=self.options.shards).map(ShardId) {
             self.replicas_agree(shard).await?;
         }
-        self.oracle_holds().await
+        let nodes: Vec<u16> = self.cluster.seats.iter().map(|seat| seat.number).collect();
+        let ask = |look: &dyn Fn(&World, u16) -> Option<String>| {
+            self.cluster.watch.with_world(|world| nodes.iter().find_map(|node| look(world, *node)))
+        };
+        self.stays_met("liveness: nothing is owed", || ask(&finished::owed)).await?;
+        self.stays_met("I7 one-session: sessions point at living nodes", || {
+            let running = self.cluster.seats.iter().filter_map(|seat| seat.running());
+            let alive = running.map(|node| (node.node, *node.incarnation.borrow())).collect();
+            ask(&|world, node| finished::lost_session(world, node, &alive))
+        })
+        .await?;
+        self.oracle_holds().await?;
+        let records = self.records();
+        // Where every node has a replica of every shard.
+        let forgotten = (nodes.len() == 3)
+            .then(|| self.cluster.watch.with_world(|world| finished::forgotten(world, &nodes, &records)))
+            .flatten();
+        match self.cluster.watch.violations().into_iter().next().or(forgotten) {
+            Some(violation) => Err(Fail::Broken(violation)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is wrong any more.
+    async fn stays_met(&self, promise: &str, wrong: impl Fn() -> Option<String>) -> Result<(), Fail> {
+        let end = Instant::now() + PATIENCE;
+        while let Some(why) = wrong() {
+            if Instant::now() > end {
+                return Err(Fail::Broken(format!("{promise}: {why}")));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// I6: replicas at one index hold one state.
