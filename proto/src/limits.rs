@@ -139,6 +139,10 @@ pub const PEER_BACKOFF_MAX_MS: u64 = 1_000;
 pub const PEER_BULK_STREAMS_MAX: usize = 4;
 pub const PEER_BULK_WINDOW_CHUNKS: usize = 4;
 pub const PEER_BULK_IDLE_MS: u64 = 10_000;
+/// Snapshots that one node takes in at the same time; others wait for so long, and are then refused, to be tried again. Each
+/// holds a window of chunks and fills memtables as fast as it can.
+pub const SNAPSHOTS_TAKEN_AT_ONCE: usize = 2;
+pub const SNAPSHOT_TURN_MS: u64 = PEER_BULK_IDLE_MS / 2;
 /// Inbound transfers that are served at the same time.
 pub const PEER_BULK_SERVE_MAX: usize = 32;
 

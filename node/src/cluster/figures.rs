@@ -38,6 +38,8 @@ fn node(page: &mut Page, cluster: &Cluster) {
         "gauge",
         low,
     );
+    let taken = cluster.groups.snapshots_taken_now() as f64;
+    one(page, "flotilla_snapshots_taken_now", "Snapshots of shards on their way in.", "gauge", taken);
     let live = cluster.receiver.live() as f64;
     one(page, "flotilla_push_streams_live", "Shards whose push stream to this gateway has no hole.", "gauge", live);
 }

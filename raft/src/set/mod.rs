@@ -137,6 +137,11 @@ impl Groups {
         self.peers.node()
     }
 
+    /// Snapshots that are being taken in, of all groups.
+    pub fn snapshots_taken_now(&self) -> usize {
+        self.table.taking()
+    }
+
     /// The one writer of all logs, for its figures.
     pub fn writer(&self) -> &LogWriter {
         &self.writer

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::ids::ShardId;
+use flotilla_proto::limits;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -29,12 +31,24 @@ pub(super) struct Member {
 }
 
 /// The groups that run here.
-#[derive(Default)]
 pub(super) struct Table {
     members: Mutex<BTreeMap<ShardId, Member>>,
+    /// Snapshots of all groups that are being taken.
+    taking: Arc<Semaphore>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { members: Mutex::default(), taking: Arc::new(Semaphore::new(limits::SNAPSHOTS_TAKEN_AT_ONCE)) }
+    }
 }
 
 impl Table {
+    /// Snapshots on their way in.
+    pub fn taking(&self) -> usize {
+        limits::SNAPSHOTS_TAKEN_AT_ONCE - self.taking.available_permits()
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Member>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,11 +130,19 @@ impl PeerService for Router {
         };
         match member.receiving.try_acquire_owned() {
             Err(_) => snapshot::refuse(stream, PeerRefusal::Overloaded).boxed(),
-            Ok(permit) => async move {
-                snapshot::receive(&member.group, payload, stream).await;
-                drop(permit);
+            Ok(permit) => {
+                let taking = self.table.taking.clone();
+                async move {
+                    // Meanwhile the sender waits with its first chunks on the way, for longer than this.
+                    let patience = Duration::from_millis(limits::SNAPSHOT_TURN_MS);
+                    match tokio::time::timeout(patience, taking.acquire_owned()).await {
+                        Ok(Ok(_turn)) => snapshot::receive(&member.group, payload, stream).await,
+                        _ => snapshot::refuse(stream, PeerRefusal::Overloaded).await,
+                    }
+                    drop(permit);
+                }
+                .boxed()
             }
-            .boxed(),
         }
     }
 }

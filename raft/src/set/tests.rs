@@ -343,6 +343,28 @@ async fn snapshot_that_is_cut_by_the_death_of_either_side_is_started_over() {
 }
 
 #[tokio::test]
+async fn snapshots_of_many_shards_are_taken_a_few_at_a_time() {
+    let timings = Timings { snapshot_entries: 50, kept_entries: 10, ..timings() };
+    let mut cluster = Cluster::start(timings).await;
+    cluster.kill(2).await;
+    cluster.write_large(1_200, limits::PHC_BYTES_MAX).await;
+    cluster.disks[1].inject(|faults| faults.stall = Duration::from_millis(100));
+    cluster.start_node(2, 1).await;
+    let groups = cluster.nodes[1].as_ref().expect("alive").groups.clone();
+    let offered = || groups.table.all().iter().filter(|m| m.receiving.available_permits() == 0).count();
+    let most = limits::SNAPSHOTS_TAKEN_AT_ONCE;
+    eventually("more are offered than may come", || {
+        assert!(groups.snapshots_taken_now() <= most);
+        offered() > most && groups.snapshots_taken_now() == most
+    })
+    .await;
+    cluster.disks[1].inject(|faults| faults.stall = Duration::ZERO);
+    cluster.agree().await;
+    assert_eq!(groups.snapshots_taken_now(), 0);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn leaders_spread_by_placement_again_after_a_failure() {
     let mut cluster = Cluster::start(timings()).await;
     let spread = |cluster: &Cluster| shards().all(|s| leads(cluster, s, s.0));

@@ -10,6 +10,10 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Error
 
 const MIB: usize = 1 << 20;
 
+/// Flushed memtables that are merged at once into level 1, where each byte of them rewrites several: more of the small ones,
+/// so that small memtables do not mean more writing.
+const LEVEL_0_FILES: i32 = 8;
+
 /// Called with the duration of every sync, for a histogram. Must be quick: the writer waits for it.
 pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 
@@ -35,7 +39,7 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 32 * MIB,
-            write_buffer_bytes: 16 * MIB,
+            write_buffer_bytes: 8 * MIB,
             write_buffers: 3,
             background_jobs: 2,
             open_files: 256,
@@ -66,6 +70,7 @@ impl RocksOptions {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size(self.write_buffer_bytes);
         options.set_max_write_buffer_number(i32::from(self.write_buffers));
+        options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
         options.set_max_background_jobs(i32::from(self.background_jobs));
         options.set_max_open_files(i32::from(self.open_files));
         // Tables are written back steadily instead of in one burst that would stall the log's syncs.
