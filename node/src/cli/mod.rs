@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod dev;
 pub mod digest;
+pub mod heaps;
 pub mod init;
 pub mod inspect;
 pub mod rejoin;

@@ -15,6 +15,7 @@ use crate::metrics::Registry;
 use crate::node::{Node, NodeOptions};
 
 pub fn run(args: StartArgs) -> anyhow::Result<()> {
+    super::heaps::bound();
     let config = Config::resolve(args)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
 }
