@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::options::{KINDS, Options};
+use crate::options::{KINDS, Options, Overrides};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
@@ -35,8 +35,21 @@ impl Edit {
                 let end = range.end.min(list.len());
                 list.drain(range.start.min(end)..end);
             }
-            Self::Set(pointer, value) => *changed.pointer_mut(pointer)? = value.clone(),
+            Self::Set(pointer, value) => {
+                let field = changed.pointer_mut(pointer)?;
+                // Another edit may have made it smaller still.
+                if let (Some(now), Some(new)) = (field.as_u64(), value.as_u64())
+                    && now <= new
+                {
+                    return None;
+                }
+                *field = value.clone();
+            }
         }
+        // As a run would take it.
+        let mut typed: Options = serde_json::from_value(changed).ok()?;
+        Overrides::default().apply(&mut typed);
+        let changed = serde_json::to_value(typed).ok()?;
         (changed != *options).then_some(changed)
     }
 }
@@ -141,12 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_of_what_is_gone_is_none() {
-        let options = json!({"lanes": [[1, 2], []], "sends": 3});
-        assert_eq!(Edit::Remove("/lanes/1".into(), 0..1).apply(&options), None);
+    fn an_edit_of_what_is_gone_or_smaller_is_none() {
+        let drawn = (0..50).map(Options::draw).find(|o| o.lanes[0].len() == 2).expect("some seed");
+        let options = serde_json::to_value(&drawn).expect("plain data");
         assert_eq!(Edit::Remove("/lanes/7".into(), 0..1).apply(&options), None);
         assert_eq!(Edit::Remove("/lanes/0".into(), 5..9).apply(&options), None);
         let changed = Edit::Remove("/lanes/0".into(), 0..1).apply(&options).expect("it is there");
-        assert_eq!(changed["lanes"], json!([[2], []]));
+        assert_eq!(changed["lanes"][0].as_array().map(Vec::len), Some(1));
+        let fewer = Edit::Set("/sends".into(), json!(3)).apply(&options).expect("there are more");
+        assert_eq!(Edit::Set("/sends".into(), json!(4)).apply(&fewer), None);
+        assert_eq!(Edit::Set("/sends".into(), json!("x")).apply(&options), None, "no options at all");
     }
 }
