@@ -31,12 +31,6 @@ export class Calls {
     });
   }
 
-  /** @param {number} now */
-  hasNext(now) {
-    for (const item of this.#items.values()) if (item.sendAt <= now) return true;
-    return false;
-  }
-
   /** @param {number} now @returns {{ key: number, request: Request } | undefined} */
   next(now) {
     for (const [key, item] of this.#items) {

@@ -6,7 +6,7 @@
 import * as limits from './limits.js';
 
 /** @typedef {import('./types.js').Command} Command */
-/** @typedef {{ command: Command, flying: boolean, until: number, attempts: number, after?: string }} Item */
+/** @typedef {{ command: Command, flying: boolean, until: number, attempts: number, since: number, after?: string }} Item */
 
 const RETRY_MS_MIN = 40;
 const RETRY_MS_MAX = 2_000;
@@ -45,17 +45,11 @@ export class Outbox {
     if (this.#items.has(command.cid)) return;
     // One that the person sends again was attempted before.
     /** @type {Item} */
-    const item = { command, flying: false, until: now, attempts: command.asked_ms === undefined ? attempts : Math.max(attempts, 1) };
+    const item = { command, flying: false, until: now, since: now, attempts: command.asked_ms === undefined ? attempts : Math.max(attempts, 1) };
     this.#items.set(command.cid, item);
     const queue = this.#queues.get(command.conv);
     if (queue) queue.push(item);
     else this.#queues.set(command.conv, [item]);
-  }
-
-  /** Is there a command for the wire now? @param {number} now */
-  hasNext(now) {
-    for (const queue of this.#queues.values()) if (sendable(queue, now) >= 0) return true;
-    return false;
   }
 
   /**
@@ -70,7 +64,9 @@ export class Outbox {
       const item = queue[at];
       const after = at > 0 ? queue[at - 1].command.cid : undefined;
       // Never too young: the command was saved before its first attempt, and a part of a second counts whole.
-      const age_s = item.attempts > 0 ? Math.max(1, Math.ceil((wall - item.command.saved_ms) / 1_000)) : undefined;
+      // Nor when the wall clock was set back: what this process has counted itself is the least.
+      const age_ms = Math.max(wall - item.command.saved_ms, now - item.since, 1);
+      const age_s = item.attempts > 0 ? Math.ceil(age_ms / 1_000) : undefined;
       Object.assign(item, { flying: true, until: now + limits.CLIENT_ANSWER_TIMEOUT_MS, attempts: item.attempts + 1, after });
       this.#flying += 1;
       // Conversations take turns: the one served goes to the end.

@@ -99,6 +99,53 @@ test('two tabs: one leads, both hear and write, and the follower takes over when
   await two.close();
 });
 
+test('the leader tab crashes while both write: the other goes on, and hears everything', { skip }, async () => {
+  const conv = directId('emma', 'bob');
+  const one = await tab('emma');
+  const two = await tab('emma');
+  await one.evaluate(() => /** @type {any} */ (window).client.send({ to: 'bob', text: 'start' }));
+  await until(() => bob.texts(conv).length === 1, 'the first');
+  await two.waitForFunction('window.seen.length === 1');
+  const write = (/** @type {any} */ page, /** @type {string} */ name) => page.evaluate(([conv, name]) => {
+    (async () => {
+      for (let n = 0; n < 50; n++) {
+        await /** @type {any} */ (window).client.send({ conv, text: `${name} ${n}` });
+        await new Promise(done => setTimeout(done, 10));
+      }
+      /** @type {any} */ (window).written = true;
+    })();
+  }, [conv, name]);
+  await write(one, 'one');
+  await write(two, 'two');
+  const talk = (async () => {
+    for (let n = 0; n < 50; n++) {
+      await bob.client.send({ conv, text: `bob ${n}` });
+      await pause(10);
+    }
+  })();
+  await pause(250);
+  const crashed = new Promise(done => one.once('crash', done));
+  one.goto('chrome://crash').catch(() => {});
+  await crashed;
+  await two.waitForFunction('window.client.isLeader && window.written');
+  await talk;
+  await until(async () => (await two.evaluate('window.client.outbox().then(o => o.length)')) === 0, 'the outbox is empty');
+  const count = (await two.evaluate((/** @type {string} */ conv) => /** @type {any} */ (window).client.history(conv, { limit: 1 }), conv)).entries[0].seq;
+  await until(() => bob.seqs(conv).length === count, 'bob has all');
+  await until(async () => (await texts(two, conv)).length === count, 'the store has all');
+  assert.deepEqual(await texts(two, conv), bob.texts(conv));
+  for (const name of ['one', 'two', 'bob']) {
+    const own = bob.texts(conv).filter(t => t.startsWith(`${name} `));
+    assert.deepEqual(own, own.map((_, n) => `${name} ${n}`));
+  }
+  const heard = (await peek(two, 'seen')).map((/** @type {any} */ s) => s[1]);
+  assert.deepEqual(heard, heard.map((/** @type {number} */ _, /** @type {number} */ i) => i + 1), 'what the crashed tab did not tell was told by the other');
+  assert.equal(heard.length, count);
+  console.log(`    ${count} messages, ${bob.texts(conv).filter(t => t.startsWith('one')).length} of 50 stored before the crash`);
+  await one.close();
+  await two.close();
+});
+
 test('a reload in the middle: what was written goes out, what came is there, nothing twice', { skip }, async () => {
   const page = await tab('berta');
   const conv = directId('berta', 'bob');

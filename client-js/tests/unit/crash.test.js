@@ -9,44 +9,19 @@ import { MemoryStore } from '../../src/store/memory.js';
 import { FakeClock, settled } from '../support/clock.js';
 import { Disk } from '../support/disk.js';
 import { Life, never } from '../support/life.js';
+import { mortal } from '../support/mortal.js';
 import { randomFrom } from '../support/random.js';
 import { PEACE, World } from '../support/world.js';
 
 const CONV = 'd05alice03bob';
 const MESSAGES = 10;
 
-/** A store that dies at its n-th commit, before or after it is written. */
-class Mortal {
-  writes = 0;
-
-  /** @param {any} store @param {number} dieAt @param {boolean} written @param {() => void} die */
-  constructor(store, dieAt, written, die) {
-    this.store = store;
-    const mortal = this;
-    return new Proxy(this, {
-      get(target, name) {
-        if (name === 'commit') {
-          return async (/** @type {any} */ changes) => {
-            if (++mortal.writes !== dieAt) return store.commit(changes);
-            if (written) await store.commit(changes);
-            die();
-            return never();
-          };
-        }
-        if (name === 'writes' || name === 'store') return target[name];
-        const value = store[name];
-        return typeof value === 'function' ? value.bind(store) : value;
-      },
-    });
-  }
-}
-
 /** How a store is opened for a life, and what the death of that life leaves of it. */
 function memory(/** @type {() => number} */ random) {
   const store = new MemoryStore();
   return {
     async open(/** @type {number} */ dieAt, /** @type {() => void} */ die) {
-      return new Mortal(store, dieAt, random() < 0.5, die);
+      return mortal(store, { dieAt, written: random() < 0.5, die });
     },
     async last() {
       return store;

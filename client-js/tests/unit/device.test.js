@@ -345,6 +345,38 @@ story('an entry that contradicts its hash or the chain is never delivered', asyn
   assert.deepEqual(scene.world.heard.filter(f => f.t === 'ack').flatMap(f => f.d).filter(a => a.conv === CONV && a.seq > 1), []);
 });
 
+story('an echo of a command that is not known is fetched whole over a new connection', async scene => {
+  const alice = await scene.client('alice');
+  await scene.online(alice);
+  for (const session of scene.world.sessions) session.own.add('01234567-89ab-4def-8123-456789abcdef');
+  scene.world.append('alice', '00000000-0000-0000-0000-00000000000f', CONV, '01234567-89ab-4def-8123-456789abcdef', { kind: 'message', body: new Uint8Array([65]) });
+  await scene.clock.until(() => alice.entries.length === 1, 'whole');
+  assert.deepEqual(alice.texts(CONV), ['A']);
+  assert.equal(hellos(scene.world).length, 2);
+});
+
+story('a restore sets aside what the cluster does not know any more', async scene => {
+  const alice = await scene.client('alice');
+  await scene.online(alice);
+  for (const text of ['1', '2', '3']) scene.world.say('bob', CONV, text);
+  await scene.clock.until(() => alice.entries.length === 3, 'three');
+  const [first, second] = alice.entries;
+  const to = 2 ** 32 + 2;
+  [...scene.world.sessions][0].sent.set(CONV, to);
+  [...scene.world.sessions][0].put('gap', { conv: CONV, from: 3, to, reason: 'restored', chain_before: second.chain });
+  await scene.clock.advance(500);
+  assert.deepEqual((await alice.client.entries(CONV)).map(e => e.seq), [1, 2]);
+  assert.deepEqual([alice.errors, alice.gaps.length], [[], 1]);
+  const other = 'd05alice05carol';
+  for (const text of ['1', '2']) scene.world.say('carol', other, text);
+  await scene.clock.until(() => alice.texts(other).length === 2, 'two');
+  [...scene.world.sessions][0].sent.set(other, to);
+  [...scene.world.sessions][0].put('gap', { conv: other, from: 3, to, reason: 'restored', chain_before: first.chain });
+  await scene.clock.advance(500);
+  assert.deepEqual(await alice.client.entries(other), [], 'another past');
+  assert.deepEqual(alice.errors.map(e => [e.code, e.conv]), [['restored_elsewhere', other]]);
+});
+
 story('a page of history that contradicts its hashes, or does not lead to what is stored, is refused', async scene => {
   const alice = await scene.client('alice');
   scene.world.group('g1', ['alice', 'bob']);

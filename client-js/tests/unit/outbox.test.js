@@ -75,6 +75,14 @@ test('an overdue answer is unknown and asked for again with its age', () => {
   assert.deepEqual(outbox.stale(10_001 + limits.CLIENT_RESEND_MS), ['1']);
 });
 
+test('a wall clock that was set back makes no command younger than it is', () => {
+  const outbox = new Outbox();
+  outbox.add(command('1', 'bob'), 1_000);
+  assert.equal(outbox.next(1_000, 10_000)?.frame.d.age_s, undefined);
+  outbox.disconnected(61_000);
+  assert.equal(outbox.next(61_000, 5_000)?.frame.d.age_s, 60);
+});
+
 test('the wire holds a bounded number, and conversations take turns', () => {
   const outbox = new Outbox();
   for (let i = 0; i < 200; i++) outbox.add(command(`a${i}`, 'a'), 0);

@@ -4,7 +4,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MemoryStore } from '../../src/store/memory.js';
 import { FakeBus, FakeLocks } from '../support/browser.js';
-import { never } from '../support/life.js';
+import { mortal } from '../support/mortal.js';
+import { randomFrom } from '../support/random.js';
+import { PEACE } from '../support/world.js';
 import { Log, Scene } from '../support/scene.js';
 import { Life } from '../support/life.js';
 import { FlotillaClient } from '../../src/client.js';
@@ -12,37 +14,46 @@ import { FlotillaClient } from '../../src/client.js';
 const CONV = 'd05alice03bob';
 
 class Browser {
-  scene = new Scene();
+  scene;
   locks = new FakeLocks();
   bus = new FakeBus();
   store = new MemoryStore({ shared: true });
 
-  async tab() {
+  /** @param {() => number} [random] */
+  constructor(random) {
+    this.scene = new Scene(random);
+  }
+
+  /** @param {number} [dieAt] which of its writes is its last @param {boolean} [written] */
+  async tab(dieAt = Infinity, written = false) {
     const { world } = this.scene;
     const life = new Life(world);
     const channel = this.bus.port();
-    const own = { broken: false };
-    const store = new Proxy(this.store, {
+    const own = { broken: false, gate: /** @type {Promise<void> | null} */ (null) };
+    const kept = mortal(this.store, { dieAt, written, die: () => die(), isAlive: () => life.alive });
+    const store = new Proxy(kept, {
       set: (_, name, value) => Reflect.set(own, name, value),
       get: (target, name) => {
-        if (name === 'commit' && own.broken) return async () => Promise.reject(new Error('broken'));
         const value = /** @type {any} */ (target)[name];
-        return typeof value === 'function' ? (/** @type {any[]} */ ...args) => (life.alive ? value.apply(target, args) : never()) : value;
+        if (name !== 'commit') return value;
+        if (own.broken) return async () => Promise.reject(new Error('broken'));
+        // In order, as every store does it.
+        const { gate } = own;
+        return gate ? (/** @type {any} */ changes) => gate.then(() => value(changes)) : value;
       },
     });
+    /** As the browser closes a tab: no word to anybody. */
+    const die = () => {
+      life.die();
+      channel.isDead = true;
+      channel.close();
+      this.locks.died(life);
+    };
     const client = await FlotillaClient.open({
       urls: world.nodes, user: 'alice', token: 'dev:alice', store, WebSocket: life.WebSocket, clock: life.clock, random: world.random,
       locks: this.locks.of(life), channel,
     });
-    const log = Object.assign(new Log(client, store), {
-      /** As the browser closes a tab: no word to anybody. */
-      die: () => {
-        life.die();
-        channel.isDead = true;
-        channel.close();
-        this.locks.died(life);
-      },
-    });
+    const log = Object.assign(new Log(client, store), { die, isAlive: () => life.alive });
     await this.scene.clock.advance(1);
     return log;
   }
@@ -141,6 +152,22 @@ story('a leader that dies after it stored entries and before it told: the follow
   for (const tab of [two, three]) assert.deepEqual(tab.texts(CONV), ['1', '2', '3', '4']);
 });
 
+story('what a follower was storing when it came to lead goes before what it writes then', async browser => {
+  const [one, two] = [await browser.tab(), await browser.tab()];
+  await online(browser, one, two);
+  let open = () => {};
+  two.store.gate = new Promise(done => (open = () => done(undefined)));
+  const a = two.client.send({ to: 'bob', text: 'a' });
+  one.die();
+  await browser.scene.clock.advance(500);
+  const b = two.client.send({ to: 'bob', text: 'b' });
+  await browser.scene.clock.advance(500);
+  open();
+  await browser.scene.clock.until(() => two.outcomes.length === 2, 'both answered');
+  await Promise.all([a, b]);
+  assert.deepEqual(two.texts(CONV), ['a', 'b']);
+});
+
 story('a leader whose store fails lets another tab lead', async browser => {
   const [one, two] = [await browser.tab(), await browser.tab()];
   await online(browser, one, two);
@@ -200,3 +227,75 @@ story('leadership moves many times while both tabs write: each message once, eac
   const held = await browser.store.entries(CONV, { limit: 1_000 });
   assert.deepEqual(held.map(e => e.seq), Array.from({ length: 72 }, (_, i) => i + 1));
 });
+
+test('tabs that die at any of their writes, in a cluster that loses requests and answers', async () => {
+  let deaths = 0;
+  for (let seed = 1; seed <= 40; seed++) deaths += await chaos(seed);
+  assert.ok(deaths > 200, `${deaths} deaths`);
+});
+
+/** @param {number} seed @returns {Promise<number>} how many tabs died */
+async function chaos(seed) {
+  const random = randomFrom(seed);
+  const browser = new Browser(random);
+  const { world, clock } = browser.scene;
+  const rate = random() * 0.12;
+  const chance = () => random() < rate;
+  world.mischief = { loseRequest: chance, loseAnswer: chance, refuse: chance, forget: chance, cut: chance, unreachable: () => chance() };
+  const where = `seed ${seed}`;
+  /** @type {Map<string, { text: string, durable: boolean }[]>} by tab */
+  const sent = new Map();
+  /** @type {{ tab: any, id: string }[]} */
+  let tabs = [];
+  /** @type {any[]} */
+  const all = [];
+  let [opened, deaths] = [0, 0];
+  for (let step = 0; step < 90; step++) {
+    const alive = tabs.filter(t => t.tab.isAlive());
+    deaths += tabs.length - alive.length;
+    tabs = alive;
+    if (tabs.length < 3 && random() < 0.5) {
+      const id = `t${opened++}`;
+      sent.set(id, []);
+      const tab = await browser.tab(2 + Math.floor(random() * 15), random() < 0.5);
+      tabs.push({ id, tab });
+      all.push(tab);
+    }
+    for (const { tab, id } of tabs) {
+      if (random() > 0.4) continue;
+      const own = /** @type {any[]} */ (sent.get(id));
+      const message = { text: `${id}.${own.length}`, durable: false };
+      own.push(message);
+      void tab.client.send({ to: 'bob', text: message.text }).then(() => (message.durable = true), (/** @type {Error} */ e) => assert.fail(`${where}: ${e.stack}`));
+    }
+    if (random() < 0.3) world.say('bob', CONV, `b${step}`);
+    await clock.advance(Math.floor(random() * 80));
+  }
+  world.mischief = { ...PEACE };
+  for (const { tab } of tabs) if (tab.isAlive()) tab.die();
+  const last = await browser.tab();
+  await online(browser, last);
+  for (let wait = 0; (await last.client.outbox()).length > 0; wait++) {
+    assert.ok(wait < 600, `${where}: the outbox does not empty`);
+    await clock.advance(100);
+  }
+  await clock.advance(1_000);
+
+  const log = world.convs.get(CONV)?.entries ?? [];
+  const texts = log.map(e => new TextDecoder().decode(e.body));
+  assert.equal(new Set(texts).size, texts.length, `${where}: doubled`);
+  for (const own of sent.values()) {
+    const mine = own.map(m => m.text);
+    assert.deepEqual(texts.filter(t => mine.includes(t)), mine.filter(t => texts.includes(t)), `${where}: reordered`);
+    for (const { text, durable } of own) assert.ok(!durable || texts.includes(text), `${where}: lost ${text}`);
+  }
+  for (const tab of all) {
+    const seqs = tab.seqs(CONV);
+    assert.deepEqual(seqs, seqs.map((/** @type {number} */ _, /** @type {number} */ i) => seqs[0] + i), `${where}: a tab heard ${seqs}`);
+  }
+  const held = await browser.store.entries(CONV, { limit: 10_000 });
+  const from = held[0]?.seq ?? 1;
+  assert.deepEqual(held.map(e => e.chain), log.slice(from - 1).map(e => e.chain), `${where}: the store is not the log`);
+  last.die();
+  return deaths;
+}
