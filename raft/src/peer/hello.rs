@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 /// The first bytes of every peer connection: a browser or a scanner is told apart before anything is parsed.
 pub const MAGIC: &[u8; 8] = b"FLOTPEER";
 /// Protocol versions that this build speaks, both ends inclusive.
-pub const VERSIONS: (u16, u16) = (1, 1);
+/// 2: push heads name all the revisions that they account for.
+pub const VERSIONS: (u16, u16) = (2, 2);
 const LAYOUT: u8 = 1;
 
 /// What a connection is for.
