@@ -388,17 +388,19 @@ impl Builder {
         };
     }
 
-    /// Which nodes a fault concerns is read from its own fields: indexes under these names.
+    /// Which lanes a fault concerns is read from its own fields: indexes of nodes, or of a user, under these names. A fault
+    /// that names nobody concerns all.
     fn band(&self, band: &trace::Band) -> Band {
         let fault = serde_json::to_value(&band.fault).unwrap_or_default();
         let fields = fault.as_object().and_then(|kinds| kinds.values().next()).cloned().unwrap_or_default();
         let mut lanes = Vec::new();
-        for name in ["node", "nodes", "from", "to", "left", "right", "side"] {
+        for name in ["node", "nodes", "from", "to", "a", "b", "order", "user"] {
             let named = match &fields[name] {
                 serde_json::Value::Array(list) => list.iter().filter_map(serde_json::Value::as_u64).collect(),
                 one => one.as_u64().into_iter().collect::<Vec<_>>(),
             };
-            lanes.extend(named.iter().filter_map(|node| self.lane_of.get(&format!("node{}", node + 1))));
+            let kind = if name == "user" { "user" } else { "node" };
+            lanes.extend(named.iter().filter_map(|index| self.lane_of.get(&format!("{kind}{}", index + 1))));
         }
         lanes.sort_unstable();
         lanes.dedup();
