@@ -10,6 +10,7 @@ import { Device } from './device.js';
 import { Emitter } from './emitter.js';
 import { FlotillaError, OutcomeUnknown } from './errors.js';
 import * as limits from './limits.js';
+import { Requests } from './requests.js';
 import { Tabs } from './tabs.js';
 
 /** @typedef {import('./types.js').Store} Store */
@@ -18,42 +19,9 @@ import { Tabs } from './tabs.js';
 /** @typedef {import('./types.js').Command} Command */
 /** @typedef {import('./types.js').Content} Content */
 /** @typedef {import('./types.js').Status} Status */
-
-/**
- * @typedef {object} Options
- * @property {string | string[]} urls base URLs of nodes, like http://127.0.0.1:4001; more are learned from the cluster
- * @property {string} user
- * @property {string | import('./types.js').TokenFunction} token asked before each connection; `fresh`: the last one is no longer
- *   good. May throw LoginRequired (stop); whatever else it throws means "later".
- * @property {Store} store
- * @property {boolean} [ownsStore] `close` closes the store too
- * @property {'json' | 'msgpack'} [encoding] default json
- * @property {number} [window] unacked entries that the server may send ahead; default: the server's bound
- * @property {{ name?: string, version?: string, platform?: string }} [client] shown in the list of devices
- * @property {number} [backoff_min_ms] default 100
- * @property {number} [backoff_max_ms] default 5000
- * @property {import('./types.js').WebSocketClass} [WebSocket]
- * @property {import('./tabs.js').Locks} [locks] default: the browser's
- * @property {import('./tabs.js').Channel} [channel] default: a BroadcastChannel
- * @property {import('./types.js').Clock} [clock] for tests
- * @property {() => number} [random] for tests
- */
-
-/**
- * @typedef {object} Events
- * @property {Status} status
- * @property {Entry} entry stored on this device; each (conv, seq) once, in order of seq
- * @property {import('./types.js').Gap} gap entries that will not come, and why
- * @property {import('./types.js').Conv} conv
- * @property {{ behind: string[] }} caught_up everything pending at the connect has come, but for these conversations
- * @property {Command} outbox a command has been stored
- * @property {{ cid: string, conv: string, outcome: Outcome }} outcome a command has its final answer
- * @property {any} signal typing, presence, …; may be lost
- * @property {{ reason: string }} reset the server takes this for a new device: entries before it are had by paging only
- * @property {{ code: string, [detail: string]: any }} error hole, integrity, restored_elsewhere, store, start
- */
-
-/** A command that is durably in the outbox. `outcome` never rejects. @typedef {{ cid: string, conv: string, outcome: Promise<Outcome> }} Ticket */
+/** @typedef {import('./types.js').Options} Options */
+/** @typedef {import('./types.js').Events} Events */
+/** @typedef {import('./types.js').Ticket} Ticket */
 
 /** @type {import('./types.js').Clock} */
 const CLOCK = {
@@ -63,8 +31,7 @@ const CLOCK = {
   clear: timer => clearTimeout(timer),
 };
 
-export class FlotillaClient {
-  user;
+export class FlotillaClient extends Requests {
   #config;
   #store;
   #ownsStore;
@@ -95,6 +62,7 @@ export class FlotillaClient {
 
   /** @param {Options} options Use `FlotillaClient.open`. */
   constructor(options) {
+    super(request => this.#ask(request));
     const { urls, user, token, store, client = {}, encoding = 'json', WebSocket, clock = CLOCK, random = Math.random } = options;
     this.user = userId(user);
     this.#store = store;
@@ -467,73 +435,6 @@ export class FlotillaClient {
     this.#config.clock.clear(ask.timer);
     if (!error) ask.done(reply);
     else ask.failed(error.code === 'outcome_unknown' ? new OutcomeUnknown(error.message, error.key) : FlotillaError.of(error));
-  }
-
-  /**
-   * Any REST operation over the socket: `call('GET me')`, `call('POST groups', { name })`.
-   * @param {string} method a verb and a path below /v1 @param {any} [params] body and query
-   * @param {string} [key] Idempotency-Key, a UUID; give the same one to repeat a call whose outcome is unknown
-   * @returns {Promise<any>} rejects with FlotillaError (no effect) or OutcomeUnknown (repeat with its `key`)
-   */
-  call(method, params = {}, key = randomUuid()) {
-    return this.#ask({ t: 'call', d: method.startsWith('GET ') ? { method, params } : { method, key, params } });
-  }
-
-  /**
-   * A page of the log from the server, ascending. Without a range: the newest.
-   * Rejects with `integrity` if it contradicts its own hashes.
-   * @param {string} conv @param {{ before?: number, after?: number, around?: number, limit?: number }} [range] limit: at most 200
-   * @returns {Promise<{ entries: Entry[], more: boolean }>}
-   */
-  async history(conv, { before, after, around, limit = 50 } = {}) {
-    const range = Object.fromEntries(Object.entries({ before, after, around }).filter(([, v]) => v !== undefined));
-    const { entries, more = false } = await this.#ask({ t: 'history', d: { conv, ...range, limit } });
-    const wrong = contradictionIn(entries);
-    if (wrong) throw new FlotillaError('integrity', `entry ${wrong.seq} of ${conv} contradicts its hashes`);
-    return { entries, more };
-  }
-
-  /** Watches who is there; `signal` events follow. @param {string[]} users @returns {Promise<any>} */
-  watch(users) {
-    return this.#ask({ t: 'presence', d: { watch: users.map(userId) } });
-  }
-
-  /**
-   * Makes a group with this user as its owner.
-   * @param {{ name: string, members?: string[], history?: 'from_join' | 'full', key?: string }} group @returns {Promise<import('./types.js').Accepted>}
-   */
-  createGroup({ name, members = [], history, key }) {
-    return this.call('POST groups', { name, members: members.map(userId), ...(history ? { history } : {}) }, key);
-  }
-
-  /** @param {string} conv @param {string[]} users @param {string} [key] @returns {Promise<import('./types.js').Accepted>} */
-  addMembers(conv, users, key) {
-    return this.call(`POST conversations/${conv}/members`, { users: users.map(userId) }, key);
-  }
-
-  /** To remove oneself is to leave. @param {string} conv @param {string} user @param {string} [key] @returns {Promise<import('./types.js').Accepted>} */
-  removeMember(conv, user, key) {
-    return this.call(`DELETE conversations/${conv}/members/${userId(user)}`, {}, key);
-  }
-
-  /** @param {string} conv @param {string} [key] @returns {Promise<import('./types.js').Accepted>} */
-  leave(conv, key) {
-    return this.removeMember(conv, this.user, key);
-  }
-
-  /** @param {string} conv @param {string} user @param {'member' | 'admin' | 'owner'} role @param {string} [key] @returns {Promise<import('./types.js').Accepted>} */
-  setRole(conv, user, role, key) {
-    return this.call(`PATCH conversations/${conv}/members/${userId(user)}`, { role }, key);
-  }
-
-  /** @param {string} conv @param {string} name @param {string} [key] @returns {Promise<import('./types.js').Accepted>} */
-  rename(conv, name, key) {
-    return this.call(`PATCH conversations/${conv}`, { name }, key);
-  }
-
-  /** @param {string} conv @param {{ after?: string, limit?: number }} [range] @returns {Promise<{ members: any[], more: boolean }>} */
-  members(conv, range = {}) {
-    return this.call(`GET conversations/${conv}/members`, range);
   }
 
   // What the store holds; works without network.

@@ -6,45 +6,21 @@
 import { randomUuid } from './bytes.js';
 import { Calls } from './calls.js';
 import { isEntry } from './codec.js';
-import { Connection } from './connection.js';
-import { Backoff, Urls } from './dial.js';
-import { FlotillaError, LoginRequired, SESSION_REPLACED, closeName, verdictOf } from './errors.js';
+import { Dialer } from './dialer.js';
+import { FlotillaError, SESSION_REPLACED, closeName, verdictOf } from './errors.js';
 import * as limits from './limits.js';
+import { Link } from './link.js';
 import { Outbox } from './outbox.js';
+import { Reads } from './reads.js';
 import { Receiver, newWork } from './receiver.js';
 
 /** @typedef {import('./types.js').Command} Command */
 /** @typedef {import('./types.js').Outcome} Outcome */
 /** @typedef {import('./types.js').Status} Status */
 /** @typedef {import('./codec.js').Frame} Frame */
-
-/** What an answer's id stands for. @typedef {{ cid: string } | { call: number } | { auth: true }} Flight */
+/** @typedef {import('./dialer.js').Config} Config */
 
 /** What has arrived, in order. @typedef {{ from: unknown, frame?: Frame, closed?: { code: number, reason: string }, fill?: string, page?: any }} Inbound */
-
-/**
- * @typedef {object} Link
- * @property {Connection} connection
- * @property {boolean} caughtUp
- * @property {Map<number, Flight>} flights
- * @property {number} lastId
- * @property {number} unavailable answers in a row
- */
-
-/**
- * @typedef {object} Config
- * @property {string[]} urls
- * @property {string} user
- * @property {import('./types.js').TokenFunction} token
- * @property {{ name: string, version: string, platform: string }} client
- * @property {import('./codec.js').Encoding} encoding
- * @property {number} [window]
- * @property {number} backoff_min_ms
- * @property {number} backoff_max_ms
- * @property {import('./types.js').WebSocketClass} WebSocket
- * @property {import('./types.js').Clock} clock
- * @property {() => number} random
- */
 
 /** After this long without trouble, being replaced by another instance is forgotten. */
 const REPLACED_FORGOTTEN_MS = 60_000;
@@ -54,8 +30,6 @@ export class Device {
   #store;
   #emit;
   #clock;
-  #instance = randomUuid();
-  #attempt = 0;
   #install = '';
   /** @type {string | null} */
   #device = null;
@@ -64,28 +38,16 @@ export class Device {
   #outbox = new Outbox();
   #receiver = new Receiver(new Map());
   #calls = new Calls();
-  /** @type {Map<string, number>} */
-  #reads = new Map();
-  /** Marks that no `conv` has confirmed. @type {Set<string>} */
-  #readsOpen = new Set();
-  /** @type {Set<string>} */
-  #readsDue = new Set();
+  #reads = new Reads(new Map(), new Map());
   /** @type {Frame[]} */
   #loose = [];
   /** @type {string[]} */
   #watched = [];
   /** @type {'active' | 'background'} */
   #activity = 'active';
-  #urls;
-  #backoff;
+  #dialer;
   /** @type {Link | null} */
   #link = null;
-  /** @type {{ url: string, connection?: Connection } | null} */
-  #dialing = null;
-  #dialAt = Infinity;
-  /** The node of the last connection that ended. @type {string | undefined} */
-  #left;
-  #freshToken = false;
   #refreshing = false;
   /** @type {string | null} */
   #authDue = null;
@@ -116,8 +78,7 @@ export class Device {
     this.#store = store;
     this.#emit = emit;
     this.#clock = config.clock;
-    this.#urls = new Urls(config.urls, config.random);
-    this.#backoff = new Backoff(config.backoff_min_ms, config.backoff_max_ms, config.random);
+    this.#dialer = new Dialer(config, () => this.#hello(), (...items) => this.#arrived(...items));
   }
 
   /** Reads the store, then connects. */
@@ -137,11 +98,10 @@ export class Device {
     this.#outbox = Outbox.restored(saved.commands, now);
     this.#lastN = Math.max(0, ...saved.commands.map(c => c.n ?? 0));
     this.#receiver = new Receiver(saved.positions);
-    this.#reads = saved.reads;
-    for (const [conv, seq] of saved.reads) if ((saved.convs.get(conv)?.read ?? 0) < seq) this.#readsOpen.add(conv);
+    this.#reads = new Reads(saved.reads, saved.convs);
     if (this.#ended) return;
     if (this.#store.shared) this.#scanAt = now + limits.SCAN_EVERY_MS;
-    this.#dialAt = now;
+    this.#dialer.at = now;
     this.#tick();
   }
 
@@ -183,11 +143,7 @@ export class Device {
 
   /** Everything up to `seq` was read by the person; stored by the caller. @param {string} conv @param {number} seq */
   read(conv, seq) {
-    if ((this.#reads.get(conv) ?? 0) >= seq) return;
-    this.#reads.set(conv, seq);
-    this.#readsOpen.add(conv);
-    this.#readsDue.add(conv);
-    this.#kick();
+    if (this.#reads.mark(conv, seq)) this.#kick();
   }
 
   /** May be lost. @param {Frame} frame */
@@ -213,10 +169,10 @@ export class Device {
   reconnect() {
     if (this.#ended || this.#broken) return;
     // The person wants it here: as a new instance, for the old one may have been replaced.
-    if (this.#stopped?.code === SESSION_REPLACED) this.#instance = randomUuid();
+    if (this.#stopped?.code === SESSION_REPLACED) this.#dialer.renew();
     this.#stopped = null;
-    this.#backoff.reset();
-    if (this.#link === null && this.#dialing === null) this.#dialAt = this.#clock.now();
+    this.#dialer.backoff.reset();
+    if (this.#link === null && !this.#dialer.isBusy) this.#dialer.at = this.#clock.now();
     this.#tick();
   }
 
@@ -228,7 +184,7 @@ export class Device {
     }
     this.#ended = true;
     this.#leave();
-    this.#hangUp();
+    this.#dialer.hangUp();
     this.#clock.clear(this.#timer);
     this.#calls.failAll('the client was closed');
     for (const { failed } of this.#submits.splice(0)) failed(new FlotillaError('stopped', 'the client was closed'));
@@ -292,11 +248,11 @@ export class Device {
     for (let count = 0; count < limits.FRAMES_PER_COMMIT_MAX && this.#inbound.length > 0 && work.leave === null; count++) {
       const item = /** @type {Inbound} */ (this.#inbound.shift());
       const current = this.#link !== null && item.from === this.#link.connection;
-      const dialed = this.#dialing !== null && (item.from === this.#dialing || item.from === this.#dialing.connection);
+      const dialed = this.#dialer.isFrom(item.from);
       any = true;
       if (item.closed && current) return { work, any, closed: item.closed };
       if (item.closed && dialed) {
-        this.#dialing = null;
+        this.#dialer.lost();
         this.#onVerdict(item.closed);
       } else if (item.frame && dialed) {
         // Nothing else can come before it; other things are of later versions.
@@ -327,10 +283,7 @@ export class Device {
   #fill(conv, after) {
     const from = this.#link?.connection;
     const page = this.call({ t: 'history', d: { conv, after, limit: limits.HISTORY_ENTRIES_MAX } });
-    const arrived = (/** @type {any} */ item) => {
-      this.#inbound.push({ from, ...item });
-      this.#kick();
-    };
+    const arrived = (/** @type {any} */ item) => this.#arrived({ from, ...item });
     page.then(
       reply => arrived(isPage(reply) ? { fill: conv, page: reply } : { closed: { code: 1006, reason: 'not a page of history' } }),
       error => arrived({ closed: { code: 1006, reason: `a hole cannot be filled: ${error.message}` } }),
@@ -341,11 +294,9 @@ export class Device {
 
   /** @param {any} ready @param {import('./receiver.js').Work} work */
   #onReady(ready, work) {
-    const connection = /** @type {Connection} */ (this.#dialing?.connection);
-    this.#dialing = null;
+    const connection = this.#dialer.take();
     this.#leave();
-    this.#freshToken = false;
-    this.#urls.learn(ready.urls);
+    this.#dialer.urls.learn(ready.urls);
     if (ready.user !== this.#config.user) {
       connection.close();
       this.#stop(0, `the token is of ${ready.user}, not of ${this.#config.user}`);
@@ -364,7 +315,7 @@ export class Device {
       this.#rev = null;
       work.changes.push({ t: 'rev', rev: null });
     }
-    this.#link = { connection, caughtUp: false, flights: new Map(), lastId: 0, unavailable: 0 };
+    this.#link = new Link(connection);
     this.#tell({ state: 'catching_up', url: connection.url, node: ready.node, device: ready.device });
   }
 
@@ -379,23 +330,16 @@ export class Device {
       case 'conv': return this.#onConv(d, work);
       case 'caught_up': return this.#onCaughtUp(d, work);
       case 'signal': return this.#onSignal(d, work);
-      case 'urls': return this.#urls.learn(d?.urls);
+      case 'urls': return this.#dialer.urls.learn(d?.urls);
       case 'goaway': return this.#onGoaway(d);
       default: // Of a later version.
     }
   }
 
-  /** @param {number | undefined} id @returns {Flight | undefined} */
-  #flight(id) {
-    const flight = id === undefined ? undefined : this.#link?.flights.get(id);
-    if (flight !== undefined) this.#link?.flights.delete(/** @type {number} */ (id));
-    return flight;
-  }
-
   /** @param {number | undefined} id @param {any} accepted @param {import('./receiver.js').Work} work */
   #onAccepted(id, accepted, work) {
     if (this.#link) this.#link.unavailable = 0;
-    const flight = this.#flight(id);
+    const flight = this.#link?.answered(id);
     if (flight === undefined) return;
     // A second answer after an overdue first one finds nothing to finish.
     if ('cid' in flight) this.#finish(flight.cid, { state: 'accepted', accepted }, work);
@@ -405,13 +349,13 @@ export class Device {
   /** @param {number | undefined} id @param {any} reply */
   #onReply(id, reply) {
     if (this.#link) this.#link.unavailable = 0;
-    const flight = this.#flight(id);
+    const flight = this.#link?.answered(id);
     if (flight && 'call' in flight) this.#calls.finish(flight.call, reply);
   }
 
   /** @param {number | undefined} id @param {any} error @param {import('./receiver.js').Work} work */
   #onError(id, error, work) {
-    const flight = this.#flight(id);
+    const flight = this.#link?.answered(id);
     const now = this.#clock.now();
     if (error.code === 'unavailable' && this.#link && ++this.#link.unavailable >= limits.UNAVAILABLE_MAX) {
       // Another node may be on the right side of whatever is wrong.
@@ -449,22 +393,17 @@ export class Device {
       this.#rev = conv.rev;
       work.changes.push({ t: 'rev', rev: conv.rev });
     }
-    const mark = this.#reads.get(conv.conv);
-    if (mark !== undefined) {
-      if (conv.read >= mark) this.#readsOpen.delete(conv.conv);
-      else this.#readsOpen.add(conv.conv);
-      if (conv.read < mark && this.#link?.caughtUp) this.#readsDue.add(conv.conv);
-    }
+    this.#reads.onConv(conv, this.#link?.caughtUp === true);
     work.changes.push({ t: 'conv', conv });
     work.events.push({ name: 'conv', data: conv });
   }
 
   /** @param {any} caughtUp @param {import('./receiver.js').Work} work */
   #onCaughtUp(caughtUp, work) {
-    this.#backoff.reset();
+    this.#dialer.backoff.reset();
     this.#rev = caughtUp.rev;
     work.changes.push({ t: 'rev', rev: caughtUp.rev });
-    for (const conv of this.#readsOpen) this.#readsDue.add(conv);
+    this.#reads.onCaughtUp();
     for (const cid of this.#outbox.stale(this.#clock.wall())) this.#finish(cid, { state: 'unknown', why: 'stale' }, work);
     if (this.#link) this.#link.caughtUp = true;
     if (this.#watched.length > 0) this.watch(this.#watched).catch(() => {});
@@ -492,8 +431,8 @@ export class Device {
 
   /** Connect elsewhere first; the new session ends this connection. @param {any} goaway */
   #onGoaway(goaway) {
-    this.#urls.learn(goaway?.urls);
-    if (this.#dialing === null) this.#dialAt = this.#clock.now() + (goaway?.reconnect_in_ms ?? 0);
+    this.#dialer.urls.learn(goaway?.urls);
+    if (!this.#dialer.isBusy) this.#dialer.at = this.#clock.now() + (goaway?.reconnect_in_ms ?? 0);
   }
 
   // Connecting.
@@ -507,56 +446,33 @@ export class Device {
     }
     this.#calls.expire(now);
     if (this.#scanAt <= now) this.#scanDue = true;
-    if (this.#dialAt <= now && this.#dialing === null && !this.#stopped) this.#dial();
+    if (this.#dialer.at <= now && !this.#dialer.isBusy && !this.#stopped) this.#dial();
     this.#kick();
     if (!this.#running) this.#arm();
   }
 
   #dial() {
-    this.#dialAt = Infinity;
-    // Also the one that was just left: what it is ill of may be silence, and that costs a whole time-out.
-    const url = this.#urls.next(this.#link?.connection.url ?? this.#left);
-    /** @type {{ url: string, connection?: Connection }} */
-    const dialing = { url };
-    this.#dialing = dialing;
-    if (this.#link === null) this.#tell({ state: 'connecting', url });
-    const arrived = (/** @type {any} */ item) => {
-      if (this.#ended) return;
-      this.#inbound.push(item);
-      this.#kick();
-    };
-    const open = (/** @type {string} */ token) => {
-      if (this.#dialing !== dialing || this.#ended) return;
-      this.#attempt += 1;
-      const { encoding, WebSocket, client, window } = this.#config;
-      /** @type {any} */
-      const hello = { token, install: this.#install, instance: this.#instance, attempt: this.#attempt, client, state: this.#activity };
-      if (this.#device !== null) hello.device = this.#device;
-      if (this.#rev !== null) hello.rev = this.#rev;
-      if (window !== undefined) hello.window = window;
-      /** @type {Connection} */
-      const connection = new Connection({
-        url, encoding, WebSocket, hello, clock: this.#clock,
-        onFrames: frames => {
-          for (const frame of frames) this.#inbound.push({ from: connection, frame });
-          this.#kick();
-        },
-        onClosed: closed => arrived({ from: connection, closed }),
-      });
-      dialing.connection = connection;
-    };
-    const failed = (/** @type {any} */ error) => {
-      const code = error instanceof LoginRequired || error?.name === 'LoginRequired' ? 4502 : 1006;
-      arrived({ from: dialing, closed: { code, reason: `no token: ${error?.message ?? error}` } });
-    };
-    const fresh = this.#freshToken;
-    Promise.resolve(fresh).then(f => this.#config.token({ fresh: f })).then(open).catch(failed);
+    this.#dialer.dial(this.#link?.connection.url);
+    if (this.#link === null) this.#tell({ state: 'connecting', url: this.#dialer.url });
   }
 
-  #hangUp() {
-    this.#dialing?.connection?.close();
-    this.#dialing = null;
-    this.#dialAt = Infinity;
+  #hello() {
+    const { client, window } = this.#config;
+    return {
+      install: this.#install,
+      client,
+      state: this.#activity,
+      ...(this.#device === null ? {} : { device: this.#device }),
+      ...(this.#rev === null ? {} : { rev: this.#rev }),
+      ...(window === undefined ? {} : { window }),
+    };
+  }
+
+  /** @param {...Inbound} items */
+  #arrived(...items) {
+    if (this.#ended) return;
+    this.#inbound.push(...items);
+    this.#kick();
   }
 
   /** Nothing more comes over the current connection. */
@@ -565,12 +481,12 @@ export class Device {
     const { connection } = this.#link;
     connection.close();
     this.#link = null;
-    this.#left = connection.url;
+    this.#dialer.left = connection.url;
     const now = this.#clock.now();
     this.#outbox.disconnected(now);
     this.#calls.disconnected(now);
     this.#receiver.disconnected();
-    this.#readsDue.clear();
+    this.#reads.disconnected();
     this.#loose = [];
     this.#authDue = null;
   }
@@ -593,14 +509,13 @@ export class Device {
       if (!first) return this.#stop(code, reason || closeName(code));
       this.#replacedAt = now;
       // A replaced instance cannot take the session back while another one holds it: who comes again is a new one.
-      this.#instance = randomUuid();
+      this.#dialer.renew();
     }
-    if (verdict === 'new_token') this.#freshToken = true;
+    if (verdict === 'new_token') this.#dialer.freshToken = true;
     // Dropped in the store too with the next one that is stored.
     if (verdict === 'drop_rev') this.#rev = null;
-    if (this.#dialing !== null) return this.#tell({ state: 'connecting', url: this.#dialing.url });
-    const pause = this.#backoff.pause();
-    this.#dialAt = now + pause;
+    if (this.#dialer.isBusy) return this.#tell({ state: 'connecting', url: this.#dialer.url });
+    const pause = this.#dialer.later();
     if (this.#link === null) this.#tell({ state: 'offline', retry_in_ms: Math.round(pause), code, reason: reason || closeName(code) });
   }
 
@@ -608,7 +523,7 @@ export class Device {
   #stop(code, reason) {
     this.#stopped = { code, reason };
     this.#leave();
-    this.#hangUp();
+    this.#dialer.hangUp();
     this.#calls.failAll(`the device has stopped: ${reason}`);
     for (const { failed } of this.#submits.splice(0)) failed(new FlotillaError('stopped', reason));
     this.#tell({ state: 'stopped', code, reason });
@@ -635,31 +550,22 @@ export class Device {
     const now = this.#clock.now();
     const { inbox } = this.#receiver;
     if (inbox.acksDue(isHidden() ? Infinity : now)) return { t: 'ack', d: inbox.takeAcks() };
-    for (const conv of this.#readsDue) {
-      this.#readsDue.delete(conv);
-      return { t: 'read', d: { conv, seq: this.#reads.get(conv) } };
-    }
+    const read = this.#reads.next();
+    if (read) return { t: 'read', d: read };
     const loose = this.#loose.shift();
     if (loose) return loose;
     if (this.#authDue !== null) {
       const token = this.#authDue;
       this.#authDue = null;
-      return this.#asked(link, { auth: true }, { t: 'auth', d: { token } });
+      return link.asked({ auth: true }, { t: 'auth', d: { token } });
     }
     if (this.#outbox.flying + this.#calls.flying >= limits.CLIENT_REQUESTS_IN_FLIGHT_MAX) return undefined;
     const call = this.#calls.next(now);
-    if (call) return this.#asked(link, { call: call.key }, call.request);
+    if (call) return link.asked({ call: call.key }, call.request);
     const next = link.caughtUp ? this.#outbox.next(now, this.#clock.wall()) : undefined;
     if (next === undefined) return undefined;
     this.#receiver.sent(next.command.cid, next.command.content);
-    return this.#asked(link, { cid: next.command.cid }, next.frame);
-  }
-
-  /** @param {Link} link @param {Flight} flight @param {{ t: string, d: any }} request @returns {Frame} */
-  #asked(link, flight, request) {
-    link.lastId = (link.lastId % 0xffffffff) + 1;
-    link.flights.set(link.lastId, flight);
-    return { t: request.t, id: link.lastId, d: request.d };
+    return link.asked({ cid: next.command.cid }, next.frame);
   }
 
   /** One timer for whatever comes first. */
@@ -668,7 +574,7 @@ export class Device {
     if (this.#ended) return;
     const now = this.#clock.now();
     const at = Math.min(
-      this.#dialing === null && !this.#stopped ? this.#dialAt : Infinity,
+      !this.#dialer.isBusy && !this.#stopped ? this.#dialer.at : Infinity,
       this.#link ? this.#receiver.inbox.wakeAt() : Infinity,
       this.#link ? this.#outbox.wakeAt(now) : Infinity,
       this.#calls.wakeAt(now),

@@ -28,14 +28,14 @@ import { IndexedDbStore } from './store/indexeddb.js';
 /** @typedef {import('./types.js').Saved} Saved */
 /** @typedef {import('./types.js').Clock} Clock */
 /** @typedef {import('./types.js').TokenFunction} TokenFunction */
-/** @typedef {import('./client.js').Options} Options */
-/** @typedef {import('./client.js').Events} Events */
-/** @typedef {import('./client.js').Ticket} Ticket */
+/** @typedef {import('./types.js').Options} Options */
+/** @typedef {import('./types.js').Events} Events */
+/** @typedef {import('./types.js').Ticket} Ticket */
 /** @typedef {import('./timeline.js').Message} Message */
 
 /**
  * Opens a client in a browser, with its store in IndexedDB unless another one is given.
- * @param {Omit<import('./client.js').Options, 'store'> & { store?: import('./types.js').Store }} options
+ * @param {Omit<import('./types.js').Options, 'store'> & { store?: import('./types.js').Store }} options
  */
 export async function open(options) {
   const store = options.store ?? (await IndexedDbStore.open(`flotilla/${userId(options.user)}`));

@@ -18,7 +18,7 @@ export async function nodeWebSocket() {
 
 /**
  * Opens a client. `dir`: a directory of this device alone, made if needed; or a `store` of another kind.
- * @param {Omit<import('./client.js').Options, 'store'> & { dir?: string, store?: import('./types.js').Store }} options
+ * @param {Omit<import('./types.js').Options, 'store'> & { dir?: string, store?: import('./types.js').Store }} options
  */
 export async function open({ dir, ...options }) {
   if ((dir === undefined) === (options.store === undefined)) throw new TypeError('exactly one of `dir` and `store`');

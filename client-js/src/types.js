@@ -168,4 +168,40 @@
 
 /** @typedef {(why: { fresh: boolean }) => string | Promise<string>} TokenFunction */
 
+/**
+ * @typedef {object} Options
+ * @property {string | string[]} urls base URLs of nodes, like http://127.0.0.1:4001; more are learned from the cluster
+ * @property {string} user
+ * @property {string | TokenFunction} token asked before each connection; `fresh`: the last one is no longer
+ *   good. May throw LoginRequired (stop); whatever else it throws means "later".
+ * @property {Store} store
+ * @property {boolean} [ownsStore] `close` closes the store too
+ * @property {'json' | 'msgpack'} [encoding] default json
+ * @property {number} [window] unacked entries that the server may send ahead; default: the server's bound
+ * @property {{ name?: string, version?: string, platform?: string }} [client] shown in the list of devices
+ * @property {number} [backoff_min_ms] default 100
+ * @property {number} [backoff_max_ms] default 5000
+ * @property {WebSocketClass} [WebSocket]
+ * @property {import('./tabs.js').Locks} [locks] default: the browser's
+ * @property {import('./tabs.js').Channel} [channel] default: a BroadcastChannel
+ * @property {Clock} [clock] for tests
+ * @property {() => number} [random] for tests
+ */
+
+/**
+ * @typedef {object} Events
+ * @property {Status} status
+ * @property {Entry} entry stored on this device; each (conv, seq) once, in order of seq
+ * @property {Gap} gap entries that will not come, and why
+ * @property {Conv} conv
+ * @property {{ behind: string[] }} caught_up everything pending at the connect has come, but for these conversations
+ * @property {Command} outbox a command has been stored
+ * @property {{ cid: string, conv: string, outcome: Outcome }} outcome a command has its final answer
+ * @property {any} signal typing, presence, …; may be lost
+ * @property {{ reason: string }} reset the server takes this for a new device: entries before it are had by paging only
+ * @property {{ code: string, [detail: string]: any }} error hole, integrity, restored_elsewhere, store, start
+ */
+
+/** A command that is durably in the outbox. `outcome` never rejects. @typedef {{ cid: string, conv: string, outcome: Promise<Outcome> }} Ticket */
+
 export {};
