@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use crate::options::Chosen;
 use crate::report::{Summary, Verdict};
 
+/// Real seconds after which a run counts as broken, unless told otherwise. A run takes a second or a few; a crowded machine
+/// must not make it fail.
+pub const LIMIT_S: u64 = 300;
 /// How often a running child is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// Of what a broken run says last, this much is kept.

@@ -22,7 +22,7 @@ pub struct Regressions {
     /// Only those with this in their name
     name: Option<String>,
     /// Real seconds after which a run counts as broken
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = child::LIMIT_S)]
     limit: u64,
 }
 

@@ -32,7 +32,7 @@ pub struct Shrink {
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// Real seconds after which a try counts as broken
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = child::LIMIT_S)]
     limit: u64,
     /// Tries at once [default: one for each core]
     #[arg(long)]

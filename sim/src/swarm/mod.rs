@@ -35,7 +35,7 @@ pub struct Swarm {
     #[arg(long)]
     minutes: Option<f64>,
     /// Real seconds after which a run counts as broken
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = child::LIMIT_S)]
     limit: u64,
     /// Of a hundred runs so many may be unknown
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
