@@ -4,9 +4,10 @@
 import { randomUuid } from './bytes.js';
 import { Connection } from './connection.js';
 import { Backoff, Urls } from './dial.js';
+import { TOKEN_TIMEOUT_MS } from './limits.js';
 
 /** @typedef {import('./device.js').Inbound} Inbound */
-/** @typedef {{ url: string, connection?: Connection }} Attempt */
+/** @typedef {{ url: string, connection?: Connection, late?: any }} Attempt */
 
 /**
  * @typedef {object} Config
@@ -87,14 +88,18 @@ export class Dialer {
     /** @type {Attempt} */
     const attempt = { url: this.urls.next(but ?? this.left) };
     this.#attempt = attempt;
+    const { clock } = this.#config;
+    attempt.late = clock.set(() => failed(new Error('no token in time')), TOKEN_TIMEOUT_MS);
     const failed = (/** @type {any} */ error) => {
+      if (this.#attempt !== attempt || attempt.connection) return;
       const code = error?.name === 'LoginRequired' ? AUTH_FAILED : 1006;
-      this.#arrived({ from: attempt, closed: { code, reason: `no token: ${error?.message ?? error}` } });
+      this.#arrived({ from: attempt, closed: { code, reason: `cannot begin: ${error?.message ?? error}` } });
     };
     Promise.resolve(this.freshToken)
       .then(fresh => this.#config.token({ fresh }))
       .then(token => this.#open(attempt, token))
-      .catch(failed);
+      .catch(failed)
+      .finally(() => clock.clear(attempt.late));
   }
 
   /** @param {Attempt} attempt @param {string} token */
@@ -128,6 +133,7 @@ export class Dialer {
 
   hangUp() {
     this.#attempt?.connection?.close();
+    this.#config.clock.clear(this.#attempt?.late);
     this.#attempt = null;
     this.at = Infinity;
   }

@@ -37,6 +37,8 @@ export const CLIENT_RESEND_MS = 7 * 24 * 3_600 * 1_000;
 /** From the start of a connection until it is open, and from `hello` to `ready`. */
 export const CONNECT_TIMEOUT_MS = 5_000;
 export const READY_TIMEOUT_MS = 12_000;
+/** A token function that takes longer has failed. */
+export const TOKEN_TIMEOUT_MS = 30_000;
 /** A call is given up after this long, its outcome unknown. */
 export const CALL_LIMIT_MS = 30_000;
 /** One attempt of a REST request. */

@@ -81,8 +81,9 @@ function view(entry, about) {
   const { conv, seq, n, cid, from, ts, kind, reply_to, mentions, media } = entry;
   const deleted = about?.gone !== undefined || entry.redacted === true;
   const body = deleted ? undefined : (about?.edit?.body ?? entry.body);
+  // Without a prototype: an emoji is any text, also `constructor`.
   /** @type {Record<string, string[]>} */
-  const reactions = {};
+  const reactions = Object.create(null);
   const marks = deleted ? [] : [...(about?.reactions.values() ?? [])].sort((a, b) => a.seq - b.seq);
   for (const { emoji, from: user, on } of marks) if (on && emoji !== undefined) (reactions[emoji] ??= []).push(user);
   return {

@@ -255,6 +255,10 @@ story('a token function that has none yet is asked again; one that cannot help s
     },
   });
   await scene.online(alice);
+  let hung = 0;
+  const carol = await scene.client('carol', { token: () => (++hung < 3 ? new Promise(() => {}) : 'dev:carol') });
+  await scene.clock.advance(2 * limits.TOKEN_TIMEOUT_MS);
+  await scene.online(carol);
   const bob = await scene.client('bob', {
     token: () => {
       throw new LoginRequired();

@@ -26,7 +26,7 @@ test('the last edit, the last word of each reaction, and a deletion win, whateve
   const random = randomFrom(3);
   for (let i = 0; i < 50; i++) {
     const shuffled = ENTRIES.map(e => [random(), e]).sort((a, b) => Number(a[0]) - Number(b[0])).map(([, e]) => /** @type {any} */ (e));
-    const seen = fold(shuffled).map(m => [m.seq, m.kind, m.text, m.edited, m.deleted, m.reactions]);
+    const seen = fold(shuffled).map(m => [m.seq, m.kind, m.text, m.edited, m.deleted, { ...m.reactions }]);
     assert.deepEqual(seen, [
       [1, 'message', 'one!', true, false, {}],
       [2, 'message', 'two', false, false, { '👍': ['bob'] }],
@@ -35,4 +35,9 @@ test('the last edit, the last word of each reaction, and a deletion win, whateve
       [12, 'message', '', false, true, {}],
     ]);
   }
+});
+
+test('a reaction may be any text', () => {
+  const [message] = fold([entry(1, {}), ...['__proto__', 'constructor', 'toString'].map((emoji, i) => entry(2 + i, { kind: 'react', target: 1, emoji, on: true }))]);
+  assert.deepEqual(Object.entries(message.reactions), [['__proto__', ['alice']], ['constructor', ['alice']], ['toString', ['alice']]]);
 });
