@@ -3,6 +3,7 @@
 //! The same start as the binary's; only engine, addresses and the price of a password differ.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flotilla_machine::command::NodeInfo;
@@ -11,19 +12,13 @@ use flotilla_node::gateway::shared::Options as ClientOptions;
 use flotilla_node::metrics::Registry;
 use flotilla_node::node::{Node, NodeOptions};
 use flotilla_proto::ids::NodeId;
-use flotilla_raft::Timings;
 use flotilla_storage::{MemEngine, StorageError};
 
 use crate::checkers::engine::WatchedEngine;
 use crate::cluster::{CLIENT_PORT, PEER_PORT, Seat};
 
-/// Shorter than in production, so that an election costs little simulated time.
-const HEARTBEAT: Duration = Duration::from_millis(100);
-const ELECTION: Duration = Duration::from_millis(500);
+/// Shorter than in production.
 const LEASE: Duration = Duration::from_secs(4);
-/// Small, so that a run sees snapshots.
-const SNAPSHOT_ENTRIES: u64 = 200;
-
 pub async fn run(seat: Seat) {
     let options = match options(&seat) {
         Ok(options) => options,
@@ -33,8 +28,15 @@ pub async fn run(seat: Seat) {
         Err(error) => seat.ended(format!("it does not start: {error}")),
         Ok(mut node) => {
             seat.lives(Some(Arc::downgrade(&node.cluster)));
-            let reason = node.fatal.recv().await;
-            seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into()));
+            tokio::select! {
+                biased;
+                reason = node.fatal.recv() => seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into())),
+                () = seat.stop.notified() => {
+                    node.shutdown().await;
+                    seat.lives(None);
+                    seat.trace.say(format!("node{:<6} has stopped", seat.number));
+                }
+            }
         }
     }
 }
@@ -46,19 +48,15 @@ fn options(seat: &Seat) -> Result<NodeOptions, StorageError> {
         peer_addr: format!("{}:{PEER_PORT}", seat.ip),
         insecure_peers: true,
         lease: LEASE,
-        timings: Timings {
-            heartbeat: HEARTBEAT,
-            election_min: ELECTION,
-            election_max: ELECTION * 2,
-            snapshot_entries: SNAPSHOT_ENTRIES,
-            kept_entries: SNAPSHOT_ENTRIES,
-            ..Timings::default()
-        },
+        timings: seat.timings,
         clients: ClientOptions::default(),
         passwords: Passwords::cheap(),
         engine: Arc::new(WatchedEngine::new(MemEngine::open(&seat.disk)?, seat.number, seat.watch.clone())),
         watermark: Arc::new(seat.disk.watermark()),
         registry: Arc::new(Registry::default()),
-        disk_low: Arc::new(|| false),
+        disk_low: {
+            let low = seat.disk_low.clone();
+            Arc::new(move || low.load(Ordering::Relaxed))
+        },
     })
 }

@@ -5,18 +5,23 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use flotilla_node::cli::ask::{NodeAddr, ask};
 use flotilla_node::cli::init::{self, InitArgs};
+use flotilla_node::cli::rejoin::{self, RejoinArgs};
 use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
+use flotilla_raft::Timings;
+use flotilla_raft::seam::fate::{self, Fate};
 use flotilla_storage::MemDisk;
 use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle};
+use tokio::sync::Notify;
 
 use crate::boot;
 use crate::checkers::{Facts, Watch};
@@ -46,6 +51,17 @@ pub fn machine(name: &str, ip: Ipv4Addr) -> NodeHandle {
 
 fn call_it(node: &NodeHandle, name: &str) {
     PLACES.with(|places| places.borrow_mut().insert(node.id().to_string(), name.to_owned()));
+}
+
+fn timings(options: &Options) -> Timings {
+    Timings {
+        heartbeat: options.election / 5,
+        election_min: options.election,
+        election_max: options.election * 2,
+        snapshot_entries: options.snapshot_entries,
+        kept_entries: options.snapshot_entries,
+        ..Timings::default()
+    }
 }
 
 /// How often the groups of running nodes are asked where they stand.
@@ -79,6 +95,19 @@ pub struct Seat {
     pub fatal: Arc<Mutex<Vec<String>>>,
     /// The running process.
     life: Arc<Mutex<Option<Weak<Node>>>>,
+    /// Asks the running process to end in good order.
+    pub stop: Arc<Notify>,
+    /// What the watch over the disk's reserve says.
+    pub disk_low: Arc<AtomicBool>,
+    /// Its disk was made to fail: it must end by itself, and that is no violation.
+    excused: Arc<AtomicBool>,
+    /// The same for good: some of what it has stored is damaged.
+    damaged: Arc<AtomicBool>,
+    /// Its last life has ended by itself.
+    over: Arc<AtomicBool>,
+    /// It stands still: what it says of itself is old.
+    paused: Arc<AtomicBool>,
+    pub timings: Timings,
 }
 
 impl Seat {
@@ -92,6 +121,7 @@ impl Seat {
 
     /// Told by each life of the node.
     pub fn lives(&self, node: Option<Weak<Node>>) {
+        self.over.store(false, Ordering::Relaxed);
         *self.life.lock().unwrap_or_else(PoisonError::into_inner) = node;
     }
 
@@ -100,16 +130,52 @@ impl Seat {
         self.life.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
+    /// What it ends for from now on was done to it.
+    pub fn excuse(&self) {
+        self.excused.store(true, Ordering::Relaxed);
+    }
+
+    /// It may end whenever it reads something that is damaged.
+    pub fn has_damage(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    pub fn unexcuse(&self) {
+        self.excused.store(false, Ordering::Relaxed);
+    }
+
+    /// A life has ended by itself.
     pub fn ended(&self, reason: String) {
         self.trace.say(format!("node{:<6} ends: {reason}", self.number));
+        self.lives(None);
+        self.over.store(true, Ordering::Relaxed);
+        if self.excused.swap(false, Ordering::Relaxed) || self.damaged.load(Ordering::Relaxed) {
+            return;
+        }
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).push(format!("node {}: {reason}", self.number));
     }
+}
+
+/// What several faults may hold at once; it heals when the last lets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Hold {
+    Down(usize),
+    Paused(usize),
+    Inward(usize),
+    Outward(usize),
+    Link(usize, usize),
+    Slow(usize),
+    Full(usize),
 }
 
 pub struct Cluster {
     pub seats: Vec<Seat>,
     machines: Vec<NodeHandle>,
     tool: NodeHandle,
+    /// How many faults hold a thing at this moment: lanes do not know of each other.
+    holds: RefCell<BTreeMap<Hold, u32>>,
+    latency: std::ops::Range<Duration>,
+    sync: Duration,
     pub watch: Watch,
     pub trace: Trace,
 }
@@ -131,6 +197,13 @@ impl Cluster {
                 watch: watch.clone(),
                 fatal: Arc::clone(&fatal),
                 life: Arc::default(),
+                stop: Arc::default(),
+                disk_low: Arc::default(),
+                excused: Arc::default(),
+                damaged: Arc::default(),
+                over: Arc::default(),
+                paused: Arc::default(),
+                timings: timings(options),
             })
             .collect();
         let machines = seats.iter().map(|seat| {
@@ -143,7 +216,9 @@ impl Cluster {
         });
         let machines = machines.collect();
         let tool = machine("tool", Ipv4Addr::new(10, 0, 2, 1));
-        Self { seats, machines, tool, watch, trace: trace.clone() }
+        let (holds, latency, sync) = (RefCell::default(), options.latency.clone(), options.sync);
+        seats.iter().for_each(|seat| seat.disk.inject(|faults| faults.stall = sync));
+        Self { seats, machines, tool, holds, latency, sync, watch, trace: trace.clone() }
     }
 
     pub fn urls(&self) -> Vec<String> {
@@ -156,7 +231,8 @@ impl Cluster {
         async move {
             loop {
                 tokio::time::sleep(TICK).await;
-                seats.iter().filter_map(Seat::running).for_each(|node| tell_facts(&node, &watch));
+                let awake = seats.iter().filter(|seat| !seat.paused.load(Ordering::Relaxed));
+                awake.filter_map(Seat::running).for_each(|node| tell_facts(&node, &watch));
             }
         }
     }
@@ -179,8 +255,45 @@ impl Cluster {
         self.tool.spawn(work).await?
     }
 
-    /// Kills a node; returns the line that says what its disk lost.
+    /// True if nobody held it before.
+    fn hold(&self, what: Hold) -> bool {
+        let mut holds = self.holds.borrow_mut();
+        let count = holds.entry(what).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// True if nobody holds it any more.
+    fn release(&self, what: Hold) -> bool {
+        let mut holds = self.holds.borrow_mut();
+        let Some(count) = holds.get_mut(&what) else { return false };
+        *count -= 1;
+        let free = *count == 0;
+        if free {
+            holds.remove(&what);
+        }
+        free
+    }
+
+    fn is_held(&self, what: Hold) -> bool {
+        self.holds.borrow().contains_key(&what)
+    }
+
+    /// The numbers of the nodes that no fault holds down.
+    pub fn core(&self) -> Vec<u16> {
+        let alive = self.seats.iter().enumerate().filter(|(node, _)| !self.is_down(*node));
+        alive.map(|(_, seat)| seat.number).collect()
+    }
+
+    pub fn is_down(&self, node: usize) -> bool {
+        self.is_held(Hold::Down(node))
+    }
+
+    /// Kills a node, if it is not dead already; [`Cluster::restart`] once for each kill.
     pub fn kill(&self, node: usize, disk: Disk, keep_permille: u32) {
+        if !self.hold(Hold::Down(node)) {
+            return;
+        }
         let tail = self.seats[node].disk.tail_batches();
         let keep = match disk {
             Disk::Kept => tail,
@@ -195,6 +308,160 @@ impl Cluster {
         self.trace.say(format!("nemesis    kills node{number}: {lost} of {tail} unsynced batches lost, {bytes} bytes"));
     }
 
+    /// Starts a node again, unless another fault holds it down.
+    pub fn restart(&self, node: usize) {
+        if !self.release(Hold::Down(node)) {
+            return;
+        }
+        self.trace.say(format!("nemesis    restarts node{}", self.seats[node].number));
+        Handle::current().restart(self.machines[node].id());
+        if self.is_held(Hold::Paused(node)) {
+            Handle::current().pause(self.machines[node].id());
+        }
+    }
+
+    /// The node stands still.
+    pub fn pause(&self, node: usize) {
+        if self.hold(Hold::Paused(node)) {
+            self.say(format!("pauses node{}", self.seats[node].number));
+            self.seats[node].paused.store(true, Ordering::Relaxed);
+            Handle::current().pause(self.machines[node].id());
+        }
+    }
+
+    pub fn resume(&self, node: usize) {
+        if self.release(Hold::Paused(node)) {
+            self.say(format!("resumes node{}", self.seats[node].number));
+            self.seats[node].paused.store(false, Ordering::Relaxed);
+            Handle::current().resume(self.machines[node].id());
+        }
+    }
+
+    /// A good end: it hands over what it leads. Returns when it has ended, or after `patience`; then it starts again.
+    pub async fn stop(&self, node: usize, patience: Duration) {
+        self.say(format!("asks node{} to stop", self.seats[node].number));
+        self.seats[node].stop.notify_one();
+        let end = tokio::time::Instant::now() + patience;
+        while self.seats[node].running().is_some() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A new machine with an empty disk in place of a dead one, taken back by the others.
+    pub fn wipe(&self, node: usize) {
+        self.say(format!("replaces node{} by an empty machine", self.seats[node].number));
+        self.watch.wiped(self.seats[node].number);
+        self.seats[node].disk.wipe();
+    }
+
+    /// As `flotilla cluster rejoin` does it, again until it is done.
+    pub async fn take_back(&self, node: usize) {
+        let number = self.seats[node].number;
+        for _ in 0..120 {
+            let args = RejoinArgs { nodes: self.addrs(), node: number, insecure_peers: true };
+            match self.on_tool(async move { rejoin::run(args).await }).await {
+                Ok(()) => return self.say(format!("has node{number} taken back")),
+                Err(error) => self.say(format!("cannot have node{number} taken back yet: {error:#}")),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// The node that leads a shard now, if one says so.
+    pub fn leader_of(&self, shard: ShardId) -> Option<usize> {
+        let leads =
+            |seat: &Seat| seat.running().and_then(|n| n.groups.get(shard)).is_some_and(|g| g.leadership().leads);
+        self.seats.iter().position(leads)
+    }
+
+    /// Asks whoever leads the shard to hand over.
+    pub async fn transfer(&self, shard: ShardId, to: usize) {
+        let Some(from) = self.leader_of(shard) else { return };
+        let Some(group) = self.seats[from].running().and_then(|node| node.groups.get(shard)) else { return };
+        let number = self.seats[to].number;
+        let Some(to) = group.facts().voters.into_iter().find(|voter| voter.node.0 == number) else { return };
+        self.say(format!("moves the leadership of shard {shard} from node{} to {to}", self.seats[from].number));
+        let asked = self.machines[from].spawn(async move { group.transfer_leader(to).await });
+        // It may die while it is asked.
+        let _ = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    }
+
+    /// Syncs take this much longer, until they are let go.
+    pub fn slow(&self, node: usize, by: Duration) {
+        self.hold(Hold::Slow(node));
+        let stall = self.sync + by;
+        self.seats[node].disk.inject(|faults| faults.stall = stall);
+    }
+
+    pub fn unslow(&self, node: usize) {
+        if self.release(Hold::Slow(node)) {
+            self.seats[node].disk.inject(|faults| faults.stall = self.sync);
+        }
+    }
+
+    /// First the reserve is used up, which a node can tell, then everything.
+    pub async fn fill(&self, node: usize, lasts: Duration) {
+        let seat = &self.seats[node];
+        self.say(format!("fills the disk of node{}", seat.number));
+        self.hold(Hold::Full(node));
+        seat.disk_low.store(true, Ordering::Relaxed);
+        tokio::time::sleep(lasts / 2).await;
+        seat.excuse();
+        seat.disk.inject(|faults| faults.full = true);
+        tokio::time::sleep(lasts / 2).await;
+        if self.release(Hold::Full(node)) {
+            seat.disk.inject(|faults| faults.full = false);
+            seat.disk_low.store(false, Ordering::Relaxed);
+            self.revive(node);
+        }
+    }
+
+    /// A supervisor's work: a node that ended by itself for a reason that it is excused for starts again.
+    pub fn revive(&self, node: usize) {
+        let seat = &self.seats[node];
+        if seat.over.swap(false, Ordering::Relaxed) && !self.is_down(node) {
+            self.kill(node, Disk::Lost, 0);
+            self.restart(node);
+        }
+    }
+
+    /// What becomes of the connections of a node, or of all clients.
+    pub fn connections(&self, of: Option<usize>, fate: Fate) {
+        let ip = of.map(|node| IpAddr::V4(self.seats[node].ip));
+        let clients = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 0));
+        let is_client = move |addr: SocketAddr| match (addr.ip(), clients) {
+            (IpAddr::V4(one), IpAddr::V4(net)) => one.octets()[..3] == net.octets()[..3],
+            _ => false,
+        };
+        fate::change(|local, peer, _| {
+            let meant = match ip {
+                Some(ip) => local.ip() == ip,
+                None => is_client(peer),
+            };
+            meant.then_some(fate)
+        });
+    }
+
+    pub fn end_dead(&self, node: usize) {
+        self.end_fate(node, Fate::Dead, Fate::Reset);
+    }
+
+    pub fn end_late(&self, node: usize) {
+        self.end_fate(node, Fate::Late, Fate::Fine);
+    }
+
+    /// Only of connections that have the one: those made since then are as they are.
+    fn end_fate(&self, node: usize, from: Fate, to: Fate) {
+        let ip = IpAddr::V4(self.seats[node].ip);
+        fate::change(|local, _, now| (local.ip() == ip && now == from).then_some(to));
+    }
+
+    pub fn delay(&self, by: Duration) {
+        self.say(format!("makes packets take up to {by:?} longer"));
+        let latency = self.latency.start..self.latency.end + by;
+        NetSim::current().update_config(|config| config.send_latency = latency);
+    }
+
     pub fn say(&self, what: String) {
         self.trace.say(format!("nemesis    {what}"));
     }
@@ -203,39 +470,43 @@ impl Cluster {
     pub fn isolate(&self, node: usize, inward: bool, outward: bool) {
         let id = self.machines[node].id();
         self.say(format!("isolates node{} (inward {inward}, outward {outward})", self.seats[node].number));
-        if inward {
+        if inward && self.hold(Hold::Inward(node)) {
             NetSim::current().clog_node_in(id);
         }
-        if outward {
+        if outward && self.hold(Hold::Outward(node)) {
             NetSim::current().clog_node_out(id);
         }
     }
 
-    pub fn rejoin(&self, node: usize) {
+    /// The same directions as it was isolated in.
+    pub fn rejoin(&self, node: usize, inward: bool, outward: bool) {
         let id = self.machines[node].id();
         self.say(format!("lets node{} back in", self.seats[node].number));
-        NetSim::current().unclog_node_in(id);
-        NetSim::current().unclog_node_out(id);
+        if inward && self.release(Hold::Inward(node)) {
+            NetSim::current().unclog_node_in(id);
+        }
+        if outward && self.release(Hold::Outward(node)) {
+            NetSim::current().unclog_node_out(id);
+        }
     }
 
     pub fn cut(&self, from: usize, to: usize) {
         self.say(format!("cuts node{} to node{}", self.seats[from].number, self.seats[to].number));
-        NetSim::current().clog_link(self.machines[from].id(), self.machines[to].id());
+        if self.hold(Hold::Link(from, to)) {
+            NetSim::current().clog_link(self.machines[from].id(), self.machines[to].id());
+        }
     }
 
     pub fn mend(&self, from: usize, to: usize) {
         self.say(format!("mends node{} to node{}", self.seats[from].number, self.seats[to].number));
-        NetSim::current().unclog_link(self.machines[from].id(), self.machines[to].id());
+        if self.release(Hold::Link(from, to)) {
+            NetSim::current().unclog_link(self.machines[from].id(), self.machines[to].id());
+        }
     }
 
     pub fn loss(&self, part: f64) {
         self.say(format!("makes packets get lost: {part}"));
         NetSim::current().update_config(|config| config.packet_loss_rate = part);
-    }
-
-    pub fn restart(&self, node: usize) {
-        self.trace.say(format!("nemesis    restarts node{}", self.seats[node].number));
-        Handle::current().restart(self.machines[node].id());
     }
 
     /// Why nodes ended by themselves, so far.

@@ -167,7 +167,7 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
-    let (sent, covered) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster)).await;
+    let (sent, covered) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster, &chat)).await;
     sent?;
     trace.say("run        all is sent and healed");
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();

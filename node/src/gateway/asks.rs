@@ -78,7 +78,10 @@ pub fn batch_of(user: &UserId, device: DeviceId, number: SessionNo, batch: Vec<W
 /// None: not done, or not known to be done.
 pub async fn send_marks(shared: &Shared, user: UserId, marks: Vec<Mark>) -> Option<Vec<MarkReply>> {
     match shared.backend.execute(Route::User(user), Command::Marks(marks)).await {
-        Ok(Reply::Marks(replies)) => Some(replies),
+        Ok(Reply::Marks(replies)) => {
+            flotilla_raft::seam::fault::point("marks.committed");
+            Some(replies)
+        }
         _ => None,
     }
 }

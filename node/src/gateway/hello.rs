@@ -140,7 +140,10 @@ async fn try_open(
     let command = OpenSession { user: user.clone(), device, install, node, incarnation, instance, attempt };
     let route = Route::User(user.clone());
     match shared.backend.execute_while(wanted.clone(), route, Command::OpenSession(command)).await {
-        Ok(Reply::Opened(opened)) => Ok((opened, guard, pushes)),
+        Ok(Reply::Opened(opened)) => {
+            flotilla_raft::seam::fault::point("session.opened_before_ready");
+            Ok((opened, guard, pushes))
+        }
         // It may be open, or open later, and would hold push and presence for nobody.
         Ok(_) | Err(CallError::Unknown) => {
             let attempt = Attempt { user: user.clone(), device, instance, attempt };

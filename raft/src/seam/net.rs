@@ -1,7 +1,6 @@
 //! Listener and stream: the one place where the product gets its sockets.
 //!
-//! Thin over TCP (no Nagle, so that a batch leaves at once). The simulator will wrap a window, delay, resets and silent death
-//! around [`Stream`] here. It does not know who is at the other end, nor what is said.
+//! Thin over TCP (no Nagle, so that a batch leaves at once). In the simulator a connection has a `fate` too. It does not know who is at the other end, nor what is said.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,12 +34,21 @@ impl Listener {
 pub struct Stream {
     inner: TcpStream,
     unflushed: bool,
+    #[cfg(madsim)]
+    fate: super::fate::Held,
 }
 
 impl Stream {
     fn new(inner: TcpStream) -> io::Result<Self> {
         inner.set_nodelay(true)?;
-        Ok(Self { inner, unflushed: false })
+        #[cfg(madsim)]
+        let fate = super::fate::Held::new(inner.local_addr()?, inner.peer_addr()?);
+        Ok(Self {
+            inner,
+            unflushed: false,
+            #[cfg(madsim)]
+            fate,
+        })
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -70,12 +78,19 @@ pub async fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        #[cfg(madsim)]
+        std::task::ready!(self.fate.read(cx))?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        #[cfg(madsim)]
+        let bytes = match self.fate.write(bytes.len())? {
+            Some(some) => &bytes[..some],
+            None => return Poll::Ready(Ok(bytes.len())),
+        };
         self.unflushed = true;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

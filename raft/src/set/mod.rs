@@ -33,6 +33,7 @@ use crate::log::LogWriter;
 use crate::network::Network;
 use crate::peer::Peers;
 use crate::seam::clock::DisplayClock;
+use crate::seam::fault;
 use plan::Wish;
 pub use router::Router;
 use router::{Member, Table};
@@ -242,9 +243,11 @@ impl Groups {
             let _ = tender.await;
         }
         let deadline = Instant::now() + Duration::from_millis(limits::HAND_OVER_MS);
+        fault::point("shutdown.before_hand_over");
         let _moving = self.moving.write().await;
         let members = self.table.all();
         futures::future::join_all(members.iter().map(|member| self.retire(member, deadline))).await;
+        fault::point("shutdown.handed_over");
         self.table.lock().clear();
         futures::future::join_all(members.iter().map(|member| member.group.shutdown())).await;
     }

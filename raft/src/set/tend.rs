@@ -20,6 +20,7 @@ use super::router::{Member, Table};
 use super::spread::Spread;
 use crate::group::{Group, MembershipError};
 use crate::peer::Peers;
+use crate::seam::fault;
 use crate::types::TypeConfig;
 
 pub(super) struct Tender {
@@ -106,6 +107,7 @@ async fn hand_over(group: &Group, to: ReplicaId) {
 async fn perform(group: Group, step: Step) {
     let shard = group.shard();
     tracing::info!(%shard, ?step, "changing the membership");
+    fault::point("membership.before_change");
     let work = async {
         match &step {
             Step::AddLearner(id) => group.add_learner(*id).await,
@@ -115,7 +117,10 @@ async fn perform(group: Group, step: Step) {
         }
     };
     match tokio::time::timeout(Duration::from_millis(limits::MEMBERSHIP_CHANGE_MS), work).await {
-        Ok(Ok(())) => tracing::info!(%shard, ?step, "the membership has changed"),
+        Ok(Ok(())) => {
+            fault::point("membership.changed");
+            tracing::info!(%shard, ?step, "the membership has changed");
+        }
         Ok(Err(MembershipError::NotLeader { .. } | MembershipError::Stopped)) => {}
         Ok(Err(error)) => tracing::warn!(%shard, ?step, %error, "the membership has not changed"),
         Err(_) => tracing::warn!(%shard, ?step, "changing the membership takes too long"),

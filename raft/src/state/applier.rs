@@ -102,6 +102,7 @@ impl Applier {
                 responder.send(replies);
             }
         }
+        fault::point("state.replied_before_effects");
         if !done.effects.is_empty() {
             self.hooks.on_applied(self.shard(), done.effects);
         }

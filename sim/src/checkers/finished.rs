@@ -16,7 +16,8 @@ use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::inbox::InboxTable;
 use flotilla_machine::user::marks::DueTable;
 use flotilla_machine::user::session::SessionTable;
-use flotilla_proto::ids::{DeviceId, Incarnation, NodeId, ShardId};
+use flotilla_proto::frame::Accepted;
+use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, ShardId};
 use flotilla_raft::keys;
 
 use super::World;
@@ -98,26 +99,30 @@ pub fn unequal(world: &World, nodes: &[u16]) -> Option<String> {
     })
 }
 
-/// I1: an answer that a client was given, whose entry is gone.
+/// I1: an answer that a client was given, whose entry is gone from a replica that should have it.
 pub fn forgotten(world: &World, nodes: &[u16], records: &[Record]) -> Option<String> {
+    let mut answers: BTreeMap<ShardId, Vec<(&Record, Cid, &Accepted)>> = BTreeMap::new();
+    for record in records {
+        let Op::Accepted { cid, accepted } = &record.op else { continue };
+        let known = world.entries.get(&accepted.conv).and_then(|log| log.get(&accepted.seq));
+        let Some(known) = known else {
+            return Some(format!("I1 accepted-stays: {cid} is accepted and was never applied: {accepted:?}"));
+        };
+        answers.entry(known.shard).or_default().push((record, *cid, accepted));
+    }
     nodes.iter().find_map(|node| {
-        let answers = records.iter().filter_map(|record| match &record.op {
-            Op::Accepted { cid, accepted } => Some((record, *cid, accepted)),
-            _ => None,
-        });
-        let mut missing: Vec<_> = answers.collect();
-        states::<()>(world, *node, |_, view| {
-            missing.retain(|(_, cid, accepted)| {
+        states(world, *node, |shard, view| {
+            let missing = answers.get(&shard)?.iter().find(|(_, cid, accepted)| {
                 let stored = table::get::<Entries>(view, &(accepted.conv.clone(), accepted.seq)).ok().flatten();
                 stored.is_none_or(|entry| entry.cid != *cid || entry.chain != accepted.chain)
             });
-            None
-        });
-        let (record, cid, accepted) = missing.first()?;
-        Some(format!(
-            "I1 accepted-stays: node {node} does not have {} seq {} (cid {cid}), which {} was told is accepted",
-            accepted.conv, accepted.seq, record.device
-        ))
+            missing.map(|(record, cid, accepted)| {
+                format!(
+                    "I1 accepted-stays: node {node} does not have {} seq {} (cid {cid}), which {} was told is accepted",
+                    accepted.conv, accepted.seq, record.device
+                )
+            })
+        })
     })
 }
 

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_client::history::Record;
+use flotilla_proto::ids::ShardId;
 use flotilla_storage::{Batch, Durability, MemDisk, Read};
 
 use crate::trace::Trace;
@@ -141,6 +142,11 @@ impl Watch {
     pub fn wiped(&self, node: u16) {
         let mut inner = self.lock();
         inner.world.wiped.insert(node);
+    }
+
+    /// A bit of the node's replica of a shard was flipped.
+    pub fn damaged(&self, node: u16, shard: ShardId) {
+        self.lock().world.damaged.insert((node, shard));
     }
 
     pub fn on_record(&self, record: &Record) {

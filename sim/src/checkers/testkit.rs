@@ -54,7 +54,9 @@ impl Bench {
         let watch = Watch::with(checkers, disks.clone(), &Trace::default());
         let mut bench = Self { watch, records: Vec::new(), disks, engines: vec![None, None, None] };
         (1..=3).for_each(|node| bench.open(node));
-        (1..=3).for_each(|node| drop(bench.point(node, None, Batch::new())));
+        for node in 1..=3 {
+            bench.point(node, None, Batch::new());
+        }
         bench
     }
 

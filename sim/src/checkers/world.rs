@@ -67,6 +67,7 @@ pub struct Known {
     pub msg_id: MsgId,
     pub cid: Cid,
     pub from: UserId,
+    pub shard: ShardId,
     pub at: Duration,
 }
 
@@ -74,6 +75,8 @@ pub struct World {
     pub disks: Vec<MemDisk>,
     /// Nodes whose disk was replaced by an empty one.
     pub wiped: BTreeSet<u16>,
+    /// Replicas with a flipped bit, until their state has been rebuilt.
+    pub damaged: BTreeSet<(u16, ShardId)>,
     pub held: BTreeMap<(u16, ShardId), Held>,
     /// The highest index applied anywhere, and its term.
     pub applied: BTreeMap<ShardId, (u64, u64)>,
@@ -96,6 +99,7 @@ impl World {
         Self {
             disks,
             wiped: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             held: BTreeMap::new(),
             applied: BTreeMap::new(),
             memberships: BTreeMap::new(),
@@ -139,7 +143,12 @@ impl World {
                 self.raise(*shard, pointer);
                 rows.iter().for_each(|row| self.on_row(site, *shard, row));
             }
-            Event::State { shard, pointer, .. } => self.raise(*shard, pointer),
+            Event::State { shard, pointer, installed, .. } => {
+                self.raise(*shard, pointer);
+                if *installed {
+                    self.damaged.remove(&(site.node, *shard));
+                }
+            }
             Event::Vote { .. } | Event::Purged { .. } => {}
         }
     }
@@ -154,8 +163,14 @@ impl World {
 
     fn on_row(&mut self, site: &Site<'_>, shard: ShardId, row: &RowChange) {
         if let Some(((conv, seq), _, Some(entry))) = row.of::<Entries>() {
-            let known =
-                Known { chain: entry.chain, msg_id: entry.msg_id, cid: entry.cid, from: entry.from, at: site.at };
+            let known = Known {
+                chain: entry.chain,
+                msg_id: entry.msg_id,
+                cid: entry.cid,
+                from: entry.from,
+                shard,
+                at: site.at,
+            };
             self.entries.entry(conv).or_default().entry(seq).or_insert(known);
         } else if let Some((conv, _, Some(row))) = row.of::<Conversations>() {
             let head = self.heads.entry(conv).or_default();

@@ -1,91 +1,157 @@
 //! From the seed to the options, in a fixed order.
+//!
+//! Swarm: each kind of fault is switched off in half of the seeds, so that rare mixtures happen. Lanes run beside each
+//! other: what happens to processes and disks, to the network, and to everything else.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Disk, Fault, Options, POINTS, Timed};
+use super::{Disk, Fault, KINDS, Options, POINTS, Timed};
+
+const PROCESSES: [&str; 8] = ["kill", "crash-at", "pause", "stop", "rolling", "kill", "crash-at", "kill"];
+const NETWORK: [&str; 12] = [
+    "isolate",
+    "isolate-leader",
+    "cut",
+    "partial",
+    "flap",
+    "swizzle",
+    "loss",
+    "delay",
+    "reset",
+    "half-open",
+    "late",
+    "storm",
+];
+const OTHERS: [&str; 10] =
+    ["slow", "sync-error", "full", "clock", "drift", "transfer", "silent", "client-crash", "slow", "crash-at"];
+/// At most one of these in a run: each takes a copy away for good.
+const LOSSES: [&str; 2] = ["wipe", "corrupt"];
 
 impl Options {
     /// Draws everything in a fixed order.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let nodes = 3;
+        let nodes = [3, 3, 3, 3, 3, 3, 5, 1][rng.random_range(0..8)];
+        let election_ms = [300, 500, 500, 800][rng.random_range(0..4)];
         let mut options = Self {
             seed,
             nodes,
             shards: rng.random_range(1..=3),
             users: rng.random_range(3..=5),
             groups: rng.random_range(1..=2),
-            sends: rng.random_range(60..=400),
-            pause: Duration::from_millis(rng.random_range(20..=400)),
+            sends: rng.random_range(40..=240),
+            pause: Duration::from_millis(rng.random_range(40..=600)),
             group_percent: rng.random_range(20..=70),
             latency: Duration::from_micros(rng.random_range(100..=500))
                 ..Duration::from_millis(rng.random_range(1..=20)),
+            election: Duration::from_millis(election_ms),
+            snapshot_entries: [30, 60, 120, 200][rng.random_range(0..4)],
+            sync: Duration::from_micros([0, 200, 1_000, 4_000][rng.random_range(0..4)]),
+            change_percent: [0, 10, 30, 50][rng.random_range(0..4)],
+            dead: Vec::new(),
             lanes: Vec::new(),
             plant: None,
         };
-        // Swarm: each kind is switched off in half of the seeds, so that rare mixtures happen.
-        let mut switch = || rng.random_bool(0.5);
-        let death_kinds = [switch(), switch(), switch()];
-        let net_kinds = [switch(), switch(), switch(), switch()];
-        options.lanes.push(deaths(&mut rng, nodes, death_kinds));
-        options.lanes.push(disturbances(&mut rng, nodes, net_kinds));
+        let on: Vec<&str> = KINDS.into_iter().filter(|_| rng.random_bool(0.5)).collect();
+        for kinds in [&PROCESSES[..], &NETWORK[..], &OTHERS[..]] {
+            let kinds: Vec<&str> = kinds.iter().copied().filter(|kind| on.contains(kind)).collect();
+            let count = rng.random_range(1..=3);
+            options.lanes.push(lane(&mut rng, &options, &kinds, count));
+        }
+        let loss = LOSSES[rng.random_range(0..LOSSES.len())];
+        if nodes > 1 && on.contains(&loss) && rng.random_bool(0.5) {
+            let lane = lane(&mut rng, &options, &[loss], 1);
+            options.lanes.push(lane);
+        }
+        // Half of the seeds heal everything, the others leave a minority dead for good.
+        if nodes > 1 && rng.random_bool(0.3) {
+            options.dead = vec![rng.random_range(0..nodes)];
+        }
         options
     }
 }
 
-/// Faults on the disk or the process of a node.
-fn deaths(rng: &mut StdRng, nodes: usize, kinds: [bool; 3]) -> Vec<Timed> {
+fn lane(rng: &mut StdRng, options: &Options, kinds: &[&str], count: usize) -> Vec<Timed> {
+    let count = if kinds.is_empty() { 0 } else { count };
     let mut lane = Vec::new();
-    for _ in 0..rng.random_range(1..=4) {
-        let node = rng.random_range(0..nodes);
-        let keep_permille = rng.random_range(0..=1_000);
-        let disk = if rng.random_bool(0.5) { Disk::Kept } else { Disk::Lost };
-        let point = POINTS[rng.random_range(0..POINTS.len())].to_owned();
-        let passes = rng.random_range(1..=40);
-        let many = rng.random_range(2..=nodes);
-        let fault = match rng.random_range(0..4) {
-            0 if kinds[0] => Fault::CrashAt { node, point, passes, keep_permille },
-            1 if kinds[1] => {
-                Fault::Kill { nodes: (0..many).map(|i| (node + i) % nodes).collect(), disk, keep_permille }
-            }
-            2 if kinds[2] => Fault::Slow { node, by: Duration::from_millis(rng.random_range(5..=400)) },
-            _ => Fault::Kill { nodes: vec![node], disk, keep_permille },
-        };
-        lane.push(timed(rng, fault));
+    for _ in 0..count {
+        let kind = kinds[rng.random_range(0..kinds.len())];
+        lane.extend(fault(rng, options, kind));
     }
     lane
 }
 
-/// Faults between nodes.
-fn disturbances(rng: &mut StdRng, nodes: usize, kinds: [bool; 4]) -> Vec<Timed> {
-    let mut lane = Vec::new();
-    for _ in 0..rng.random_range(1..=4) {
-        let node = rng.random_range(0..nodes);
-        let other = (node + rng.random_range(1..nodes.max(2))) % nodes;
-        let (inward, outward) = [(true, true), (true, false), (false, true)][rng.random_range(0..3)];
-        let permille = rng.random_range(1..=200);
-        let off_ms = [3_600_000, -3_600_000, 86_400_000, -86_400_000, 9_000, -9_000][rng.random_range(0..6)];
-        let drawn = match rng.random_range(0..4) {
-            0 if kinds[0] => Some(Fault::Isolate { node, inward, outward }),
-            1 if kinds[1] => Some(Fault::Cut { from: node, to: other }),
-            2 if kinds[2] => Some(Fault::Loss { permille }),
-            3 if kinds[3] => Some(Fault::Clock { node, off_ms }),
-            _ => None,
-        };
-        if let Some(fault) = drawn {
-            lane.push(timed(rng, fault));
+/// None where the cluster is too small for it.
+fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
+    let nodes = options.nodes;
+    let node = rng.random_range(0..nodes);
+    let other = (node + rng.random_range(1..nodes.max(2))) % nodes;
+    let shard = rng.random_range(0..=options.shards);
+    let user = rng.random_range(0..options.users);
+    let keep_permille = rng.random_range(0..=1_000);
+    let alone = nodes == 1;
+    let fault = match kind {
+        "kill" => {
+            let many = if rng.random_bool(0.6) { 1 } else { rng.random_range(1..=nodes) };
+            let disk = if rng.random_bool(0.5) { Disk::Kept } else { Disk::Lost };
+            Fault::Kill { nodes: (0..many).map(|i| (node + i) % nodes).collect(), disk, keep_permille }
         }
-    }
-    lane
-}
-
-fn timed(rng: &mut StdRng, fault: Fault) -> Timed {
-    Timed {
-        after: Duration::from_millis(rng.random_range(100..=5_000)),
-        lasts: Duration::from_millis(rng.random_range(200..=12_000)),
+        "crash-at" => {
+            let point = POINTS[rng.random_range(0..POINTS.len())].to_owned();
+            // What happens rarely is not waited for often.
+            let often = ["log.", "state.", "fanout.", "marks.", "receipts."].iter().any(|p| point.starts_with(p));
+            let passes = rng.random_range(1..=if often { 40 } else { 3 });
+            Fault::CrashAt { node, point, passes, keep_permille }
+        }
+        "pause" => Fault::Pause { node },
+        "stop" => {
+            let killed = rng.random_bool(0.5);
+            Fault::Stop { node, kill_after: killed.then(|| Duration::from_millis(rng.random_range(1..=1_500))) }
+        }
+        "rolling" => Fault::Rolling,
+        "wipe" => Fault::Wipe { node },
+        "corrupt" => Fault::Corrupt { node, pick: rng.random() },
+        "isolate" => {
+            let (inward, outward) = [(true, true), (true, false), (false, true)][rng.random_range(0..3)];
+            Fault::Isolate { node, inward, outward }
+        }
+        "isolate-leader" => Fault::IsolateLeader { shard },
+        "cut" | "partial" | "flap" if alone => return None,
+        "cut" => Fault::Cut { from: node, to: other },
+        "partial" => Fault::Partial { a: node, b: other },
+        "flap" => Fault::Flap { from: node, to: other, period: Duration::from_millis(rng.random_range(50..=1_500)) },
+        "swizzle" => {
+            let mut order: Vec<usize> = (0..nodes).collect();
+            (1..nodes).for_each(|i| order.swap(i, rng.random_range(0..=i)));
+            Fault::Swizzle { order }
+        }
+        "loss" => Fault::Loss { permille: rng.random_range(1..=250) },
+        "delay" => Fault::Delay { up_to: Duration::from_millis(rng.random_range(20..=1_500)) },
+        "reset" => Fault::Reset { node, bytes: rng.random_range(0..=2_000) },
+        "half-open" => Fault::HalfOpen { node },
+        "late" => Fault::Late { node },
+        "storm" => Fault::Storm,
+        "slow" => Fault::Slow { node, by: Duration::from_millis(rng.random_range(5..=600)) },
+        "sync-error" => Fault::SyncError { node },
+        "full" => Fault::Full { node },
+        "clock" => {
+            let off_ms = [3_600_000, -3_600_000, 86_400_000, -86_400_000, 9_000, -9_000][rng.random_range(0..6)];
+            Fault::Clock { node, off_ms }
+        }
+        "drift" => Fault::Drift { node, permille: rng.random_range(-300..=300) },
+        "transfer" => Fault::Transfer { shard, to: node },
+        "silent" => Fault::Silent { user },
+        "client-crash" => Fault::ClientCrash { user },
+        other => unreachable!("a kind of fault that nobody draws: {other}"),
+    };
+    // Most things are short; some outlast a lease.
+    let longest = if rng.random_bool(0.7) { 3_000 } else { 10_000 };
+    Some(Timed {
+        after: Duration::from_millis(rng.random_range(50..=4_000)),
+        lasts: Duration::from_millis(rng.random_range(100..=longest)),
         fault,
-    }
+    })
 }

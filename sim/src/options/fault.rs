@@ -14,23 +14,67 @@ pub enum Disk {
     Lost,
 }
 
-/// One thing that breaks, for a while, and heals.
+/// One thing that breaks, for a while, and heals. Nodes are counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// Nodes die at one instant and come back.
     Kill { nodes: Vec<usize>, disk: Disk, keep_permille: u32 },
     /// A node dies just after it has passed this point so many times; it comes back.
     CrashAt { node: usize, point: String, passes: u32, keep_permille: u32 },
+    /// A node stands still, its connections stay open, its lease may end.
+    Pause { node: usize },
+    /// A node is asked to stop, and starts again when it has. `kill_after`: it dies on the way.
+    Stop { node: usize, kill_after: Option<Duration> },
+    /// All nodes stop and start in good order, one after another.
+    Rolling,
+    /// A node's machine is replaced: its directory is empty, and the cluster takes it back.
+    Wipe { node: usize },
+
     /// A node hears nobody, or nobody hears it, or both; clients included.
     Isolate { node: usize, inward: bool, outward: bool },
+    /// The leader of a shard, whoever that is by then, is cut off with its clients.
+    IsolateLeader { shard: u16 },
     /// One direction between two nodes.
     Cut { from: usize, to: usize },
-    /// Every sync of a node takes this much longer.
-    Slow { node: usize, by: Duration },
+    /// Both directions between two nodes; others see both.
+    Partial { a: usize, b: usize },
+    /// One direction between two nodes, cut and mended again and again.
+    Flap { from: usize, to: usize, period: Duration },
+    /// All nodes are cut off one by one, and come back in this order.
+    Swizzle { order: Vec<usize> },
     /// Of all packets, in thousandths.
     Loss { permille: u32 },
+    /// Every packet takes up to this much longer.
+    Delay { up_to: Duration },
+    /// All connections of a node are reset after so many more bytes, in the middle of a frame.
+    Reset { node: usize, bytes: usize },
+    /// All connections of a node go dead without a word, and are reset in the end.
+    HalfOpen { node: usize },
+    /// What arrives at a node over its present connections arrives only when this is over.
+    Late { node: usize },
+    /// All clients lose their connections at once.
+    Storm,
+
+    /// Every sync of a node takes this much longer.
+    Slow { node: usize, by: Duration },
+    /// A sync of a node fails: it must end at once.
+    SyncError { node: usize },
+    /// A node's disk gets low, then full, until there is room again.
+    Full { node: usize },
+    /// A bit of something that a node has stored is flipped while it is down.
+    Corrupt { node: usize, pick: u32 },
+
     /// A node's wall clock is off.
     Clock { node: usize, off_ms: i64 },
+    /// A node's wall clock goes wrong by so many parts in a thousand.
+    Drift { node: usize, permille: i64 },
+
+    /// The leader of a shard hands over to another node, which may be anywhere.
+    Transfer { shard: u16, to: usize },
+    /// A client's machine stands still: it neither reads nor acks.
+    Silent { user: usize },
+    /// A client's process dies and starts again on its store, outbox and all.
+    ClientCrash { user: usize },
 }
 
 /// A fault of one lane: it begins this long after the one before it has healed.
@@ -42,21 +86,56 @@ pub struct Timed {
 }
 
 /// Named crash points, see `flotilla_raft::seam::fault` and its callers.
-pub const POINTS: [&str; 10] = [
+pub const POINTS: [&str; 17] = [
     "vote.saved",
     "log.before_sync",
     "log.after_sync_before_callback",
     "log.truncated",
     "state.applied_before_reply",
+    "state.replied_before_effects",
     "snapshot.chunk_written",
     "snapshot.before_flip",
     "snapshot.installed",
     "fanout.before_clear",
     "receipts.before_clear",
+    "marks.committed",
+    "session.opened_before_ready",
+    "membership.before_change",
+    "membership.changed",
+    "shutdown.before_hand_over",
+    "shutdown.handed_over",
 ];
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 7] = ["kill", "crash-at", "isolate", "cut", "slow", "loss", "clock"];
+pub const KINDS: [&str; 27] = [
+    "kill",
+    "crash-at",
+    "pause",
+    "stop",
+    "rolling",
+    "wipe",
+    "isolate",
+    "isolate-leader",
+    "cut",
+    "partial",
+    "flap",
+    "swizzle",
+    "loss",
+    "delay",
+    "reset",
+    "half-open",
+    "late",
+    "storm",
+    "slow",
+    "sync-error",
+    "full",
+    "corrupt",
+    "clock",
+    "drift",
+    "transfer",
+    "silent",
+    "client-crash",
+];
 
 impl Fault {
     /// The name by which a kind is switched off, counted and printed.
@@ -64,11 +143,31 @@ impl Fault {
         match self {
             Self::Kill { .. } => "kill",
             Self::CrashAt { .. } => "crash-at",
+            Self::Pause { .. } => "pause",
+            Self::Stop { .. } => "stop",
+            Self::Rolling => "rolling",
+            Self::Wipe { .. } => "wipe",
             Self::Isolate { .. } => "isolate",
+            Self::IsolateLeader { .. } => "isolate-leader",
             Self::Cut { .. } => "cut",
-            Self::Slow { .. } => "slow",
+            Self::Partial { .. } => "partial",
+            Self::Flap { .. } => "flap",
+            Self::Swizzle { .. } => "swizzle",
             Self::Loss { .. } => "loss",
+            Self::Delay { .. } => "delay",
+            Self::Reset { .. } => "reset",
+            Self::HalfOpen { .. } => "half-open",
+            Self::Late { .. } => "late",
+            Self::Storm => "storm",
+            Self::Slow { .. } => "slow",
+            Self::SyncError { .. } => "sync-error",
+            Self::Full { .. } => "full",
+            Self::Corrupt { .. } => "corrupt",
             Self::Clock { .. } => "clock",
+            Self::Drift { .. } => "drift",
+            Self::Transfer { .. } => "transfer",
+            Self::Silent { .. } => "silent",
+            Self::ClientCrash { .. } => "client-crash",
         }
     }
 }

@@ -95,6 +95,7 @@ impl Overrides {
         }
         if self.no_faults {
             options.lanes.clear();
+            options.dead.clear();
         }
         self.without.iter().for_each(|kind| options.without(kind));
         if self.plant.is_some() {

@@ -32,6 +32,16 @@ pub struct Options {
     /// Of all sends, those to a group, in hundredths.
     pub group_percent: u32,
     pub latency: std::ops::Range<Duration>,
+    /// The shorter bound of an election's time-out; the longer one is twice as long.
+    pub election: Duration,
+    /// A snapshot is built after so many entries.
+    pub snapshot_entries: u64,
+    /// What a sync takes at best.
+    pub sync: Duration,
+    /// Of all commands, those that are not plain messages: edits, reactions, members who come and go. In hundredths.
+    pub change_percent: u32,
+    /// Nodes that stay dead when everything else heals: a minority.
+    pub dead: Vec<usize>,
     /// Lanes run beside each other; the faults of one lane follow each other.
     pub lanes: Vec<Vec<Timed>>,
     /// A deliberate bug.
@@ -50,6 +60,11 @@ impl Default for Options {
             pause: Duration::from_millis(100),
             group_percent: 50,
             latency: Duration::from_micros(100)..Duration::from_millis(10),
+            election: Duration::from_millis(500),
+            snapshot_entries: 200,
+            sync: Duration::ZERO,
+            change_percent: 0,
+            dead: Vec::new(),
             lanes: Vec::new(),
             plant: None,
         }
@@ -86,6 +101,12 @@ impl fmt::Display for Options {
             "  {} sends, {} % to groups, one per device every {:?} on average",
             self.sends, self.group_percent, self.pause
         )?;
+        writeln!(f, "  {} % of them edits, reactions, changes of members", self.change_percent)?;
+        writeln!(
+            f,
+            "  elections from {:?}, a snapshot every {} entries, a sync takes {:?}",
+            self.election, self.snapshot_entries, self.sync
+        )?;
         write!(f, "  network latency {:?} to {:?}", self.latency.start, self.latency.end)?;
         for (lane, faults) in self.lanes.iter().enumerate() {
             for Timed { after, lasts, fault } in faults {
@@ -94,6 +115,9 @@ impl fmt::Display for Options {
         }
         if self.lanes.iter().all(Vec::is_empty) {
             write!(f, "\n  no fault")?;
+        }
+        if !self.dead.is_empty() {
+            write!(f, "\n  dead in the end: {:?}", self.dead)?;
         }
         if let Some(plant) = &self.plant {
             write!(f, "\n  planted: {plant}")?;
@@ -123,13 +147,15 @@ mod tests {
 
     #[test]
     fn seeds_draw_different_runs_and_both_kinds_of_disk() {
-        let runs: Vec<_> = (0..32).map(|seed| Options::draw(seed)).collect();
+        let runs: Vec<_> = (0..96).map(|seed| Options::draw(seed)).collect();
         let faults: Vec<&Fault> = runs.iter().flat_map(|o| o.lanes.iter().flatten()).map(|t| &t.fault).collect();
         let some = |is: &dyn Fn(&Fault) -> bool| faults.iter().any(|f| is(f));
         assert!(some(&|f| matches!(f, Fault::Kill { disk: Disk::Lost, .. })));
-        assert!(some(&|f| matches!(f, Fault::Kill { nodes, .. } if nodes.len() == 3)));
+        assert!(some(&|f| matches!(f, Fault::Kill { nodes, .. } if nodes.len() >= 3)));
         assert!(some(&|f| matches!(f, Fault::CrashAt { .. })) && some(&|f| matches!(f, Fault::Clock { .. })));
         assert!(some(&|f| matches!(f, Fault::Cut { .. })) && some(&|f| matches!(f, Fault::Loss { .. })));
+        assert!(KINDS.iter().all(|kind| faults.iter().any(|f| f.kind() == *kind)), "every kind is drawn");
+        assert!(runs.iter().all(|run| 2 * run.dead.len() < run.nodes), "a majority lives");
         assert!(runs.windows(2).any(|pair| pair[0].pause != pair[1].pause));
     }
 

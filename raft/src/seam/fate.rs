@@ -1,0 +1,103 @@
+//! What becomes of a connection in the simulator: it is reset, perhaps in the middle of a frame, goes dead without a word, or
+//! its bytes arrive late. In production there is none of this.
+//!
+//! Invariant: only the end that runs in the product is touched, so that the other end learns of it as it would from a network.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fate {
+    #[default]
+    Fine,
+    /// What arrives waits here until the fate changes.
+    Late,
+    /// Nothing arrives any more, and what is written goes nowhere.
+    Dead,
+    /// So many bytes are still written, then it is reset.
+    Cut(usize),
+    Reset,
+}
+
+struct State {
+    local: SocketAddr,
+    peer: SocketAddr,
+    fate: Fate,
+    wakers: Vec<Waker>,
+}
+
+thread_local! {
+    // The simulator runs all nodes on one thread. In the order in which connections were made.
+    static ALL: RefCell<Vec<Weak<Mutex<State>>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // A holder cannot panic half-way.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Decides over every open connection by its own address, its peer's and its fate so far; none leaves it as it is.
+pub fn change(decide: impl Fn(SocketAddr, SocketAddr, Fate) -> Option<Fate>) {
+    let mut woken = Vec::new();
+    ALL.with(|all| {
+        let mut all = all.borrow_mut();
+        all.retain(|state| state.strong_count() > 0);
+        for state in all.iter().filter_map(Weak::upgrade) {
+            let mut state = lock(&state);
+            if let Some(fate) = decide(state.local, state.peer, state.fate) {
+                state.fate = fate;
+                woken.append(&mut state.wakers);
+            }
+        }
+    });
+    woken.into_iter().for_each(Waker::wake);
+}
+
+/// One end of a connection.
+pub struct Held(Arc<Mutex<State>>);
+
+impl Held {
+    pub fn new(local: SocketAddr, peer: SocketAddr) -> Self {
+        let state = Arc::new(Mutex::new(State { local, peer, fate: Fate::Fine, wakers: Vec::new() }));
+        ALL.with(|all| all.borrow_mut().push(Arc::downgrade(&state)));
+        Self(state)
+    }
+
+    /// Whether what has arrived may be read. The waker is kept, for the fate may change while nothing arrives.
+    pub fn read(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        state.wakers.retain(|waker| !waker.will_wake(cx.waker()));
+        state.wakers.push(cx.waker().clone());
+        match state.fate {
+            Fate::Fine | Fate::Cut(1..) => Poll::Ready(Ok(())),
+            Fate::Late | Fate::Dead => Poll::Pending,
+            Fate::Cut(0) | Fate::Reset => Poll::Ready(Err(reset())),
+        }
+    }
+
+    /// How many of the bytes are to be written; none: they go nowhere and nobody is told.
+    pub fn write(&self, bytes: usize) -> io::Result<Option<usize>> {
+        let mut state = lock(&self.0);
+        match state.fate {
+            Fate::Fine | Fate::Late => Ok(Some(bytes)),
+            Fate::Dead => Ok(None),
+            Fate::Cut(0) | Fate::Reset => Err(reset()),
+            Fate::Cut(left) => {
+                let now = left.min(bytes);
+                state.fate = Fate::Cut(left - now);
+                if left == now {
+                    // Whoever reads must hear of it too.
+                    state.wakers.drain(..).for_each(Waker::wake);
+                }
+                Ok(Some(now))
+            }
+        }
+    }
+}
+
+fn reset() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "reset by the simulator")
+}

@@ -1,0 +1,28 @@
+//! A flipped bit in something that a node has stored: log, vote or state of a shard.
+
+use std::ops::ControlFlow;
+
+use flotilla_proto::ids::ShardId;
+use flotilla_raft::keys;
+use flotilla_storage::{MemDisk, Order};
+
+/// Flips a bit of one row, chosen by `pick` among those of one kind; says which. The control group's are spared: its replicas
+/// are outside of what is promised to heal by itself.
+pub fn flip(disk: &MemDisk, pick: u32) -> Option<(ShardId, String)> {
+    let kind = [keys::LOG, keys::STATE, keys::STATE, keys::LOG, keys::VOTE][pick as usize % 5];
+    let mut rows = Vec::new();
+    // A simulated disk without faults can be read.
+    let _ = disk.written().scan(&[kind], &[kind + 1], Order::Forward, &mut |key, _| {
+        rows.push(key.to_vec());
+        ControlFlow::Continue(())
+    });
+    rows.retain(|key| key.get(1..3) != Some(&[0, 0][..]));
+    let key = rows.get((pick as usize / 5).checked_rem(rows.len())?)?;
+    let shard = ShardId(u16::from_be_bytes([*key.get(1)?, *key.get(2)?]));
+    let what = match kind {
+        keys::LOG => "a log entry",
+        keys::VOTE => "the vote",
+        _ => "a row of the state",
+    };
+    disk.corrupt(key, pick as usize / 7).then(|| (shard, format!("{what} of shard {shard}")))
+}

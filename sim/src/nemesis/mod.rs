@@ -1,0 +1,242 @@
+//! What breaks, and when: the lanes of faults that the seed drew, each healed before its lane goes on.
+//!
+//! - `points` crash points · `clocks` wall clocks · `damage` flipped bits
+//!
+//! Invariant: when [`run`] returns, everything is healed: all nodes run, but for those that the options leave dead, all links
+//! carry, all clocks and disks are right. Lanes do not know of each other: what two of them hold heals with the second.
+
+mod clocks;
+mod damage;
+mod points;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flotilla_proto::ids::ShardId;
+use flotilla_raft::seam::fate::Fate;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::Cluster;
+use crate::options::{Disk, Fault, Options, Timed};
+use crate::trace::now;
+use crate::workload::Chat;
+
+/// How often each kind of fault has begun.
+pub type Coverage = BTreeMap<String, u32>;
+
+/// A node that was asked to stop has done so by then: the drain of its clients included.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// Between two steps of a fault that has several.
+const STEP: Duration = Duration::from_millis(300);
+
+pub async fn run(options: &Options, cluster: &Cluster, chat: &Chat) -> Coverage {
+    clocks::install();
+    points::listen();
+    let covered = RefCell::new(Coverage::new());
+    let lanes = options.lanes.iter().map(|lane| run_lane(lane, cluster, chat, &covered));
+    futures::future::join_all(lanes).await;
+    options.dead.iter().for_each(|node| cluster.kill(*node, Disk::Lost, 0));
+    covered.into_inner()
+}
+
+async fn run_lane(lane: &[Timed], cluster: &Cluster, chat: &Chat, covered: &RefCell<Coverage>) {
+    for timed in lane {
+        sleep(timed.after).await;
+        let from = now();
+        let name = one(timed, cluster, chat).await;
+        cluster.trace.fault(from, &timed.fault);
+        *covered.borrow_mut().entry(name).or_default() += 1;
+    }
+}
+
+/// Breaks, waits, heals; the name for the coverage table.
+async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat) -> String {
+    let lasts = *lasts;
+    match fault {
+        Fault::Kill { nodes, disk, keep_permille } => {
+            nodes.iter().for_each(|node| cluster.kill(*node, *disk, *keep_permille));
+            sleep(lasts).await;
+            nodes.iter().for_each(|node| cluster.restart(*node));
+            let disk = if *disk == Disk::Kept { "disk kept" } else { "power loss" };
+            return format!("kill {} {disk}", nodes.len());
+        }
+        Fault::CrashAt { node, point, passes, keep_permille } => {
+            let place = format!("node{}", cluster.seats[*node].number);
+            // A node that is not asked to stop never passes some of them.
+            if point.starts_with("shutdown.") && !cluster.is_down(*node) {
+                cluster.seats[*node].stop.notify_one();
+            }
+            let began = Instant::now();
+            let patience = lasts.max(Duration::from_secs(5));
+            if !points::passed(&place, point, *passes, patience).await {
+                cluster.revive(*node);
+                return format!("never passed {point}");
+            }
+            cluster.say(format!("{place} has passed {point}"));
+            cluster.kill(*node, Disk::Lost, *keep_permille);
+            sleep(lasts.saturating_sub(began.elapsed()).max(STEP)).await;
+            cluster.restart(*node);
+            return format!("crash at {point}");
+        }
+        Fault::Pause { node } => {
+            cluster.pause(*node);
+            sleep(lasts).await;
+            cluster.resume(*node);
+        }
+        Fault::Stop { node, kill_after } => {
+            cluster.stop(*node, kill_after.unwrap_or(STOP_PATIENCE)).await;
+            cluster.kill(*node, Disk::Lost, 0);
+            sleep(lasts).await;
+            cluster.restart(*node);
+            return if kill_after.is_some() { "stop, killed on the way" } else { "stop" }.into();
+        }
+        Fault::Rolling => {
+            for node in 0..cluster.seats.len() {
+                if !cluster.is_down(node) {
+                    cluster.stop(node, STOP_PATIENCE).await;
+                    cluster.kill(node, Disk::Kept, 0);
+                    cluster.restart(node);
+                }
+                sleep(STEP).await;
+            }
+        }
+        Fault::Wipe { node } => {
+            cluster.kill(*node, Disk::Lost, 0);
+            cluster.wipe(*node);
+            sleep(lasts).await;
+            cluster.restart(*node);
+            cluster.take_back(*node).await;
+        }
+        Fault::Isolate { node, inward, outward } => {
+            isolate(cluster, *node, *inward, *outward, lasts).await;
+            return format!("isolate{}{}", if *inward { " in" } else { "" }, if *outward { " out" } else { "" });
+        }
+        Fault::IsolateLeader { shard } => {
+            let Some(node) = cluster.leader_of(ShardId(*shard)) else { return "no leader to isolate".into() };
+            isolate(cluster, node, true, true, lasts).await;
+        }
+        Fault::Cut { from, to } => {
+            cluster.cut(*from, *to);
+            sleep(lasts).await;
+            cluster.mend(*from, *to);
+        }
+        Fault::Partial { a, b } => {
+            cluster.cut(*a, *b);
+            cluster.cut(*b, *a);
+            sleep(lasts).await;
+            cluster.mend(*a, *b);
+            cluster.mend(*b, *a);
+        }
+        Fault::Flap { from, to, period } => {
+            let end = Instant::now() + lasts;
+            while Instant::now() < end {
+                cluster.cut(*from, *to);
+                sleep(*period / 2).await;
+                cluster.mend(*from, *to);
+                sleep(*period / 2).await;
+            }
+        }
+        Fault::Swizzle { order } => swizzle(cluster, order, lasts).await,
+        Fault::Loss { permille } => {
+            cluster.loss(f64::from(*permille) / 1_000.0);
+            sleep(lasts).await;
+            cluster.loss(0.0);
+        }
+        Fault::Delay { up_to } => {
+            cluster.delay(*up_to);
+            sleep(lasts).await;
+            cluster.delay(Duration::ZERO);
+        }
+        Fault::Reset { node, bytes } => {
+            cluster.say(format!("resets the connections of node{} after {bytes} bytes", cluster.seats[*node].number));
+            cluster.connections(Some(*node), Fate::Cut(*bytes));
+        }
+        Fault::HalfOpen { node } => {
+            cluster.say(format!("lets the connections of node{} go dead", cluster.seats[*node].number));
+            cluster.connections(Some(*node), Fate::Dead);
+            sleep(lasts).await;
+            cluster.end_dead(*node);
+        }
+        Fault::Late { node } => {
+            cluster.say(format!("holds back what arrives at node{}", cluster.seats[*node].number));
+            cluster.connections(Some(*node), Fate::Late);
+            sleep(lasts).await;
+            cluster.end_late(*node);
+        }
+        Fault::Storm => {
+            cluster.say("resets all clients".into());
+            cluster.connections(None, Fate::Reset);
+        }
+        Fault::Slow { node, by } => {
+            cluster.slow(*node, *by);
+            sleep(lasts).await;
+            cluster.unslow(*node);
+        }
+        Fault::SyncError { node } => {
+            let seat = &cluster.seats[*node];
+            seat.excuse();
+            seat.disk.inject(|faults| faults.fail_syncs = true);
+            sleep(lasts).await;
+            seat.disk.inject(|faults| faults.fail_syncs = false);
+            cluster.revive(*node);
+            seat.unexcuse();
+        }
+        Fault::Full { node } => cluster.fill(*node, lasts).await,
+        Fault::Corrupt { node, pick } => return corrupt(cluster, *node, *pick, lasts).await,
+        Fault::Clock { node, off_ms } => {
+            let name = format!("node{}", cluster.seats[*node].number);
+            cluster.say(format!("sets the clock of {name} off by {off_ms} ms"));
+            clocks::jump(&name, *off_ms);
+            sleep(lasts).await;
+            clocks::jump(&name, 0);
+        }
+        Fault::Drift { node, permille } => {
+            let name = format!("node{}", cluster.seats[*node].number);
+            cluster.say(format!("lets the clock of {name} drift by {permille} in a thousand"));
+            clocks::drift(&name, *permille);
+            sleep(lasts).await;
+            clocks::drift(&name, 0);
+        }
+        Fault::Transfer { shard, to } => cluster.transfer(ShardId(*shard), *to).await,
+        Fault::Silent { user } => chat.silence(cluster, *user, lasts).await,
+        Fault::ClientCrash { user } => chat.crash(cluster, *user, lasts).await,
+    }
+    fault.kind().to_owned()
+}
+
+async fn isolate(cluster: &Cluster, node: usize, inward: bool, outward: bool, lasts: Duration) {
+    cluster.isolate(node, inward, outward);
+    sleep(lasts).await;
+    cluster.rejoin(node, inward, outward);
+}
+
+/// One by one out, in the given order one by one in.
+async fn swizzle(cluster: &Cluster, order: &[usize], lasts: Duration) {
+    for node in 0..cluster.seats.len() {
+        cluster.isolate(node, true, true);
+        sleep(STEP).await;
+    }
+    sleep(lasts / 2).await;
+    for node in order {
+        cluster.rejoin(*node, true, true);
+        sleep(STEP).await;
+    }
+}
+
+/// While the node is down, so that it is found at the start or when it is read.
+async fn corrupt(cluster: &Cluster, node: usize, pick: u32, lasts: Duration) -> String {
+    let seat = &cluster.seats[node];
+    cluster.kill(node, Disk::Kept, 0);
+    let flipped = damage::flip(&seat.disk, pick);
+    if let Some((shard, what)) = &flipped {
+        cluster.say(format!("flips a bit of {what} on node{}", seat.number));
+        cluster.watch.damaged(seat.number, *shard);
+        seat.has_damage();
+    }
+    cluster.restart(node);
+    sleep(lasts).await;
+    // It may have ended when it read the row; the next start rebuilds what is damaged.
+    cluster.revive(node);
+    if flipped.is_some() { "corrupt" } else { "nothing to corrupt" }.into()
+}

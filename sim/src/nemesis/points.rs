@@ -1,0 +1,64 @@
+//! Waits for a node to pass a named point. Several lanes wait at once: the product has one hook, this shares it.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use flotilla_raft::seam::fault;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::cluster::place;
+
+struct Waiter {
+    id: u64,
+    place: String,
+    point: String,
+    left: u32,
+    tell: mpsc::Sender<()>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    all: Vec<Waiter>,
+    last: u64,
+}
+
+thread_local! {
+    // The simulator runs everything on one thread.
+    static WAITERS: RefCell<Waiters> = RefCell::default();
+}
+
+/// Once per run.
+pub fn listen() {
+    fault::hook(|point| {
+        WAITERS.with(|waiters| {
+            let mut waiters = waiters.borrow_mut();
+            if waiters.all.is_empty() {
+                return;
+            }
+            let place = place();
+            for waiter in waiters.all.iter_mut().filter(|w| w.point == point && w.place == place && w.left > 0) {
+                waiter.left -= 1;
+                if waiter.left == 0 {
+                    // One listener, one word.
+                    let _ = waiter.tell.try_send(());
+                }
+            }
+        });
+    });
+}
+
+/// Waits until the machine has passed the point so many times; false if it does not within `patience`.
+pub async fn passed(place: &str, point: &str, passes: u32, patience: Duration) -> bool {
+    let (tell, mut told) = mpsc::channel(1);
+    let id = WAITERS.with(|waiters| {
+        let mut waiters = waiters.borrow_mut();
+        waiters.last += 1;
+        let id = waiters.last;
+        waiters.all.push(Waiter { id, place: place.to_owned(), point: point.to_owned(), left: passes, tell });
+        id
+    });
+    let passed = matches!(timeout(patience, told.recv()).await, Ok(Some(())));
+    WAITERS.with(|waiters| waiters.borrow_mut().all.retain(|waiter| waiter.id != id));
+    passed
+}

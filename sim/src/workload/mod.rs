@@ -1,0 +1,124 @@
+//! Users with a device each, and what they do: messages in direct conversations and in groups, pipelined, and changes.
+//!
+//! - `person` a device on its machine, which may stand still or die · `talk` what one of them does
+//!
+//! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
+
+mod person;
+mod talk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use flotilla_client::device::{message, random_cid};
+use flotilla_client::history::Recorder;
+use flotilla_proto::entry::HistoryAccess;
+use flotilla_proto::frame::Target;
+use flotilla_proto::ids::{Cid, ConvId, UserId};
+
+use crate::cluster::Cluster;
+use crate::options::Options;
+pub use person::Person;
+use talk::Plan;
+
+/// Conversations and who is in them.
+pub struct Chat {
+    pub people: Vec<Arc<Person>>,
+    /// With those who were in them at first.
+    pub convs: Vec<(ConvId, Vec<usize>)>,
+    /// Members of groups come and go.
+    pub changing: bool,
+}
+
+impl Chat {
+    /// Accounts, devices, groups.
+    pub async fn open(options: &Options, cluster: &Cluster, recorder: &Recorder) -> anyhow::Result<Self> {
+        let watch = cluster.watch.clone();
+        recorder.tap(move |record| watch.on_record(record));
+        let mut people = Vec::new();
+        for index in 0..options.users {
+            people.push(Arc::new(Person::enter(index, cluster.urls(), recorder.clone()).await?));
+        }
+        let mut convs = Vec::new();
+        for a in 0..people.len() {
+            for b in a + 1..people.len() {
+                convs.push((ConvId::direct(&people[a].user, &people[b].user), vec![a, b]));
+            }
+        }
+        for number in 0..options.groups {
+            let creator = number % people.len();
+            let others =
+                people.iter().enumerate().filter(|(i, _)| *i != creator).map(|(_, p)| p.user.clone()).collect();
+            let conv = make_group(&people[creator], others).await.context("a group cannot be made")?;
+            convs.push((conv, (0..people.len()).collect()));
+        }
+        Ok(Self { people, convs, changing: options.change_percent > 0 })
+    }
+
+    /// Sends everything; returns when all of it is in the outboxes, answered or not.
+    pub async fn send_all(&self, options: &Options) -> anyhow::Result<()> {
+        let users: Vec<UserId> = self.people.iter().map(|person| person.user.clone()).collect();
+        let mut tasks = Vec::new();
+        for (index, person) in self.people.iter().enumerate() {
+            let share = options.sends / self.people.len() + usize::from(index < options.sends % self.people.len());
+            let mine = self.convs.iter().filter(|(_, members)| members.contains(&index));
+            let (groups, directs): (Vec<ConvId>, Vec<ConvId>) =
+                mine.map(|(conv, _)| conv.clone()).partition(|conv| conv.peers().is_none());
+            let plan = Plan { index, share, groups, directs, users: users.clone(), options: options.clone() };
+            tasks.push(tokio::spawn(talk::run(person.clone(), plan)));
+        }
+        for task in tasks {
+            task.await?;
+        }
+        Ok(())
+    }
+
+    /// One more message from everybody to every conversation; the cids of those that must be accepted.
+    pub async fn send_fresh(&self) -> anyhow::Result<Vec<Cid>> {
+        let mut cids = Vec::new();
+        for (conv, members) in &self.convs {
+            for person in members.iter().map(|index| &self.people[*index]) {
+                let ticket = person.handle().submit(target_of(&person.user, conv), message("fresh")).await?;
+                // Somebody may have left a group whose members change.
+                if !self.changing || conv.peers().is_some() {
+                    cids.push(ticket.cid);
+                }
+            }
+        }
+        Ok(cids)
+    }
+
+    /// The user's machine stands still: nothing is read, nothing acked.
+    pub async fn silence(&self, cluster: &Cluster, user: usize, lasts: Duration) {
+        if let Some(person) = self.people.get(user) {
+            cluster.say(format!("stops the machine of {}", person.user));
+            person.pause();
+            tokio::time::sleep(lasts).await;
+            person.resume();
+        }
+    }
+
+    /// The user's process dies, and comes back on its store.
+    pub async fn crash(&self, cluster: &Cluster, user: usize, lasts: Duration) {
+        if let Some(person) = self.people.get(user) {
+            cluster.say(format!("kills the client of {}", person.user));
+            person.die();
+            tokio::time::sleep(lasts.min(Duration::from_secs(3))).await;
+            person.rise().await;
+            cluster.say(format!("starts the client of {}", person.user));
+        }
+    }
+}
+
+async fn make_group(creator: &Person, others: Vec<UserId>) -> anyhow::Result<ConvId> {
+    let handle = creator.handle();
+    Ok(handle.create_group(random_cid(), "group", &others, HistoryAccess::FromJoin).await?)
+}
+
+fn target_of(user: &UserId, conv: &ConvId) -> Target {
+    match conv.peer_of(user) {
+        Some(peer) => Target::User(peer),
+        None => Target::Conv(conv.clone()),
+    }
+}

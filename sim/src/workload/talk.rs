@@ -1,0 +1,83 @@
+//! What one person does: mostly messages, and as often as the options say an edit, a deletion, a reaction, a read mark, or a
+//! change of a group's members. Whether it may is the server's to say: each outcome is in the history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_client::device::{Handle, message, random_cid};
+use flotilla_proto::entry::What;
+use flotilla_proto::ids::{Blob, ConvId, Seq, UserId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::sleep;
+
+use super::{Person, target_of};
+use crate::options::Options;
+
+pub struct Plan {
+    pub index: usize,
+    pub share: usize,
+    pub groups: Vec<ConvId>,
+    pub directs: Vec<ConvId>,
+    pub users: Vec<UserId>,
+    pub options: Options,
+}
+
+/// A process that has died comes back; what was given to it meanwhile is lost, as if never typed.
+const AWAY: Duration = Duration::from_millis(200);
+
+pub async fn run(person: Arc<Person>, plan: Plan) {
+    // Another stream than the one that drew the options.
+    let mut rng = StdRng::seed_from_u64(plan.options.seed.wrapping_mul(31).wrapping_add(1 + plan.index as u64));
+    for number in 0..plan.share {
+        let pause = plan.options.pause.as_micros() as u64;
+        sleep(Duration::from_micros(rng.random_range(0..=2 * pause))).await;
+        let to_group = rng.random_range(0..100) < plan.options.group_percent;
+        let among =
+            if to_group && !plan.groups.is_empty() || plan.directs.is_empty() { &plan.groups } else { &plan.directs };
+        let conv = &among[rng.random_range(0..among.len())];
+        let changes = rng.random_range(0..100) < plan.options.change_percent;
+        let handle = person.handle();
+        let done = if changes {
+            change(&mut rng, &handle, &plan, conv, number).await
+        } else {
+            let body = format!("{} {number}", person.user);
+            // The answer arrives in the history; the next message does not wait for it.
+            handle.submit(target_of(&person.user, conv), message(body)).await.is_ok()
+        };
+        if !done {
+            sleep(AWAY).await;
+        }
+    }
+}
+
+/// False if the device is not there.
+async fn change(rng: &mut StdRng, handle: &Handle, plan: &Plan, conv: &ConvId, number: usize) -> bool {
+    let Some(status) = handle.status().await else { return false };
+    let seen = status.positions.get(conv).copied().unwrap_or_default();
+    let target = Seq(rng.random_range(1..=seen.0.max(1)));
+    let someone = plan.users[rng.random_range(0..plan.users.len())].clone();
+    let what = match rng.random_range(0..if conv.peers().is_some() { 4 } else { 8 }) {
+        0 => What::Edit { target, body: Blob::from(format!("edit {number}").into_bytes()) },
+        1 => What::Delete { target },
+        2 => What::React { target, emoji: "+1".into(), on: rng.random_bool(0.7) },
+        3 => {
+            handle.read(conv.clone(), target).await;
+            return true;
+        }
+        kind => {
+            let (handle, conv) = (handle.clone(), conv.clone());
+            // It may take as long as the faults do, and nothing that follows depends on it.
+            tokio::spawn(async move {
+                // Every outcome is fine, and in the history.
+                let _ = match kind {
+                    4 | 5 => handle.add_members(random_cid(), &conv, &[someone]).await,
+                    6 => handle.remove_member(random_cid(), &conv, &someone).await,
+                    _ => handle.leave(random_cid(), &conv).await,
+                };
+            });
+            return true;
+        }
+    };
+    handle.submit(target_of(handle.user(), conv), what).await.is_ok()
+}
