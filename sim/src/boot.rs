@@ -33,8 +33,7 @@ pub async fn run(seat: Seat) {
                 reason = node.fatal.recv() => seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into())),
                 () = seat.stop.notified() => {
                     node.shutdown().await;
-                    seat.lives(None);
-                    seat.trace.say(format!("node{:<6} has stopped", seat.number));
+                    seat.stopped();
                 }
             }
         }

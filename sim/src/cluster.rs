@@ -65,7 +65,7 @@ fn timings(options: &Options) -> Timings {
 }
 
 /// How often the groups of running nodes are asked where they stand.
-const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(50);
 
 fn tell_facts(node: &Node, watch: &Watch) {
     for group in node.groups.all() {
@@ -133,6 +133,13 @@ impl Seat {
     /// What it ends for from now on was done to it.
     pub fn excuse(&self) {
         self.excused.store(true, Ordering::Relaxed);
+    }
+
+    /// A life has ended because it was asked to.
+    pub fn stopped(&self) {
+        self.lives(None);
+        self.over.store(true, Ordering::Relaxed);
+        self.trace.say(format!("node{:<6} has stopped", self.number));
     }
 
     /// It may end whenever it reads something that is damaged.
@@ -340,7 +347,9 @@ impl Cluster {
     /// A good end: it hands over what it leads. Returns when it has ended, or after `patience`; then it starts again.
     pub async fn stop(&self, node: usize, patience: Duration) {
         self.say(format!("asks node{} to stop", self.seats[node].number));
-        self.seats[node].stop.notify_one();
+        if self.seats[node].running().is_some() {
+            self.seats[node].stop.notify_one();
+        }
         let end = tokio::time::Instant::now() + patience;
         while self.seats[node].running().is_some() && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -413,6 +422,7 @@ impl Cluster {
             seat.disk.inject(|faults| faults.full = false);
             seat.disk_low.store(false, Ordering::Relaxed);
             self.revive(node);
+            seat.unexcuse();
         }
     }
 

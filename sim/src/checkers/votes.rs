@@ -2,12 +2,14 @@
 //! across restarts and lost tails. In memory a replica is never behind its own disk.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flotilla_proto::ids::{Generation, ShardId};
 use flotilla_raft::{Vote, keys, replicas};
 
 use super::decode::vote_of;
 use super::{Checker, Event, Facts, Site, World};
+use crate::cluster::TICK;
 
 #[derive(Default)]
 pub struct Votes {
@@ -15,10 +17,13 @@ pub struct Votes {
     durable: BTreeMap<(u16, ShardId, Generation), Vote>,
     /// Replicas that were behind their disk at the last ticks: the vote there, and for how many.
     behind: BTreeMap<(u16, ShardId), (Vote, u32)>,
+    /// What a sync took at worst: a core tells of itself only between its writes, and may have several to make.
+    slowest: BTreeMap<u16, Duration>,
 }
 
 /// What a replica says of itself may lag behind its disk for an instant.
 const TICKS_BEHIND_MAX: u32 = 5;
+const SYNCS_BEHIND_MAX: u32 = 8;
 
 /// A replica whose candidate has lost follows the one that a quorum has elected in the same term: that takes nothing
 /// back. Nobody else can be elected in it.
@@ -57,6 +62,8 @@ impl Checker for Votes {
     fn on_facts(&mut self, world: &World, facts: &Facts) -> Result<u64, String> {
         let (node, shard) = (facts.node.0, facts.shard);
         let Some(disk) = world.disk(node) else { return Ok(0) };
+        let slowest = self.slowest.entry(node).or_default();
+        *slowest = disk.faults().stall.max(*slowest);
         let stored = disk.durable().get(&keys::vote(shard, facts.replica.generation)).ok().flatten();
         let Some(stored) = stored.as_ref().and_then(vote_of) else { return Ok(0) };
         if !goes_back(&stored, &facts.vote) {
@@ -65,7 +72,9 @@ impl Checker for Votes {
         }
         let behind = self.behind.entry((node, shard)).or_insert((stored, 0));
         *behind = (stored, if behind.0 == stored { behind.1 + 1 } else { 1 });
-        if behind.1 > TICKS_BEHIND_MAX {
+        let slowest = self.slowest.get(&node).copied().unwrap_or_default();
+        let patience = TICKS_BEHIND_MAX + (SYNCS_BEHIND_MAX * slowest).div_duration_f32(TICK) as u32;
+        if behind.1 > patience {
             return Err(format!("node {node}, shard {shard}: {} in memory, {stored} on the disk", facts.vote));
         }
         Ok(0)

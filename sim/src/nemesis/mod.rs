@@ -64,7 +64,7 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
         Fault::CrashAt { node, point, passes, keep_permille } => {
             let place = format!("node{}", cluster.seats[*node].number);
             // A node that is not asked to stop never passes some of them.
-            if point.starts_with("shutdown.") && !cluster.is_down(*node) {
+            if point.starts_with("shutdown.") && cluster.seats[*node].running().is_some() {
                 cluster.seats[*node].stop.notify_one();
             }
             let began = Instant::now();

@@ -66,8 +66,10 @@ impl Options {
             let lane = lane(&mut rng, &options, &[loss], 1);
             options.lanes.push(lane);
         }
-        // Half of the seeds heal everything, the others leave a minority dead for good.
-        if nodes > 1 && rng.random_bool(0.3) {
+        // Most seeds heal everything, the others leave a minority dead for good.
+        // Not where a copy was lost: two of three would be gone.
+        let whole = options.lanes.iter().flatten().all(|timed| !LOSSES.contains(&timed.fault.kind()));
+        if nodes > 1 && rng.random_bool(0.3) && whole {
             options.dead = vec![rng.random_range(0..nodes)];
         }
         options
