@@ -84,8 +84,11 @@ fn elected(world: &World, facts: &Facts) -> Result<u64, String> {
         let stored =
             world.disk(voter.node.0).map(|disk| disk.durable().get(&keys::vote(facts.shard, voter.generation)));
         let vote = stored.and_then(Result::ok).flatten().as_ref().and_then(vote_of);
-        // A voter whose disk was replaced voted with the old one.
-        world.wiped.contains(&voter.node.0) || vote.is_some_and(|vote| vote.leader_id.term >= facts.leadership.term)
+        // A voter whose disk was replaced, or whose vote was damaged, voted with what it had before.
+        let damaged = world.damaged.contains(&(voter.node.0, facts.shard));
+        damaged
+            || world.wiped.contains(&voter.node.0)
+            || vote.is_some_and(|vote| vote.leader_id.term >= facts.leadership.term)
     });
     let count = voted.count();
     if voters.is_empty() || 2 * count > voters.len() {
