@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::hunt::Hunt;
 use crate::options::Chosen;
 use crate::regressions::{Record, Regressions};
 use crate::report::{Summary, Verdict};
 use crate::scenarios::command::Scenarios;
 use crate::shrink::Shrink;
 use crate::swarm::Swarm;
-use crate::{page, plants, run, trace};
+use crate::{page, run, trace};
 
 /// Whole Flotilla clusters on simulated time, network and disks, from one seed.
 #[derive(Debug, Parser)]
@@ -59,8 +60,8 @@ enum What {
     },
     /// Hand-written stories, each named after what it tells; exit code 1 if any fails
     Scenarios(Scenarios),
-    /// The deliberate bugs that `--plant NAME` switches on, a sentence each
-    Plants,
+    /// The deliberate bugs that `--plant NAME` switches on, a sentence each; or the hunt for them
+    Plants(Hunt),
     /// Leaves out faults and workload while the same promise is violated; prints the smallest run found
     Shrink(Shrink),
     /// The runs of sim/regressions/, which once broke a promise
@@ -81,10 +82,7 @@ pub fn main() -> ExitCode {
         What::Swarm(swarm) => swarm.run(),
         What::Replay { chosen, until, html } => replay(&chosen, until, html),
         What::Scenarios(scenarios) => scenarios.run(),
-        What::Plants => {
-            print!("{}", plants::list());
-            Ok(ExitCode::SUCCESS)
-        }
+        What::Plants(hunt) => Ok(hunt.run()),
         What::Shrink(shrink) => shrink.run(),
         What::Regressions(regressions) => regressions.run(),
         What::Record(record) => record.run(),

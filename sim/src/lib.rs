@@ -3,7 +3,7 @@
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
 //! - `checkers` what is checked while it runs
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
-//! - `plants` deliberate bugs, by name
+//! - `plants` deliberate bugs, by name · `hunt` which seeds find them
 //! - `scenarios` hand-written stories
 //! - `boot` one life of a node · `run` from seed to verdict · `cli` the commands
 //!
@@ -17,6 +17,7 @@ pub mod checkers;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod hunt;
 pub mod judge;
 pub mod liveness;
 pub mod nemesis;

@@ -48,7 +48,7 @@ pub const ALL: [Planted; 26] = [
         "message ids and timestamps follow the leader's clock, also backwards",
     ),
     of(Plant::LostInterval, "lost-interval", "joining again forgets the earlier stays"),
-    of(Plant::ReceiptsGoBack, "receipts-go-back", "an older receipt lowers a member's watermarks"),
+    of(Plant::ReceiptsGoBack, "receipts-go-back", "a repeated receipt lowers a member's watermark"),
     of(Plant::ClearDirtyEarly, "clear-dirty-early", "a target's dirty row is cleared before the target has answered"),
     of(
         Plant::SkipNotify,
@@ -59,7 +59,7 @@ pub const ALL: [Planted; 26] = [
     of(
         Plant::IgnoreStreamGap,
         "ignore-stream-gap",
-        "a gateway does not mind that numbers of a push stream are missing",
+        "a gateway minds neither missing numbers nor a broken connection of a push stream",
     ),
     of(Plant::StaleRead, "stale-read", "reads at the leader skip the ReadIndex, so a deposed leader answers"),
     of(
@@ -94,13 +94,29 @@ pub fn switch_on(name: &str) -> bool {
     found.is_some()
 }
 
-pub fn names() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|planted| planted.name)
+/// The story that is about what this bug breaks: where it must fail even if no seed comes to it.
+pub fn story(plant: Plant) -> Option<&'static str> {
+    Some(match plant {
+        Plant::ClearDirtyEarly => "leader_dies_between_accept_and_fan_out",
+        Plant::AnswerBeforeSync => "two_nodes_of_three_lose_their_unsynced_tail",
+        Plant::ApplyTwice => "whole_cluster_restarts",
+        Plant::CommitAlone | Plant::StaleRead => "old_leader_answers_after_a_partition",
+        Plant::KeepaliveWithoutQuorum => "minority_leader_cut_off_together_with_a_gateway",
+        Plant::LostInterval => "leave_and_rejoin_with_late_notifications",
+        Plant::PermissionFirst => "a_retry_after_a_kick",
+        Plant::OldSessionActs => "device_moves_to_another_node_while_its_acks_are_in_flight",
+        Plant::ForgetFence | Plant::DeadIncarnation => "a_device_goes_away_together_with_its_gateway",
+        Plant::IdsFromWallClock => "clock_jumps_back_one_hour_on_the_leader",
+        Plant::SkipNotify => "hello_races_a_notification_with_no_fault_at_all",
+        Plant::CursorPastHead => "inbox_leader_dies_after_push_before_the_head_is_durable",
+        Plant::SnapshotNonAtomic => "snapshot_install_crashes_half_way",
+        Plant::AckOnSend => "gateway_dies_with_a_full_window",
+        _ => return None,
+    })
 }
 
-/// For the command line.
-pub fn list() -> String {
-    ALL.iter().map(|planted| format!("{:<26} {}\n", planted.name, planted.sentence)).collect()
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|planted| planted.name)
 }
 
 #[cfg(test)]

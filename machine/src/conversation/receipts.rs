@@ -51,8 +51,8 @@ fn raised(member: &MemberRow, receipt: &Receipt, head: Seq) -> Option<MemberRow>
     }
     let read = member.read.max(member.clamp(receipt.read, head));
     let delivered = member.delivered.max(member.clamp(receipt.delivered, head)).max(read);
-    if receipt.delivered < member.delivered && plant::on(Plant::ReceiptsGoBack) {
-        return Some(MemberRow { read: receipt.read, delivered: receipt.delivered, ..member.clone() });
+    if receipt.delivered <= member.delivered && member.delivered > Seq::ZERO && plant::on(Plant::ReceiptsGoBack) {
+        return Some(MemberRow { delivered: receipt.delivered.prev(), ..member.clone() });
     }
     let changed = read > member.read || delivered > member.delivered;
     changed.then(|| MemberRow { read, delivered, ..member.clone() })

@@ -220,15 +220,18 @@ impl Pump {
     async fn send(&mut self, items: Vec<DirtyItem>) -> bool {
         stamp("notify", &items);
         let owed: Vec<_> = items.iter().map(|i| (i.notify.conv.clone(), (i.notify.head, i.parts))).collect();
-        if plant::on(Plant::ClearDirtyEarly) {
-            self.answered.extend(owed.clone());
-        }
         if owed.len() == 1 && owed[0].1.0.0.is_multiple_of(16) && plant::on(Plant::SkipNotify) {
             self.answered.extend(owed);
             return true;
         }
         let request = NodeRequest::Notify { shard: self.target, items };
         let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+        if plant::on(Plant::ClearDirtyEarly) {
+            let (cluster, target) = (self.cluster.clone(), self.target);
+            tokio::spawn(async move { cluster.at_leader(target, request, deadline, true).await.ok() });
+            self.answered.extend(owed);
+            return true;
+        }
         match self.cluster.at_leader(self.target, request, deadline, true).await {
             Ok(NodeReply::Done) => {
                 self.backoff = BACKOFF_MIN;
@@ -238,7 +241,6 @@ impl Pump {
                 self.answered.extend(owed);
                 true
             }
-            _ if plant::on(Plant::ClearDirtyEarly) => true,
             other => {
                 let why = other.err();
                 tracing::debug!(shard = %self.leader.shard, target = %self.target, ?why, "target did not take its heads");

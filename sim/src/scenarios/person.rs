@@ -14,7 +14,7 @@ use flotilla_client::history::Recorder;
 use flotilla_client::http::Http;
 use flotilla_client::store::{Change, MemStore, Store};
 use flotilla_proto::entry::HistoryAccess;
-use flotilla_proto::frame::{Accepted, Target};
+use flotilla_proto::frame::{Accepted, SyncRequest, Target};
 use flotilla_proto::ids::{Cid, ConvId, Seq, UserId};
 use madsim::net::NetSim;
 use madsim::runtime::{Handle as World, NodeHandle};
@@ -176,6 +176,12 @@ impl Person {
     pub async fn leaves(&self, conv: &ConvId) -> Result<(), Fail> {
         let done = self.handle()?.leave(random_cid(), conv).await;
         done.map(|_| ()).map_err(|e| Fail::Broken(format!("liveness: {} cannot leave: {e}", self.user)))
+    }
+
+    /// The head of a conversation as the server tells it now; none if it does not answer.
+    pub async fn reads_head(&self, conv: &ConvId) -> Option<Seq> {
+        let asked = self.open_handle()?.sync(SyncRequest { rev: None, limit: None }).await;
+        asked.ok()?.convs.iter().find(|row| row.conv == *conv).map(|row| row.head)
     }
 
     // Its network.

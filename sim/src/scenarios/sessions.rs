@@ -29,6 +29,11 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "a gateway that was declared dead lets its clients go when it wakes up, and they miss nothing",
             stopped_past_lease,
         ),
+        story(
+            "a_device_goes_away_together_with_its_gateway",
+            "the session of a device that does not come back ends with the life of its node",
+            away_with_gateway,
+        ),
     ]
 };
 
@@ -143,6 +148,28 @@ fn stopped_past_lease(stage: &Stage) -> Told<'_> {
                 !stage.seen(&bob, |record| matches!(record.op, Op::Closed { .. }).then_some(())).is_empty()
             })
             .await?;
+        alice.sees_all();
+        Ok(())
+    })
+}
+
+fn away_with_gateway(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = stage.apart();
+        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        let gateway = stage.other(&[stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?]);
+        stage.moves(&alice, stage.other(&[gateway])).await?;
+        stage.moves(&bob, gateway).await?;
+        stage.kill(gateway, Disk::Kept);
+        bob.app_dies();
+        bob.sees_only(&[]);
+        let before = stage.trace.count("registered");
+        stage.restart(gateway);
+        stage.until("liveness: the node registers again", async || stage.trace.count("registered") > before).await?;
+        alice.sends(&conv, "bob is not here").await?;
+        stage.sessions_point_at_the_living().await?;
         alice.sees_all();
         Ok(())
     })

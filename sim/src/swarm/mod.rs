@@ -51,7 +51,7 @@ pub struct Swarm {
 }
 
 /// `A..B`, `A..=B` or `A`.
-fn seeds(text: &str) -> Result<(u64, u64), String> {
+pub fn seeds(text: &str) -> Result<(u64, u64), String> {
     let (from, to) = text.split_once("..").unwrap_or((text, text));
     let number = |text: &str| text.trim_start_matches('=').parse::<u64>().map_err(|e| format!("{text}: {e}"));
     let (from, to) = (number(from)?, number(to)?);

@@ -69,6 +69,9 @@ impl Stream {
     }
 
     pub fn on_broken(&mut self) {
+        if self.is_live() && plant::on(Plant::IgnoreStreamGap) {
+            return;
+        }
         match &mut self.state {
             State::Syncing { again, .. } => *again = true,
             state => *state = State::Unsynced,
