@@ -15,6 +15,8 @@ import { PEACE, World } from '../support/world.js';
 
 const CONV = 'd05alice03bob';
 const MESSAGES = 10;
+/** FLOTILLA_JS_SEEDS: how many times as many seeds, for a longer search. */
+const TIMES = Number(process.env.FLOTILLA_JS_SEEDS ?? 1);
 
 /** How a store is opened for a life, and what the death of that life leaves of it. */
 function memory(/** @type {() => number} */ random) {
@@ -125,14 +127,14 @@ async function run(seed, kind, dieAt) {
 test('a client that dies at its n-th write, for every n, before or after the write', async () => {
   let lives = 0;
   for (let dieAt = 1; dieAt <= 40; dieAt++) {
-    for (let seed = 1; seed <= 2; seed++) lives += (await run(seed * 1_000 + dieAt, memory, life => (life === 1 ? dieAt : Infinity))).lives;
+    for (let seed = 1; seed <= 2 * TIMES; seed++) lives += (await run(seed * 1_000 + dieAt, memory, life => (life === 1 ? dieAt : Infinity))).lives;
   }
   assert.ok(lives >= 150, `${lives} lives`);
 });
 
 test('a client that dies again and again', async () => {
   let lives = 0;
-  for (let seed = 1; seed <= 60; seed++) {
+  for (let seed = 1; seed <= 60 * TIMES; seed++) {
     const random = randomFrom(seed);
     lives += (await run(seed, memory, () => 1 + Math.floor(random() * 12))).lives;
   }
@@ -141,7 +143,7 @@ test('a client that dies again and again', async () => {
 
 test('a client whose power fails again and again, on a disk that keeps only what was synced', async () => {
   let lives = 0;
-  for (let seed = 1; seed <= 60; seed++) {
+  for (let seed = 1; seed <= 60 * TIMES; seed++) {
     const random = randomFrom(seed);
     lives += (await run(seed, disk, () => 1 + Math.floor(random() * 24))).lives;
   }

@@ -230,7 +230,7 @@ story('leadership moves many times while both tabs write: each message once, eac
 
 test('tabs that die at any of their writes, in a cluster that loses requests and answers', async () => {
   let deaths = 0;
-  for (let seed = 1; seed <= 40; seed++) deaths += await chaos(seed);
+  for (let seed = 1; seed <= 40 * Number(process.env.FLOTILLA_JS_SEEDS ?? 1); seed++) deaths += await chaos(seed);
   assert.ok(deaths > 200, `${deaths} deaths`);
 });
 
