@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn seeds_draw_different_runs_and_both_kinds_of_disk() {
-        let runs: Vec<_> = (0..96).map(|seed| Options::draw(seed)).collect();
+        let runs: Vec<_> = (0..96).map(Options::draw).collect();
         let faults: Vec<&Fault> = runs.iter().flat_map(|o| o.lanes.iter().flatten()).map(|t| &t.fault).collect();
         let some = |is: &dyn Fn(&Fault) -> bool| faults.iter().any(|f| is(f));
         assert!(some(&|f| matches!(f, Fault::Kill { disk: Disk::Lost, .. })));
