@@ -47,7 +47,10 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
         .await?;
     until("sessions point at living nodes", SESSIONS, async || {
         let alive = alive(cluster);
-        ask(&|world, node| finished::lost_session(world, node, &alive))
+        let look = |world: &World, node| {
+            finished::lost_session(world, node, &alive).or_else(|| finished::unfenced(world, node, &alive))
+        };
+        ask(&look)
     })
     .await?;
     until("replicas are equal", EQUAL, async || cluster.watch.with_world(|world| finished::unequal(world, &nodes)))

@@ -11,6 +11,7 @@ use flotilla_client::history::{Op, Record};
 use flotilla_machine::conversation::tables::dirty::Dirties;
 use flotilla_machine::conversation::tables::entry::Entries;
 use flotilla_machine::conversation::tables::receipt_dirty::ReceiptDirties;
+use flotilla_machine::meta;
 use flotilla_machine::table::{self, Table, View};
 use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::inbox::InboxTable;
@@ -67,6 +68,17 @@ pub fn lost_session(world: &World, node: u16, alive: &BTreeMap<NodeId, Incarnati
             (!lives).then(|| {
                 format!("I7: in shard {shard}, {user}'s {device} has a session at a dead incarnation: {row:?}")
             })
+        })
+    })
+}
+
+/// A shard that has not taken the fence of a node's living incarnation: sessions of the dead ones could still be opened there.
+pub fn unfenced(world: &World, node: u16, alive: &BTreeMap<NodeId, Incarnation>) -> Option<String> {
+    states(world, node, |shard, view| {
+        alive.iter().find_map(|(of, living)| {
+            let fence = meta::fence(view, *of).unwrap_or_default();
+            (fence < *living)
+                .then(|| format!("I7: shard {shard} has fence {fence} of node {of}, which lives as {living}"))
         })
     })
 }

@@ -1,13 +1,14 @@
 //! I7 one-session: session numbers of a device rise, whatever node it goes to; no session is opened for an incarnation that
-//! is fenced; a number stands for one session.
+//! is fenced; a number stands for one session. A fence that rises leaves no session below it, or a job that ends the rest.
 
 use std::collections::BTreeMap;
 
 use flotilla_machine::meta::{self, FenceTable};
 use flotilla_machine::table::{self, View};
 use flotilla_machine::user::device::DeviceTable;
-use flotilla_machine::user::session::{SessionRow, SessionTable};
-use flotilla_proto::ids::{DeviceId, SessionNo, UserId};
+use flotilla_machine::user::job::{Job, JobTable};
+use flotilla_machine::user::session::{self, SessionRow, SessionTable};
+use flotilla_proto::ids::{DeviceId, Incarnation, NodeId, SessionNo, UserId};
 
 use super::{Checker, Event, RowChange, Site, World};
 
@@ -37,6 +38,11 @@ impl Sessions {
         {
             return Err(format!("the session number of {user}'s {device} went from {} to {}", old.number, new.number));
         }
+        if let Some((node, old, Some(lowest))) = row.of::<FenceTable>()
+            && old.is_none_or(|old| old < lowest)
+        {
+            return swept(view, node, lowest);
+        }
         let Some(((user, device), old, Some(new))) = row.of::<SessionTable>() else { return Ok(0) };
         if old.as_ref().is_some_and(|old| old.number >= new.number && *old != new) {
             return Err(format!("session {new:?} of {user}'s {device} took over from {old:?}"));
@@ -56,8 +62,18 @@ impl Sessions {
     }
 }
 
+fn swept(view: &View<'_>, node: NodeId, lowest: Incarnation) -> Result<u64, String> {
+    let job = table::get::<JobTable>(view, &Job::Sweep(node)).ok().flatten();
+    match session::dead(view, node, lowest, 1) {
+        Ok((dead, _)) if job.is_none() && !dead.is_empty() => {
+            Err(format!("the fence of node {node} rose to {lowest}, and the session of {dead:?} below it lives on"))
+        }
+        _ => Ok(1),
+    }
+}
+
 /// The fence that held before the batch: one that rose inside of it may have come after the session.
-fn fence_before(view: &View<'_>, rows: &[RowChange], session: &SessionRow) -> flotilla_proto::ids::Incarnation {
+fn fence_before(view: &View<'_>, rows: &[RowChange], session: &SessionRow) -> Incarnation {
     let changed = rows.iter().filter_map(|row| row.of::<FenceTable>()).find(|(node, _, _)| *node == session.node);
     match changed {
         Some((_, old, _)) => old.unwrap_or_default(),
@@ -67,8 +83,8 @@ fn fence_before(view: &View<'_>, rows: &[RowChange], session: &SessionRow) -> fl
 
 #[cfg(test)]
 mod tests {
-    use super::super::testkit::{Bench, device_row, fence, session};
-    use super::*;
+    use super::super::testkit::{Bench, device_row, fence, session, session_at};
+    use super::Sessions;
 
     #[test]
     fn a_session_below_the_fence_or_with_a_number_that_does_not_rise_is_seen() {
@@ -78,5 +94,13 @@ mod tests {
         bench().apply_all(1, 1, open(2, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
         bench().apply_all(1, 1, open(1, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
         bench().apply_all(1, 1, vec![fence(8)]).apply_all(1, 2, open(1, 7)).violates("I7");
+    }
+
+    #[test]
+    fn a_fence_that_rises_above_a_session_and_leaves_it_is_seen() {
+        let bench = || Bench::new(vec![Box::new(Sessions::default())]);
+        let listed = || vec![session_at("bob", 7)];
+        bench().apply_all(1, 1, listed()).apply_all(1, 2, vec![fence(7)]).holds();
+        bench().apply_all(1, 1, listed()).apply_all(1, 2, vec![fence(8)]).violates("I7");
     }
 }

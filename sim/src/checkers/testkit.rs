@@ -16,7 +16,7 @@ use flotilla_machine::user::account::{UserRow, UserTable};
 use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::device::{DeviceRow, DeviceTable};
 use flotilla_machine::user::inbox::{InboxTable, Row as InboxRow};
-use flotilla_machine::user::session::{SessionRow, SessionTable};
+use flotilla_machine::user::session::{AtNode, SessionNodeTable, SessionRow, SessionTable};
 use flotilla_machine::{Stamp, Txn};
 use flotilla_proto::codec;
 use flotilla_proto::entry::{Entry, What, body_hash};
@@ -326,6 +326,12 @@ pub fn session(name: &str, number: u64, incarnation: u64) -> Raw {
         since: SessionNo(1),
     };
     raw::<SessionTable>(&(user(name), device(name)), &row)
+}
+
+/// The index row of a session at node 1.
+pub fn session_at(name: &str, incarnation: u64) -> Raw {
+    let incarnation = Incarnation(incarnation);
+    raw::<SessionNodeTable>(&AtNode { node: NodeId(1), incarnation, user: user(name), device: device(name) }, &())
 }
 
 /// Node 1 lives from this incarnation on.
