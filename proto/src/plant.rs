@@ -47,6 +47,13 @@ pub const fn on(_plant: Plant) -> bool {
     false
 }
 
+/// Is this bug planted at all? For what must be looked up before it is known whether the bug acts: nothing is counted.
+#[cfg(not(madsim))]
+#[inline(always)]
+pub const fn planted(_plant: Plant) -> bool {
+    false
+}
+
 /// In which term a cid was first applied, against the term of now: see [`Plant::SkipDedup`].
 #[cfg(not(madsim))]
 #[inline(always)]
@@ -59,7 +66,7 @@ pub const fn of_earlier_term(_cid: u128) -> bool {
 pub const fn applying(_term: u64) {}
 
 #[cfg(madsim)]
-pub use simulated::{applying, hits, of_earlier_term, on, set};
+pub use simulated::{applying, hits, of_earlier_term, on, planted, set};
 
 #[cfg(madsim)]
 mod simulated {
@@ -87,8 +94,12 @@ mod simulated {
         HITS.get()
     }
 
+    pub fn planted(plant: Plant) -> bool {
+        PLANTED.get() == Some(plant)
+    }
+
     pub fn on(plant: Plant) -> bool {
-        let on = PLANTED.get() == Some(plant);
+        let on = planted(plant);
         if on {
             HITS.set(HITS.get() + 1);
         }

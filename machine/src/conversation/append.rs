@@ -21,7 +21,8 @@ pub fn append(ctx: &mut Ctx<'_, '_>, asked: &Append) -> Outcome {
     ctx.meta.check_conversation(&asked.conv)?;
     let hash = body_hash(asked.cid, &asked.what);
     let key = (asked.conv.clone(), asked.sender.clone(), asked.cid);
-    if plan::row_of(ctx.txn, &asked.conv, &asked.sender)?.is_some_and(|row| !row.is_member())
+    if plant::planted(Plant::PermissionFirst)
+        && plan::row_of(ctx.txn, &asked.conv, &asked.sender)?.is_some_and(|row| !row.is_member())
         && plant::on(Plant::PermissionFirst)
     {
         return Err(Rejection::NotMember.into());
