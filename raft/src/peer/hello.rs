@@ -204,9 +204,9 @@ mod tests {
     fn stranger_is_refused_politely_and_friend_is_welcome() {
         use RefusalCode::*;
         check(ME, |_| {}, None);
-        check(ME, |h| h.versions = (1, 9), None);
-        check(ME, |h| h.versions = (2, 9), Some(Version));
-        check(ME, |h| h.versions = (0, 0), Some(Version));
+        check(ME, |h| h.versions = (1, VERSIONS.1 + 7), None);
+        check(ME, |h| h.versions = (VERSIONS.1 + 1, VERSIONS.1 + 7), Some(Version));
+        check(ME, |h| h.versions = (0, VERSIONS.0 - 1), Some(Version));
         check(ME, |h| h.to = Some(NodeId(3)), Some(WrongNode));
         check(ME, |h| h.to = None, Some(WrongNode));
         check(ME, |h| h.from = Some(NodeId(2)), Some(WrongNode));
