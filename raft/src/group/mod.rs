@@ -236,7 +236,13 @@ impl Group {
     }
 
     /// Asks another voter to take over. Returns before it has; watch the leadership.
+    ///
+    /// To itself it does nothing: openraft would refuse all writes from then on, waiting for an election that nobody begins if
+    /// there is no other voter.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ProposeError> {
+        if to == self.inner.own {
+            return Ok(());
+        }
         self.inner.raft.trigger().transfer_leader(to.to_raft()).await.map_err(|_| ProposeError::Stopped)
     }
 

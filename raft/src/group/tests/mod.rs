@@ -140,6 +140,15 @@ async fn leadership_goes_where_it_is_asked_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_is_asked_to_hand_over_to_itself_goes_on() {
+    let cluster = Cluster::start(1, timings()).await;
+    let leader = cluster.leader().await;
+    leader.transfer_leader(leader.replica()).await.expect("runs");
+    let told = tokio::time::timeout(Duration::from_secs(10), cluster.propose(register(1))).await;
+    assert_eq!(told, Ok(Reply::Done));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_sync_of_one_node_is_fatal_there_and_harmless_elsewhere() {
     let cluster = Cluster::start(3, timings()).await;
     let leader = cluster.leader().await;
