@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::ids::{ReplicaId, ShardId};
 use flotilla_proto::plant::{self, Plant};
+use flotilla_storage::Engine;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{
@@ -26,9 +27,14 @@ use openraft::{EmptyNode, RaftNetworkFactory, RaftNetworkV2};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
+use crate::hooks::Hooks;
 use crate::peer::{NotSent, Outcome, PeerRefusal, Peers};
+use crate::runtime::blocking;
+use crate::snapshot::SnapshotError;
+use crate::state::mark_damaged;
 use crate::types::{LogId, Snapshot, SnapshotData, TypeConfig, Vote};
 use acked::Acked;
+use snapshot::TransferError;
 use wire::{Route, kind};
 
 /// An append with entries waits for the follower's disk, so it gets longer than a heartbeat; a dead connection is noticed at once
@@ -46,11 +52,28 @@ pub struct Network {
     shard: ShardId,
     me: ReplicaId,
     acked: Acked,
+    engine: Arc<dyn Engine>,
+    hooks: Arc<dyn Hooks>,
 }
 
 impl Network {
-    pub fn new(peers: Arc<Peers>, shard: ShardId, me: ReplicaId) -> Self {
-        Self { peers, shard, me, acked: Acked::default() }
+    pub fn new(
+        peers: Arc<Peers>,
+        shard: ShardId,
+        me: ReplicaId,
+        engine: Arc<dyn Engine>,
+        hooks: Arc<dyn Hooks>,
+    ) -> Self {
+        Self { peers, shard, me, acked: Acked::default(), engine, hooks }
+    }
+
+    /// A leader whose own state is damaged has no snapshot to give, and whoever needs one would wait for ever. As everywhere
+    /// else where such a row is read: marked, so that the next start rebuilds the state, and the end of this process.
+    async fn on_own_damage(&self) {
+        let (engine, shard) = (self.engine.clone(), self.shard);
+        blocking(move || mark_damaged(&*engine, shard)).await;
+        self.hooks
+            .on_fatal(Some(shard), format!("shard {shard} cannot send a snapshot: {}", SnapshotError::DamagedHere));
     }
 }
 
@@ -198,6 +221,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(e) => {
                     tracing::warn!(shard = %self.network.shard, target = %self.target, error = %e, "snapshot not delivered");
+                    if matches!(e, TransferError::Snapshot(SnapshotError::DamagedHere)) {
+                        self.network.on_own_damage().await;
+                    }
                     Err(StreamingError::Unreachable(Unreachable::from_string(e)))
                 }
             },

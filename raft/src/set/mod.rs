@@ -162,9 +162,10 @@ impl Groups {
         if let Some(running) = self.get(shard) {
             return Err(OpenError::Running(shard, running.replica()));
         }
-        let group = Group::open(self.group_options(shard, replica), Network::new(self.peers.clone(), shard, replica))
-            .await
-            .inspect_err(|error| self.on_refused(shard, replica, error))?;
+        let options = self.group_options(shard, replica);
+        let (engine, hooks) = (options.engine.clone(), options.hooks.clone());
+        let network = Network::new(self.peers.clone(), shard, replica, engine, hooks);
+        let group = Group::open(options, network).await.inspect_err(|error| self.on_refused(shard, replica, error))?;
         if let Start::Found(voters) = start
             && let Err(error) = found(&group, &voters).await
         {

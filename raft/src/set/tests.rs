@@ -313,6 +313,34 @@ async fn node_that_was_away_for_long_catches_up_by_snapshot() {
 }
 
 #[tokio::test]
+async fn leader_whose_own_state_is_damaged_ends_instead_of_failing_to_send_it_for_ever() {
+    let timings = Timings { snapshot_entries: 50, kept_entries: 10, ..timings() };
+    let mut cluster = Cluster::start(timings).await;
+    cluster.write(5).await;
+    cluster.kill(2).await;
+    cluster.write(200).await;
+    let purged = |g: &Group| g.metrics().borrow_watched().purged.map_or(0, |id| id.index());
+    eventually("logs are purged", || shards().all(|s| cluster.leader(s).is_some_and(|g| purged(&g) > 50))).await;
+    let leader = cluster.leader(ShardId(1)).expect("just seen").replica().node.0;
+    let disk = cluster.disks[usize::from(leader) - 1].clone();
+    let rows = crate::keys::state_start(ShardId(1));
+    let mut first = None;
+    let _ = disk.written().scan(&rows, &crate::keys::state_end(ShardId(1)), Order::Forward, &mut |key, _| {
+        first = Some(key.to_vec());
+        std::ops::ControlFlow::Break(())
+    });
+    assert!(disk.corrupt(&first.expect("a state has rows"), 99));
+    cluster.start_node(2, 1).await;
+    let fatal = |cluster: &Cluster| {
+        let node = cluster.nodes[usize::from(leader) - 1].as_ref().expect("runs");
+        node.watch.fatal.lock().expect("not poisoned").clone()
+    };
+    eventually("it says so", || fatal(&cluster).iter().any(|why| why.contains("damaged"))).await;
+    let mark = disk.written().get(&crate::keys::state_damaged(ShardId(1)));
+    assert!(mark.expect("readable").is_some(), "the next start rebuilds it");
+}
+
+#[tokio::test]
 async fn snapshot_that_is_cut_by_the_death_of_either_side_is_started_over() {
     let timings = Timings { snapshot_entries: 50, kept_entries: 10, ..timings() };
     let mut cluster = Cluster::start(timings).await;
