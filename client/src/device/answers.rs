@@ -187,24 +187,37 @@ impl Actor {
                 self.outbox.out_of_order(cid, now_ms, rand::rng().random_range(0..=1_000));
             }
             Some(Flight::Command(cid)) if error.retryable || token => {
+                if is_unclear(&error) {
+                    self.outbox.doubt(cid);
+                }
                 let jitter = rand::rng().random_range(0..=1_000);
                 self.outbox.retry(cid, now_ms, error.retry_after_ms, jitter);
             }
             Some(Flight::Command(cid)) => self.on_final(cid, error, work),
-            Some(Flight::Call(key)) if error.retryable || token => self.calls.retry(key, now_ms, error.retry_after_ms),
+            Some(Flight::Call(key)) if error.retryable || token => {
+                if is_unclear(&error) {
+                    self.calls.doubt(key);
+                }
+                self.calls.retry(key, now_ms, error.retry_after_ms);
+            }
+            Some(Flight::Call(key)) if self.calls.is_in_doubt(key) => {
+                self.end_call_by_key(key, Err(CallError::Unknown(error.to_string())));
+            }
             Some(Flight::Call(key)) => self.end_call_by_key(key, Err(CallError::Rejected(error))),
             None => {}
         }
     }
 
-    /// `too_old` is no rejection: the server cannot know whether it happened.
+    /// `too_old` is no rejection: the server cannot know whether it happened. Nor is any other while an earlier attempt may
+    /// still arrive; an entry with this cid would tell.
     fn on_final(&mut self, cid: Cid, error: ErrorBody, work: &mut Work) {
+        let in_doubt = self.outbox.is_in_doubt(cid);
         if self.outbox.finish(cid).is_none() {
             return;
         }
         self.contents.remove(&cid);
         work.changes.push(Change::Answered(cid));
-        if error.code == ErrorCode::TooOld {
+        if error.code == ErrorCode::TooOld || in_doubt && error.code != ErrorCode::IdempotencyMismatch {
             self.record(Op::Unknown { cid, why: error.to_string() });
             work.answers.push((cid, Outcome::Unknown(error.to_string())));
         } else {
@@ -301,4 +314,9 @@ impl Actor {
         self.urls.learn(&goaway.urls);
         self.dial_at = Some(Instant::now() + Duration::from_millis(goaway.reconnect_in_ms));
     }
+}
+
+/// It does not tell whether the attempt has had an effect.
+fn is_unclear(error: &ErrorBody) -> bool {
+    matches!(error.code, ErrorCode::OutcomeUnknown | ErrorCode::Internal)
 }

@@ -42,6 +42,8 @@ struct Item {
     send_ms: Option<u64>,
     overdue_ms: u64,
     deadline_ms: u64,
+    /// An attempt got no answer: it may arrive at any time yet.
+    in_doubt: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +64,7 @@ impl Calls {
 
     pub fn add(&mut self, call: Call, now_ms: u64, deadline_ms: u64) {
         self.last += 1;
-        self.items.insert(self.last, Item { call, send_ms: Some(now_ms), overdue_ms: 0, deadline_ms });
+        self.items.insert(self.last, Item { call, send_ms: Some(now_ms), overdue_ms: 0, deadline_ms, in_doubt: false });
     }
 
     pub fn has_next(&self, now_ms: u64) -> bool {
@@ -93,8 +95,22 @@ impl Calls {
         }
     }
 
+    /// The last attempt may or may not have happened.
+    pub fn doubt(&mut self, key: u64) {
+        if let Some(item) = self.items.get_mut(&key) {
+            item.in_doubt = true;
+        }
+    }
+
+    /// A change of a group whose earlier attempt may still have an effect, after the answer to this one: see
+    /// [`super::outbox::Outbox::is_in_doubt`].
+    pub fn is_in_doubt(&self, key: u64) -> bool {
+        self.items.get(&key).is_some_and(|item| item.in_doubt && item.call.noted.is_some())
+    }
+
     pub fn disconnected(&mut self, now_ms: u64) {
         for item in self.items.values_mut() {
+            item.in_doubt |= item.send_ms.is_none();
             item.send_ms.get_or_insert(now_ms);
         }
         self.flying = 0;
@@ -105,6 +121,7 @@ impl Calls {
         let overdue = |i: &Item| i.send_ms.is_none() && i.overdue_ms <= now_ms;
         let again: Vec<u64> = self.items.iter().filter(|(_, i)| overdue(i)).map(|(key, _)| *key).collect();
         for key in again {
+            self.doubt(key);
             self.retry(key, now_ms, Some(0));
         }
         let over: Vec<u64> = self.items.iter().filter(|(_, i)| i.deadline_ms <= now_ms).map(|(key, _)| *key).collect();

@@ -31,6 +31,8 @@ struct Item {
     attempts: u32,
     /// What the last attempt named as `after`.
     after: Option<Cid>,
+    /// An attempt got no answer, or one that does not tell: it may arrive at any time yet.
+    in_doubt: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +66,8 @@ impl Outbox {
 
     fn push(&mut self, command: SavedCommand, now_ms: u64, attempts: u32) {
         self.convs.insert(command.cid, command.conv.clone());
-        let item = Item { state: State::Waiting { until_ms: now_ms }, attempts, after: None, command };
+        let (state, in_doubt) = (State::Waiting { until_ms: now_ms }, attempts > 0);
+        let item = Item { state, attempts, after: None, in_doubt, command };
         self.queues.entry(item.command.conv.clone()).or_default().push_back(item);
     }
 
@@ -107,6 +110,22 @@ impl Outbox {
         Some(item.command)
     }
 
+    /// The last attempt may or may not have happened.
+    pub fn doubt(&mut self, cid: Cid) {
+        if let Some(item) = self.item(cid) {
+            item.in_doubt = true;
+        }
+    }
+
+    /// May an earlier attempt still have an effect, after the answer to this one?
+    ///
+    /// Why: rejections are not remembered. 1. an edit is on its way to a node that stands still, 2. the client sends it again
+    /// through another node, 3. it is rejected, for its conversation does not exist yet, 4. the conversation is made, 5. the
+    /// first attempt arrives and is applied.
+    pub fn is_in_doubt(&mut self, cid: Cid) -> bool {
+        self.item(cid).is_some_and(|item| item.in_doubt)
+    }
+
     /// Not now: again after a pause that grows with the attempts. `jitter` in 0..=1000.
     pub fn retry(&mut self, cid: Cid, now_ms: u64, wanted_ms: Option<u64>, jitter: u64) {
         let Some(item) = self.item(cid) else { return };
@@ -137,6 +156,7 @@ impl Outbox {
         for item in self.queues.values_mut().flatten() {
             if matches!(item.state, State::Flying { .. }) {
                 item.state = State::Waiting { until_ms: now_ms };
+                item.in_doubt = true;
             }
         }
         self.flying = 0;
@@ -148,6 +168,7 @@ impl Outbox {
         for item in self.queues.values_mut().flat_map(|q| q.iter_mut().take(NEAR)) {
             if matches!(item.state, State::Flying { until_ms } if until_ms <= now_ms) {
                 item.state = State::Waiting { until_ms: now_ms };
+                item.in_doubt = true;
                 expired += 1;
             }
         }
@@ -311,5 +332,24 @@ mod tests {
         assert_eq!(sent(&mut outbox, 8_000), [(1, None, Some(8))]);
         assert!(outbox.stale(10_000 + limits::CLIENT_RESEND_MS).is_empty());
         assert_eq!(outbox.stale(10_001 + limits::CLIENT_RESEND_MS), [Cid(1)]);
+    }
+
+    #[test]
+    fn a_command_with_an_attempt_that_was_never_answered_is_in_doubt() {
+        let mut outbox = Outbox::default();
+        (1..=3).for_each(|cid| outbox.add(command(cid, "bob"), 0));
+        assert_eq!(sent(&mut outbox, 0).len(), 3);
+        outbox.retry(Cid(1), 0, None, 0);
+        assert!(!outbox.is_in_doubt(Cid(1)), "it was answered: nothing happened");
+        outbox.doubt(Cid(1));
+        assert!(outbox.is_in_doubt(Cid(1)), "the answer did not tell");
+        outbox.disconnected(0);
+        assert!(outbox.is_in_doubt(Cid(2)));
+        outbox.add(command(4, "carol"), 0);
+        assert!(!outbox.is_in_doubt(Cid(4)), "never sent");
+        sent(&mut outbox, 10_000);
+        outbox.expire(10_000 + limits::CLIENT_ANSWER_TIMEOUT_MS);
+        assert!(outbox.is_in_doubt(Cid(4)));
+        assert!(Outbox::restored(vec![command(1, "bob")]).is_in_doubt(Cid(1)));
     }
 }
