@@ -108,7 +108,20 @@ impl Node {
     /// `goaway` to the clients; when they are gone, leaderships are handed over, then everything stops. No send is left
     /// unanswered: a connection ends with the answers to what was asked on it, and nodes find the new leaders by
     /// themselves.
-    pub async fn shutdown(mut self) {
+    ///
+    /// An error is the reason why the process must end at once: a disk may fail on the way too, and then neither answers
+    /// nor a hand-over of this process can be trusted.
+    pub async fn shutdown(mut self) -> Result<(), String> {
+        let (_, nobody) = mpsc::channel(1);
+        let mut fatal = std::mem::replace(&mut self.fatal, nobody);
+        tokio::select! {
+            biased;
+            Some(reason) = fatal.recv() => Err(reason),
+            () = self.wind_down() => Ok(()),
+        }
+    }
+
+    async fn wind_down(&mut self) {
         self.cluster.set_draining();
         tokio::time::sleep(DRAIN_MIN).await;
         let deadline = Instant::now() + DRAIN_MAX;

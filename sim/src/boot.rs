@@ -22,18 +22,20 @@ const LEASE: Duration = Duration::from_secs(4);
 pub async fn run(seat: Seat) {
     let options = match options(&seat) {
         Ok(options) => options,
-        Err(error) => return seat.ended(format!("its disk cannot be opened: {error}")),
+        Err(error) => return seat.not_started(format!("its disk cannot be opened: {error}")),
     };
     match Node::start(options).await {
-        Err(error) => seat.ended(format!("it does not start: {error}")),
+        Err(error) => seat.not_started(format!("it does not start: {error}")),
         Ok(mut node) => {
             seat.lives(Some(Arc::downgrade(&node.cluster)));
             tokio::select! {
                 biased;
                 reason = node.fatal.recv() => seat.ended(reason.unwrap_or_else(|| "nobody is left to say why".into())),
                 () = seat.stop.notified() => {
-                    node.shutdown().await;
-                    seat.stopped();
+                    match node.shutdown().await {
+                        Ok(()) => seat.stopped(),
+                        Err(reason) => seat.ended(reason),
+                    }
                 }
             }
         }

@@ -31,17 +31,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
     tokio::select! {
         biased;
-        reason = node.fatal.recv() => {
-            // Nothing is said to peers or clients: nothing that this process says can be trusted now.
-            eprintln!("flotilla: node {} stops: {}", config.node, reason.unwrap_or_default());
-            std::process::abort();
-        }
+        reason = node.fatal.recv() => abort(&config, &reason.unwrap_or_default()),
         done = flotilla_raft::seam::signal::stop() => done?,
     }
     tracing::info!(node = config.node, "stopping: handing leaderships over");
-    node.shutdown().await;
+    if let Err(reason) = node.shutdown().await {
+        abort(&config, &reason);
+    }
     tracing::info!(node = config.node, "stopped");
     Ok(())
+}
+
+/// Nothing is said to peers or clients: nothing that this process says can be trusted now.
+fn abort(config: &Config, reason: &str) -> ! {
+    eprintln!("flotilla: node {} stops: {reason}", config.node);
+    std::process::abort();
 }
 
 fn options(config: &Config) -> anyhow::Result<NodeOptions> {
