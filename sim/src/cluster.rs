@@ -3,10 +3,12 @@
 //! Invariant: a disk is crashed before its node is killed, so that nothing which still runs while the node goes down, a
 //! destructor or a forgotten task, reaches what the next life of the node will find.
 
+mod disks;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -99,8 +101,11 @@ pub struct Seat {
     pub stop: Arc<Notify>,
     /// What the watch over the disk's reserve says.
     pub disk_low: Arc<AtomicBool>,
-    /// Its disk was made to fail: it must end by itself, and that is no violation.
-    excused: Arc<AtomicBool>,
+    /// Faults that make its disk fail at this moment: it must end by itself, and that is no violation, as often as it is
+    /// started meanwhile.
+    excused: Arc<AtomicU32>,
+    /// Starts that such a fault has made fail.
+    vain_starts: Arc<AtomicU32>,
     /// The same for good: some of what it has stored is damaged.
     damaged: Arc<AtomicBool>,
     /// Its last life has ended by itself.
@@ -132,7 +137,7 @@ impl Seat {
 
     /// What it ends for from now on was done to it.
     pub fn excuse(&self) {
-        self.excused.store(true, Ordering::Relaxed);
+        self.excused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A life has ended because it was asked to.
@@ -147,8 +152,26 @@ impl Seat {
         self.damaged.store(true, Ordering::Relaxed);
     }
 
+    /// Once for each [`Seat::excuse`].
     pub fn unexcuse(&self) {
-        self.excused.store(false, Ordering::Relaxed);
+        self.excused.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_excused(&self) -> bool {
+        self.excused.load(Ordering::Relaxed) > 0
+    }
+
+    /// A life was over before it served.
+    pub fn not_started(&self, reason: String) {
+        if self.is_excused() {
+            self.vain_starts.fetch_add(1, Ordering::Relaxed);
+        }
+        self.ended(reason);
+    }
+
+    /// How often it was started in vain, because of what was done to its disk.
+    pub fn vain_starts(&self) -> u32 {
+        self.vain_starts.load(Ordering::Relaxed)
     }
 
     /// A life has ended by itself.
@@ -156,10 +179,14 @@ impl Seat {
         self.trace.say(format!("node{:<6} ends: {reason}", self.number));
         self.lives(None);
         self.over.store(true, Ordering::Relaxed);
-        if self.excused.swap(false, Ordering::Relaxed) || self.damaged.load(Ordering::Relaxed) {
+        if self.is_excused() || self.damaged.load(Ordering::Relaxed) {
             return;
         }
-        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).push(format!("node {}: {reason}", self.number));
+        self.blame(reason);
+    }
+
+    fn blame(&self, what: String) {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).push(format!("node {}: {what}", self.number));
     }
 }
 
@@ -207,6 +234,7 @@ impl Cluster {
                 stop: Arc::default(),
                 disk_low: Arc::default(),
                 excused: Arc::default(),
+                vain_starts: Arc::default(),
                 damaged: Arc::default(),
                 over: Arc::default(),
                 paused: Arc::default(),
@@ -393,37 +421,6 @@ impl Cluster {
         let asked = self.machines[from].spawn(async move { group.transfer_leader(to).await });
         // It may die while it is asked.
         let _ = tokio::time::timeout(Duration::from_secs(2), asked).await;
-    }
-
-    /// Syncs take this much longer, until they are let go.
-    pub fn slow(&self, node: usize, by: Duration) {
-        self.hold(Hold::Slow(node));
-        let stall = self.sync + by;
-        self.seats[node].disk.inject(|faults| faults.stall = stall);
-    }
-
-    pub fn unslow(&self, node: usize) {
-        if self.release(Hold::Slow(node)) {
-            self.seats[node].disk.inject(|faults| faults.stall = self.sync);
-        }
-    }
-
-    /// First the reserve is used up, which a node can tell, then everything.
-    pub async fn fill(&self, node: usize, lasts: Duration) {
-        let seat = &self.seats[node];
-        self.say(format!("fills the disk of node{}", seat.number));
-        self.hold(Hold::Full(node));
-        seat.disk_low.store(true, Ordering::Relaxed);
-        tokio::time::sleep(lasts / 2).await;
-        seat.excuse();
-        seat.disk.inject(|faults| faults.full = true);
-        tokio::time::sleep(lasts / 2).await;
-        if self.release(Hold::Full(node)) {
-            seat.disk.inject(|faults| faults.full = false);
-            seat.disk_low.store(false, Ordering::Relaxed);
-            self.revive(node);
-            seat.unexcuse();
-        }
     }
 
     /// A supervisor's work: a node that ended by itself for a reason that it is excused for starts again.

@@ -3,12 +3,13 @@
 //! Invariant: a run is *unknown*, not passed, unless what its options demand really happened. The liveness phase names the
 //! first condition that was not met.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_client::oracle::{self, Demand, Verdict};
+use flotilla_proto::entry::What;
 use flotilla_proto::ids::{ConvId, Seq, ShardId};
 
 use crate::checkers::finished;
@@ -36,15 +37,25 @@ pub struct Counts {
     pub unknown: usize,
     pub delivered: usize,
     pub connections: usize,
+    /// Messages to one other person: nothing in the workload lets anybody refuse them.
+    pub direct: usize,
+    pub direct_accepted: usize,
 }
 
 pub fn count(records: &[Record]) -> Counts {
     let mut counts = Counts::default();
+    let mut direct = BTreeSet::new();
     for record in records {
         match &record.op {
-            Op::Invoked { .. } => counts.invoked += 1,
-            Op::Accepted { accepted, .. } => {
+            Op::Invoked { cid, conv, what, .. } => {
+                counts.invoked += 1;
+                if conv.peers().is_some() && matches!(what, What::Message { .. }) {
+                    counts.direct += usize::from(direct.insert(*cid));
+                }
+            }
+            Op::Accepted { cid, accepted } => {
                 counts.accepted += 1;
+                counts.direct_accepted += usize::from(direct.remove(cid));
                 counts.repeats += usize::from(accepted.dup);
             }
             Op::Rejected { .. } => counts.rejected += 1,
@@ -122,9 +133,17 @@ async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
 
 /// What the run demanded and did not get.
 pub fn unshown(options: &Options, counts: &Counts, faults: u32) -> Option<String> {
-    // Some are rejected, and some are lost with the process that had just been given them.
-    if counts.accepted < options.sends / 2 {
-        return Some(format!("only {} of {} commands were accepted", counts.accepted, options.sends));
+    // Some are lost with the process that had just been given them.
+    let Counts { accepted, rejected, direct, direct_accepted, .. } = *counts;
+    if options.change_percent == 0 && accepted < options.sends / 2 {
+        return Some(format!("only {accepted} of {} commands were accepted", options.sends));
+    }
+    // Where members come and go much is refused, and rightly: who has left a group writes to it in vain.
+    if accepted + rejected < options.sends / 2 {
+        return Some(format!("only {} of {} commands have a final answer", accepted + rejected, options.sends));
+    }
+    if direct == 0 || direct_accepted < direct.div_ceil(2) {
+        return Some(format!("only {direct_accepted} of {direct} messages to one other person were accepted"));
     }
     if faults == 0 && options.lanes.iter().any(|lane| !lane.is_empty()) {
         return Some("nothing was broken".into());
@@ -138,5 +157,29 @@ pub fn oracle(records: &[Record]) -> (Option<String>, oracle::Stats) {
         Verdict::Violated(violation, stats) => (Some(violation.to_string()), stats),
         // What a run must have shown is judged by its options.
         Verdict::Holds(stats) | Verdict::Unknown(_, stats) => (None, stats),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_with_too_few_answers_or_direct_messages_has_shown_nothing() {
+        let plain = Options { sends: 100, ..Options::default() };
+        let changing = Options { change_percent: 50, ..plain.clone() };
+        let said = |accepted, rejected, direct, direct_accepted| Counts {
+            accepted,
+            rejected,
+            direct,
+            direct_accepted,
+            ..Counts::default()
+        };
+        assert_eq!(unshown(&plain, &said(90, 5, 40, 40), 0), None);
+        assert!(unshown(&plain, &said(40, 60, 40, 40), 0).is_some(), "nobody may refuse that much");
+        assert_eq!(unshown(&changing, &said(35, 60, 30, 30), 0), None);
+        assert!(unshown(&changing, &said(35, 10, 30, 30), 0).is_some(), "most have no answer");
+        assert!(unshown(&changing, &said(35, 60, 30, 14), 0).is_some(), "these cannot be refused");
+        assert!(unshown(&changing, &said(35, 60, 0, 0), 0).is_some(), "nothing that had to be accepted");
     }
 }

@@ -30,22 +30,24 @@ pub async fn run(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &
 }
 
 async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Result<(), String> {
-    until("every node serves", SERVES, async || asleep(cluster)).await?;
-    delivered(DELIVERED, chat, recorder, records).await?;
+    until(cluster, "every node serves", SERVES, async || asleep(cluster)).await?;
+    delivered(cluster, DELIVERED, chat, recorder, records).await?;
     cluster.trace.say("run        all is delivered");
     let fresh = chat.send_fresh().await.map_err(|error| format!("fresh sends: {error:#}"))?;
-    delivered(FRESH, chat, recorder, records).await?;
+    delivered(cluster, FRESH, chat, recorder, records).await?;
     refused(&fresh, records)?;
     cluster.trace.say("run        fresh sends work");
     let nodes = cluster.core();
     let ask = |look: &dyn Fn(&World, u16) -> Option<String>| {
         cluster.watch.with_world(|world| nodes.iter().find_map(|node| look(world, *node)))
     };
-    until("nothing is owed", PAID, async || ask(&finished::owed)).await?;
+    until(cluster, "nothing is owed", PAID, async || ask(&finished::owed)).await?;
     let devices = devices(chat).await;
-    until("cursors reach their heads", ACKED, async || ask(&|world, node| finished::behind(world, node, &devices)))
-        .await?;
-    until("sessions point at living nodes", SESSIONS, async || {
+    until(cluster, "cursors reach their heads", ACKED, async || {
+        ask(&|world, node| finished::behind(world, node, &devices))
+    })
+    .await?;
+    until(cluster, "sessions point at living nodes", SESSIONS, async || {
         let alive = alive(cluster);
         let look = |world: &World, node| {
             finished::lost_session(world, node, &alive).or_else(|| finished::unfenced(world, node, &alive))
@@ -53,14 +55,23 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
         ask(&look)
     })
     .await?;
-    until("replicas are equal", EQUAL, async || cluster.watch.with_world(|world| finished::unequal(world, &nodes)))
-        .await
+    until(cluster, "replicas are equal", EQUAL, async || {
+        cluster.watch.with_world(|world| finished::unequal(world, &nodes))
+    })
+    .await
 }
 
 /// `unmet` says what is wrong, or nothing.
-async fn until(what: &str, patience: Duration, mut unmet: impl AsyncFnMut() -> Option<String>) -> Result<(), String> {
+async fn until(
+    cluster: &Cluster,
+    what: &str,
+    patience: Duration,
+    mut unmet: impl AsyncFnMut() -> Option<String>,
+) -> Result<(), String> {
     let end = Instant::now() + patience;
     while let Some(why) = unmet().await {
+        // A flipped bit may be found only now, at any read: a supervisor starts the node again.
+        (0..cluster.seats.len()).for_each(|node| cluster.revive(node));
         if Instant::now() > end {
             return Err(format!("{what}: not within {} s: {why}", patience.as_secs()));
         }
@@ -71,8 +82,6 @@ async fn until(what: &str, patience: Duration, mut unmet: impl AsyncFnMut() -> O
 
 fn asleep(cluster: &Cluster) -> Option<String> {
     let core = cluster.core();
-    // A flipped bit may be found only now.
-    (0..cluster.seats.len()).for_each(|node| cluster.revive(node));
     let mut seats = cluster.seats.iter().filter(|seat| core.contains(&seat.number));
     let lost = seats.find(|seat| seat.running().is_none_or(|node| !node.is_ready()))?;
     Some(format!("node {} does not serve", lost.number))
@@ -92,12 +101,13 @@ async fn devices(chat: &Chat) -> Vec<DeviceId> {
 }
 
 async fn delivered(
+    cluster: &Cluster,
     patience: Duration,
     chat: &Chat,
     recorder: &Recorder,
     records: &mut Vec<Record>,
 ) -> Result<(), String> {
-    until("all is answered and delivered", patience, async || {
+    until(cluster, "all is answered and delivered", patience, async || {
         records.extend(recorder.take());
         missing(chat, &heads(records)).await
     })

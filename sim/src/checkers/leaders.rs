@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_proto::ids::{ReplicaId, ShardId};
-use flotilla_raft::keys;
+use flotilla_proto::ids::{NodeId, ReplicaId, ShardId};
+use flotilla_raft::{keys, replicas};
+use flotilla_storage::Read;
 
 use super::decode::{entry_of, log_id_of, vote_of};
 use super::{Checker, Event, Facts, Site, World};
@@ -15,6 +16,8 @@ pub struct Leaders {
     of_term: BTreeMap<(ShardId, u64), u64>,
     /// Leaderships that were looked into.
     seen: BTreeSet<(ShardId, u64)>,
+    /// The highest term of a durable vote that a replica was ever seen with.
+    voted: BTreeMap<(ShardId, ReplicaId), u64>,
 }
 
 impl Leaders {
@@ -34,7 +37,12 @@ impl Checker for Leaders {
     }
 
     fn on_event(&mut self, world: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
-        let Event::Vote { shard, new, .. } = event else { return Ok(0) };
+        let Event::Vote { shard, generation, new, durable, .. } = event else { return Ok(0) };
+        if *durable {
+            let voter = ReplicaId::new(NodeId(site.node), *generation);
+            let term = self.voted.entry((*shard, voter)).or_default();
+            *term = new.leader_id.term.max(*term);
+        }
         if !new.committed {
             return Ok(0);
         }
@@ -54,7 +62,7 @@ impl Checker for Leaders {
         }
         let own = facts.replica;
         self.claim(facts.shard, lead.term, own.to_raft())?;
-        elected(world, facts)
+        self.elected(world, facts)
     }
 }
 
@@ -73,29 +81,45 @@ fn complete(world: &World, site: &Site<'_>, shard: ShardId, own: ReplicaId, term
     Err(format!("{own} leads shard {shard} without entry {applied}, which was applied somewhere before"))
 }
 
-/// While it leads, a majority has durably voted in its term or a later one.
-fn elected(world: &World, facts: &Facts) -> Result<u64, String> {
-    let voters = &facts.group.voters;
-    // Under a change of the membership other majorities decide.
-    if world.memberships.get(&facts.shard).is_some_and(|all| all.len() > 1) {
-        return Ok(0);
+impl Leaders {
+    /// While it leads, a majority has durably voted in its term or a later one.
+    fn elected(&self, world: &World, facts: &Facts) -> Result<u64, String> {
+        let voters = &facts.group.voters;
+        // Under a change of the membership other majorities decide.
+        if world.memberships.get(&facts.shard).is_some_and(|all| all.len() > 1) {
+            return Ok(0);
+        }
+        let count = voters.iter().filter(|voter| self.has_voted(world, facts, voter)).count();
+        if voters.is_empty() || 2 * count > voters.len() {
+            return Ok(1);
+        }
+        let (own, shard, term) = (facts.replica, facts.shard, facts.leadership.term);
+        Err(format!("{own} leads shard {shard} in term {term} with {count} durable votes of {}", voters.len()))
     }
-    let voted = voters.iter().filter(|voter| {
-        let stored =
-            world.disk(voter.node.0).map(|disk| disk.durable().get(&keys::vote(facts.shard, voter.generation)));
-        let vote = stored.and_then(Result::ok).flatten().as_ref().and_then(vote_of);
-        // A voter whose disk was replaced, or whose vote was damaged, voted with what it had before.
-        let damaged = world.damaged.contains(&(voter.node.0, facts.shard));
-        damaged
+
+    /// On its disk; or, where the vote was lost in a way that takes nothing back, there once: the disk was replaced, a bit of
+    /// it flipped, or the replica was retired for damage and its id will never vote again.
+    fn has_voted(&self, world: &World, facts: &Facts, voter: &ReplicaId) -> bool {
+        let (shard, term) = (facts.shard, facts.leadership.term);
+        let Some(disk) = world.disk(voter.node.0).map(|disk| disk.durable()) else { return false };
+        let stored = disk.get(&keys::vote(shard, voter.generation)).ok().flatten();
+        let vote = stored.as_ref().and_then(vote_of);
+        if vote.is_some_and(|vote| vote.leader_id.term >= term) {
+            return true;
+        }
+        let flipped = stored.is_some() && vote.is_none();
+        let lost = flipped
+            || world.damaged.contains(&(voter.node.0, shard))
             || world.wiped.contains(&voter.node.0)
-            || vote.is_some_and(|vote| vote.leader_id.term >= facts.leadership.term)
-    });
-    let count = voted.count();
-    if voters.is_empty() || 2 * count > voters.len() {
-        return Ok(1);
+            || is_retired(&*disk, shard, *voter);
+        lost && self.voted.get(&(shard, *voter)).is_some_and(|voted| *voted >= term)
     }
-    let (own, shard, term) = (facts.replica, facts.shard, facts.leadership.term);
-    Err(format!("{own} leads shard {shard} in term {term} with {count} durable votes of {}", voters.len()))
+}
+
+/// It was here, and is not any more.
+fn is_retired(read: &dyn Read, shard: ShardId, replica: ReplicaId) -> bool {
+    let marked = read.get(&keys::replica(shard, replica.generation)).ok().flatten().is_some();
+    marked && replicas::is_here(read, shard, replica.generation) == Ok(false)
 }
 
 #[cfg(test)]
@@ -115,5 +139,23 @@ mod tests {
         let mut short = bench();
         short.log(1, 1, 1).log(2, 1, 1).apply(1, 1);
         short.vote(3, Vote::new_committed(4, Bench::id(3)), true).violates("raft: one leader");
+    }
+
+    #[test]
+    fn a_leader_without_durable_votes_is_seen_and_a_voter_retired_since_still_counts() {
+        let bench = || {
+            let mut bench = Bench::new(vec![Box::new(Leaders::default())]);
+            bench.here(1).here(2).here(3);
+            bench.vote(1, Vote::new_committed(3, Bench::id(1)), true);
+            bench
+        };
+        let voted = || Vote::new(3, Bench::id(1));
+        bench().vote(3, voted(), true).leads(1, 3).holds();
+        bench().leads(1, 3).violates("raft: one leader");
+        bench().vote(3, voted(), false).leads(1, 3).violates("raft: one leader");
+        bench().vote(3, voted(), true).retire(3).leads(1, 3).holds();
+        bench().vote(3, Vote::new(2, Bench::id(1)), true).retire(3).leads(1, 3).violates("raft: one leader");
+        bench().retire(3).leads(1, 3).violates("raft: one leader");
+        bench().vote(3, voted(), true).lose_vote(3).leads(1, 3).violates("raft: one leader");
     }
 }

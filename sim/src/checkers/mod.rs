@@ -138,10 +138,16 @@ impl Watch {
         }
     }
 
-    /// The node's disk was replaced by an empty one: what it had promised is gone with it.
+    /// The node's disk is about to be replaced by an empty one: what it had promised goes with it.
     pub fn wiped(&self, node: u16) {
         let mut inner = self.lock();
+        inner.world.keep(node);
         inner.world.wiped.insert(node);
+    }
+
+    /// Before a bit is flipped: the disk as it is.
+    pub fn before_damage(&self, node: u16) {
+        self.lock().world.keep(node);
     }
 
     /// A bit of the node's replica of a shard was flipped.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use flotilla_proto::ids::{ReplicaId, ShardId};
 use flotilla_raft::keys;
 use flotilla_raft::state::Pointer;
+use flotilla_storage::Read;
 
 use super::decode::{entry_of, log_id_of};
 use super::{Checker, Event, Site, World};
@@ -52,10 +53,16 @@ fn voters_of(pointer: &Pointer) -> String {
     format!("{voters:?}")
 }
 
-/// In the synced log, or behind what was purged from it.
+/// On the node's disk, or on one that has been taken from it since: an entry is applied some time after it was committed, and
+/// then a machine may have been replaced.
 fn holds(world: &World, shard: ShardId, voter: ReplicaId, term: u64, index: u64) -> bool {
-    let Some(disk) = world.disk(voter.node.0) else { return false };
-    let disk = disk.durable();
+    let lost = world.lost.get(&voter.node.0).into_iter().flatten();
+    let mut disks = world.disk(voter.node.0).into_iter().chain(lost);
+    disks.any(|disk| is_on(&*disk.durable(), shard, voter, term, index))
+}
+
+/// In the synced log, or behind what was purged from it.
+fn is_on(disk: &dyn Read, shard: ShardId, voter: ReplicaId, term: u64, index: u64) -> bool {
     if let Ok(Some(stored)) = disk.get(&keys::log(shard, voter.generation, index)) {
         return entry_of(&stored).is_some_and(|entry| entry.log_id.committed_leader_id().term == term);
     }
@@ -76,5 +83,13 @@ mod tests {
         bench().log(1, 1, 1).log_unsynced(2, 1, 1).apply(1, 1).violates("I1 durable-quorum");
         // Another term's entry at the index is another entry.
         bench().log(1, 2, 1).log(2, 1, 1).apply(1, 1).violates("I1 durable-quorum");
+    }
+
+    #[test]
+    fn a_disk_that_is_replaced_before_the_apply_held_only_what_was_synced_on_it() {
+        let bench = || Bench::new(vec![Box::new(Quorum)]);
+        bench().log(1, 1, 1).log(2, 1, 1).replace(2).apply(1, 1).holds();
+        bench().log(1, 1, 1).log_unsynced(2, 1, 1).replace(2).apply(1, 1).violates("I1 durable-quorum");
+        bench().log(1, 1, 1).replace(2).apply(1, 1).violates("I1 durable-quorum");
     }
 }

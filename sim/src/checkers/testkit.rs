@@ -26,7 +26,7 @@ use flotilla_proto::member::{Interval, MembershipPart, Mode};
 use flotilla_raft::keys::{self, StateGeneration};
 use flotilla_raft::state::Pointer;
 use flotilla_raft::types::{Membership, Payload, StoredMembership, log_id};
-use flotilla_raft::{Leadership, Proposal, Vote, entry as log_entry};
+use flotilla_raft::{Leadership, Proposal, Vote, entry as log_entry, replicas};
 use flotilla_storage::{Batch, Durability, Engine, MemDisk, MemEngine, Op, value};
 
 use super::engine::WatchedEngine;
@@ -168,6 +168,45 @@ impl Bench {
         let replica = ReplicaId::new(NodeId(node), GENERATION);
         let (leadership, vote) = (Leadership::default(), Vote::new(group.term, Self::id(node)));
         self.watch.on_facts(&Facts { node: NodeId(node), shard: Self::SHARD, replica, leadership, vote, group });
+        self
+    }
+
+    /// A tick at which the node's group says that it leads.
+    pub fn leads(&mut self, node: u16, term: u64) -> &mut Self {
+        let (replica, vote) = (ReplicaId::new(NodeId(node), GENERATION), Vote::new_committed(term, Self::id(node)));
+        let voters = (1..=3).map(|voter| ReplicaId::new(NodeId(voter), GENERATION)).collect();
+        let group = flotilla_raft::group::Facts { term, voters, ..Default::default() };
+        let leadership = Leadership { leads: true, term, ..Leadership::default() };
+        self.watch.on_facts(&Facts { node: NodeId(node), shard: Self::SHARD, replica, leadership, vote, group });
+        self
+    }
+
+    /// The node's directory has held the replica since it was made.
+    pub fn here(&mut self, node: u16) -> &mut Self {
+        replicas::add(self.engine(node), Self::SHARD, GENERATION).expect("no fault");
+        self
+    }
+
+    /// The node dies, and its machine is replaced by an empty one.
+    pub fn replace(&mut self, node: u16) -> &mut Self {
+        let at = usize::from(node) - 1;
+        self.engines[at] = None;
+        self.disks[at].crash(0);
+        self.watch.wiped(node);
+        self.disks[at].wipe();
+        self
+    }
+
+    pub fn retire(&mut self, node: u16) -> &mut Self {
+        replicas::retire(self.engine(node), Self::SHARD, GENERATION).expect("no fault");
+        self
+    }
+
+    /// A disk that takes back what it had synced.
+    pub fn lose_vote(&mut self, node: u16) -> &mut Self {
+        let mut batch = Batch::new();
+        batch.delete(keys::vote(Self::SHARD, GENERATION));
+        self.engine(node).write(batch, Durability::Synced).expect("no fault");
         self
     }
 

@@ -75,6 +75,8 @@ pub struct World {
     pub disks: Vec<MemDisk>,
     /// Nodes whose disk was replaced by an empty one.
     pub wiped: BTreeSet<u16>,
+    /// What was durable on disks that are gone, by the node that had them, and on those that a bit was flipped on.
+    pub lost: BTreeMap<u16, Vec<MemDisk>>,
     /// Replicas with a flipped bit, until their state has been rebuilt.
     pub damaged: BTreeSet<(u16, ShardId)>,
     pub held: BTreeMap<(u16, ShardId), Held>,
@@ -99,6 +101,7 @@ impl World {
         Self {
             disks,
             wiped: BTreeSet::new(),
+            lost: BTreeMap::new(),
             damaged: BTreeSet::new(),
             held: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -109,6 +112,13 @@ impl World {
             inboxes: BTreeMap::new(),
             sessions: BTreeMap::new(),
             acked: BTreeMap::new(),
+        }
+    }
+
+    /// The node's disk is about to lose something that it has synced.
+    pub fn keep(&mut self, node: u16) {
+        if let Some(copy) = self.disk(node).map(MemDisk::copy_durable) {
+            self.lost.entry(node).or_default().push(copy);
         }
     }
 

@@ -27,6 +27,9 @@ pub type Coverage = BTreeMap<String, u32>;
 
 /// A node that was asked to stop has done so by then: the drain of its clients included.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// So long a crash waits for its point, and for one that few runs pass.
+const POINT_PATIENCE: Duration = Duration::from_secs(5);
+const RARE_PATIENCE: Duration = Duration::from_secs(12);
 /// Between two steps of a fault that has several.
 const STEP: Duration = Duration::from_millis(300);
 
@@ -61,22 +64,24 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             let disk = if *disk == Disk::Kept { "disk kept" } else { "power loss" };
             return format!("kill {} {disk}", nodes.len());
         }
-        Fault::CrashAt { node, point, passes, keep_permille } => {
-            let place = format!("node{}", cluster.seats[*node].number);
+        Fault::CrashAt { node, point, passes, keep_permille, any } => {
+            let name = |node: usize| format!("node{}", cluster.seats[node].number);
             // A node that is not asked to stop never passes some of them.
             if point.starts_with("shutdown.") && cluster.seats[*node].running().is_some() {
                 cluster.seats[*node].stop.notify_one();
             }
             let began = Instant::now();
-            let patience = lasts.max(Duration::from_secs(5));
-            if !points::passed(&place, point, *passes, patience).await {
+            let places = if *any { (0..cluster.seats.len()).map(name).collect() } else { vec![name(*node)] };
+            let patience = lasts.max(if *any { RARE_PATIENCE } else { POINT_PATIENCE });
+            let Some(at) = points::passed(places, point, *passes, patience).await else {
                 cluster.revive(*node);
                 return format!("never passed {point}");
-            }
-            cluster.say(format!("{place} has passed {point}"));
-            cluster.kill(*node, Disk::Lost, *keep_permille);
+            };
+            let node = (0..cluster.seats.len()).find(|node| name(*node) == at).unwrap_or(*node);
+            cluster.say(format!("{at} has passed {point}"));
+            cluster.kill(node, Disk::Lost, *keep_permille);
             sleep(lasts.saturating_sub(began.elapsed()).max(STEP)).await;
-            cluster.restart(*node);
+            cluster.restart(node);
             return format!("crash at {point}");
         }
         Fault::Pause { node } => {
@@ -174,13 +179,9 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             cluster.unslow(*node);
         }
         Fault::SyncError { node } => {
-            let seat = &cluster.seats[*node];
-            seat.excuse();
-            seat.disk.inject(|faults| faults.fail_syncs = true);
-            sleep(lasts).await;
-            seat.disk.inject(|faults| faults.fail_syncs = false);
-            cluster.revive(*node);
-            seat.unexcuse();
+            if cluster.fail_syncs(*node, lasts).await > 0 {
+                return "sync-error, started in vain".into();
+            }
         }
         Fault::Full { node } => cluster.fill(*node, lasts).await,
         Fault::Corrupt { node, pick } => return corrupt(cluster, *node, *pick, lasts).await,
@@ -228,6 +229,7 @@ async fn swizzle(cluster: &Cluster, order: &[usize], lasts: Duration) {
 async fn corrupt(cluster: &Cluster, node: usize, pick: u32, lasts: Duration) -> String {
     let seat = &cluster.seats[node];
     cluster.kill(node, Disk::Kept, 0);
+    cluster.watch.before_damage(seat.number);
     let flipped = damage::flip(&seat.disk, pick);
     if let Some((shard, what)) = &flipped {
         cluster.say(format!("flips a bit of {what} on node{}", seat.number));

@@ -11,10 +11,10 @@ use crate::cluster::place;
 
 struct Waiter {
     id: u64,
-    place: String,
+    places: Vec<String>,
     point: String,
     left: u32,
-    tell: mpsc::Sender<()>,
+    tell: mpsc::Sender<String>,
 }
 
 #[derive(Default)]
@@ -37,28 +37,30 @@ pub fn listen() {
                 return;
             }
             let place = place();
-            for waiter in waiters.all.iter_mut().filter(|w| w.point == point && w.place == place && w.left > 0) {
+            for waiter in waiters.all.iter_mut().filter(|w| w.point == point && w.places.contains(&place) && w.left > 0)
+            {
                 waiter.left -= 1;
                 if waiter.left == 0 {
                     // One listener, one word.
-                    let _ = waiter.tell.try_send(());
+                    let _ = waiter.tell.try_send(place.clone());
                 }
             }
         });
     });
 }
 
-/// Waits until the machine has passed the point so many times; false if it does not within `patience`.
-pub async fn passed(place: &str, point: &str, passes: u32, patience: Duration) -> bool {
+/// Waits until one of these machines, or several together, have passed the point so many times; says which did last. None
+/// if they do not within `patience`.
+pub async fn passed(places: Vec<String>, point: &str, passes: u32, patience: Duration) -> Option<String> {
     let (tell, mut told) = mpsc::channel(1);
     let id = WAITERS.with(|waiters| {
         let mut waiters = waiters.borrow_mut();
         waiters.last += 1;
         let id = waiters.last;
-        waiters.all.push(Waiter { id, place: place.to_owned(), point: point.to_owned(), left: passes, tell });
+        waiters.all.push(Waiter { id, places, point: point.to_owned(), left: passes, tell });
         id
     });
-    let passed = matches!(timeout(patience, told.recv()).await, Ok(Some(())));
+    let passed = timeout(patience, told.recv()).await.ok().flatten();
     WAITERS.with(|waiters| waiters.borrow_mut().all.retain(|waiter| waiter.id != id));
     passed
 }

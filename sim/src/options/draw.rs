@@ -61,8 +61,10 @@ impl Options {
             let count = rng.random_range(1..=3);
             options.lanes.push(lane(&mut rng, &options, &kinds, count));
         }
+        let provoked = if nodes > 1 { provoke(&mut rng, &mut options) } else { None };
         let loss = LOSSES[rng.random_range(0..LOSSES.len())];
-        if nodes > 1 && on.contains(&loss) && rng.random_bool(0.5) {
+        let drawn = (nodes > 1 && on.contains(&loss) && rng.random_bool(0.5)).then_some(loss);
+        if let Some(loss) = provoked.or(drawn) {
             let lane = lane(&mut rng, &options, &[loss], 1);
             options.lanes.push(lane);
         }
@@ -74,6 +76,39 @@ impl Options {
         }
         options
     }
+}
+
+/// Some points are passed only after something else has happened: sees to it where a crash waits for one. Gives the loss of a
+/// copy that is needed, if one is.
+fn provoke(rng: &mut StdRng, options: &mut Options) -> Option<&'static str> {
+    let waited = |options: &Options, name: &str| {
+        let of = |timed: &Timed| match &timed.fault {
+            Fault::CrashAt { node, point, .. } if point.starts_with(name) => Some(*node),
+            _ => None,
+        };
+        options.lanes.iter().flatten().find_map(of)
+    };
+    let timed = |rng: &mut StdRng, lasts: std::ops::Range<u64>, fault| Timed {
+        after: Duration::from_millis(rng.random_range(50..=1_500)),
+        lasts: Duration::from_millis(rng.random_range(lasts)),
+        fault,
+    };
+    // A node that was away so long that the others have purged what it lacks.
+    if let Some(node) = waited(options, "snapshot.") {
+        options.snapshot_entries = 30;
+        let kill = Fault::Kill { nodes: vec![node], disk: Disk::Kept, keep_permille: 0 };
+        let kill = timed(rng, 3_000..7_000, kill);
+        options.lanes.push(vec![kill]);
+    }
+    // A leader that goes on appending while nobody hears of it.
+    if waited(options, "log.truncated").is_some() {
+        let shard = rng.random_range(0..=options.shards);
+        let cut = |rng: &mut StdRng| timed(rng, 1_500..5_000, Fault::IsolateLeader { shard });
+        let cuts = vec![cut(rng), cut(rng)];
+        options.lanes.push(cuts);
+    }
+    // A node that is replaced.
+    waited(options, "membership.").map(|_| "wipe")
 }
 
 fn lane(rng: &mut StdRng, options: &Options, kinds: &[&str], count: usize) -> Vec<Timed> {
@@ -103,10 +138,16 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         }
         "crash-at" => {
             let point = POINTS[rng.random_range(0..POINTS.len())].to_owned();
-            // What happens rarely is not waited for often.
-            let often = ["log.", "state.", "fanout.", "marks.", "receipts."].iter().any(|p| point.starts_with(p));
-            let passes = rng.random_range(1..=if often { 40 } else { 3 });
-            Fault::CrashAt { node, point, passes, keep_permille }
+            // What happens rarely is not waited for often, and the rarest on any node.
+            let is = |names: &[&str]| names.iter().any(|name| point.starts_with(name));
+            let any = is(&["log.truncated", "snapshot.", "membership.", "session."]);
+            let passes_max = match () {
+                () if any || is(&["shutdown."]) => 1,
+                () if is(&["fanout.", "marks.", "receipts.", "vote."]) => 5,
+                () => 40,
+            };
+            let passes = rng.random_range(1..=passes_max);
+            Fault::CrashAt { node, point, passes, keep_permille, any }
         }
         "pause" => Fault::Pause { node },
         "stop" => {

@@ -19,8 +19,16 @@ pub enum Disk {
 pub enum Fault {
     /// Nodes die at one instant and come back.
     Kill { nodes: Vec<usize>, disk: Disk, keep_permille: u32 },
-    /// A node dies just after it has passed this point so many times; it comes back.
-    CrashAt { node: usize, point: String, passes: u32, keep_permille: u32 },
+    /// A node dies just after it has passed this point so many times; it comes back. `any`: whichever node passes it first,
+    /// for what happens to one node only and nobody can say to which.
+    CrashAt {
+        node: usize,
+        point: String,
+        passes: u32,
+        keep_permille: u32,
+        #[serde(default)]
+        any: bool,
+    },
     /// A node stands still, its connections stay open, its lease may end.
     Pause { node: usize },
     /// A node is asked to stop, and starts again when it has. `kill_after`: it dies on the way.

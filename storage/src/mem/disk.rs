@@ -129,6 +129,11 @@ impl MemDisk {
         Arc::new(DiskRead { disk: self.clone(), durable: true })
     }
 
+    /// Whether a write or a sync has failed since the disk was opened: its process must not go on.
+    pub fn has_failed(&self) -> bool {
+        self.state().failed.is_some()
+    }
+
     /// Reads everything written, synced or not, like [`MemDisk::durable`].
     pub fn written(&self) -> Arc<dyn Read> {
         Arc::new(DiskRead { disk: self.clone(), durable: false })
