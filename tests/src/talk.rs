@@ -110,6 +110,7 @@ impl Talker {
                     Outcome::Accepted(a) if plain => remember(&own, a.conv, a.seq),
                     Outcome::Accepted(_) => {}
                     Outcome::Rejected(error) if may_reject(error.code, tolerant, plain) => {}
+                    Outcome::Unknown(why) if may_reject_in_doubt(&why, tolerant, plain) => {}
                     other => bail!("{label}: {what:?} was not accepted: {other:?}"),
                 }
                 Ok(())
@@ -200,6 +201,13 @@ fn may_reject(code: ErrorCode, volatile: bool, plain: bool) -> bool {
         ErrorCode::Conflict => !plain,
         _ => false,
     }
+}
+
+/// The same refusals, where an earlier attempt had no clear answer: the client cannot say that nothing will happen. It names
+/// the refusal first.
+fn may_reject_in_doubt(why: &str, volatile: bool, plain: bool) -> bool {
+    let all = [ErrorCode::NotMember, ErrorCode::NotFound, ErrorCode::Conflict];
+    all.into_iter().any(|code| why.starts_with(&format!("{code}: ")) && may_reject(code, volatile, plain))
 }
 
 /// The owner of volatile groups lets people in and puts them out; some go by themselves.
