@@ -167,6 +167,11 @@ async fn keep_watermark(cluster: Arc<Cluster>, engine: Arc<dyn Engine>, store: A
     let mut written = None;
     loop {
         timer.tick().await;
+        // Groups say so themselves. A node that runs none yet, or writes only rows of its own, would go on for ever.
+        if let Some(error) = engine.failure() {
+            cluster.fatal(format!("nothing can be written any more: {error}"));
+            return;
+        }
         let synced = engine.synced();
         if written == Some(synced) {
             continue;

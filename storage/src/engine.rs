@@ -161,6 +161,9 @@ pub trait Engine: Read + 'static {
     /// All writes up to this number are durable. Never above [`last_write`](Self::last_write).
     fn synced(&self) -> WriteNo;
 
+    /// Why nothing can be written through this handle any more, whoever met the failure first. The process must end.
+    fn failure(&self) -> Option<StorageError>;
+
     /// The state as of now, which later writes do not change. Cheap; but a view that is kept for long
     /// keeps old versions alive, and keeps the data directory locked.
     fn view(&self) -> Arc<dyn Read>;

@@ -145,6 +145,10 @@ impl Engine for Broken {
         }
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.engine.failure()
+    }
+
     fn view(&self) -> Arc<dyn Read> {
         if self.is(Defect::ViewIsNotFrozen) {
             return self.engine.clone();

@@ -110,6 +110,10 @@ impl Engine for MemEngine {
         WriteNo(self.disk().state().synced)
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.disk().state().check_alive(self.lease.generation).err()
+    }
+
     fn view(&self) -> Arc<dyn Read> {
         Arc::new(self.new_view())
     }

@@ -163,7 +163,9 @@ fn buffered_writes_do_not_notice_failing_syncs() {
     let engine = MemEngine::new();
     engine.disk().inject(|faults| faults.fail_syncs = true);
     buffered(&engine, "a", "1");
+    assert_eq!(engine.failure(), None);
     assert!(is_injected(engine.sync()));
+    assert!(is_closed(engine.failure().map_or(Ok(()), Err)));
     assert!(is_closed(engine.sync()));
 }
 

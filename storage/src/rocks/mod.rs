@@ -159,6 +159,10 @@ impl Engine for RocksEngine {
         WriteNo(self.synced.load(Ordering::Acquire))
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.shared.check_writable().err()
+    }
+
     fn view(&self) -> Arc<dyn Read> {
         Arc::new(View::new(self.shared.clone()))
     }

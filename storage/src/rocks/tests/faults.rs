@@ -81,6 +81,7 @@ fn child_that_meets_failing_syncs() {
     let (accepted, error) = fill(&engine, 64);
     assert!(matches!(error, StorageError::Io { .. }), "{error}");
     let closed = |error: StorageError| matches!(error, StorageError::Closed { .. });
+    assert!(engine.failure().is_some_and(closed));
     assert!(engine.write(set("late", "x"), Durability::Buffered).is_err_and(closed));
     assert!(engine.sync().is_err_and(closed));
     assert!(engine.get(b"late").is_err_and(closed));

@@ -150,6 +150,10 @@ impl Engine for Recorded {
         self.engine.synced()
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.engine.failure()
+    }
+
     fn view(&self) -> Arc<dyn Read> {
         self.engine.view()
     }
