@@ -1,5 +1,7 @@
 //! Where a replica stands, for operators and for the node's own housekeeping.
 
+use std::collections::BTreeSet;
+
 use flotilla_machine as machine;
 use flotilla_proto::ids::{Hash32, ReplicaId};
 use openraft::async_runtime::WatchReceiver as _;
@@ -21,6 +23,8 @@ pub struct Facts {
     pub voters: Vec<ReplicaId>,
     /// Voters and learners of the committed membership.
     pub members: Vec<ReplicaId>,
+    /// Voters by the newest membership of the log, committed or not: one set, or both of a change that is under way.
+    pub deciding: Vec<Vec<ReplicaId>>,
 }
 
 impl Group {
@@ -29,6 +33,8 @@ impl Group {
         let metrics = metrics.borrow_watched();
         let index = |id: Option<crate::LogId>| id.map_or(0, |id| id.index());
         let membership = metrics.committed_membership_config.membership();
+        let newest = metrics.membership_config.membership().get_joint_config();
+        let replicas_of = |voters: &BTreeSet<u64>| voters.iter().copied().map(ReplicaId::from_raft).collect();
         Facts {
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
@@ -38,6 +44,7 @@ impl Group {
             purged: index(metrics.purged),
             voters: membership.voter_ids().map(ReplicaId::from_raft).collect(),
             members: membership.nodes().map(|(id, _)| ReplicaId::from_raft(*id)).collect(),
+            deciding: newest.iter().map(replicas_of).collect(),
         }
     }
 

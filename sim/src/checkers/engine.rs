@@ -57,6 +57,10 @@ impl Engine for WatchedEngine {
         self.inner.synced()
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.inner.failure()
+    }
+
     fn view(&self) -> Arc<dyn Read> {
         self.inner.view()
     }

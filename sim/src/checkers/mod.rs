@@ -66,7 +66,7 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(votes::Votes::default()),
         Box::new(leaders::Leaders::default()),
         Box::new(one_log::OneLog::default()),
-        Box::new(quorum::Quorum),
+        Box::new(quorum::Quorum::default()),
         Box::new(purge::Purge),
         Box::new(pointers::Pointers::default()),
         Box::new(agreement::Agreement::default()),

@@ -1,7 +1,10 @@
 //! durable-quorum: at the instant when an entry is first applied anywhere, and so before anybody can be told that it is
 //! accepted, the durable disks of a majority of that configuration's voters hold it. Needs no crash to fire.
+//!
+//! A configuration decides from the moment when the leader has appended it, before any disk has it. Only one can come so early:
+//! the new half of a joint one that is committed. Then the leader must say at its next tick that it has appended it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::ids::{ReplicaId, ShardId};
 use flotilla_raft::keys;
@@ -9,9 +12,18 @@ use flotilla_raft::state::Pointer;
 use flotilla_storage::Read;
 
 use super::decode::{entry_of, log_id_of};
-use super::{Checker, Event, Site, World};
+use super::{Checker, Event, Facts, Site, World};
 
-pub struct Quorum;
+#[derive(Default)]
+pub struct Quorum {
+    foreseen: BTreeMap<ShardId, Foreseen>,
+}
+
+/// Decided by the new voters of a change alone, before their configuration was seen in any log.
+struct Foreseen {
+    term: u64,
+    index: u64,
+}
 
 impl Checker for Quorum {
     fn promise(&self) -> &'static str {
@@ -38,12 +50,35 @@ impl Checker for Quorum {
         if configs.iter().any(|config| config.iter().all(by_majority)) {
             return Ok(1);
         }
+        if let [_, new] = pointer.membership.membership().get_joint_config().as_slice()
+            && by_majority(new)
+        {
+            self.foreseen.entry(*shard).or_insert(Foreseen { term, index });
+            return Ok(1);
+        }
         let holders: Vec<_> = held.iter().map(|id| ReplicaId::from_raft(*id).to_string()).collect();
         Err(format!(
             "node {} applies entry {index} of term {term} in shard {shard}; durably it is only at {holders:?} of {}",
             site.node,
             voters_of(pointer)
         ))
+    }
+
+    fn on_facts(&mut self, _world: &World, facts: &Facts) -> Result<u64, String> {
+        let Some(foreseen) = self.foreseen.get(&facts.shard) else { return Ok(0) };
+        if !facts.leadership.leads || facts.leadership.term < foreseen.term {
+            return Ok(0);
+        }
+        let (same_term, index) = (facts.leadership.term == foreseen.term, foreseen.index);
+        self.foreseen.remove(&facts.shard);
+        // Another leader knows nothing of what the one before had in memory only.
+        if same_term && facts.group.deciding.len() > 1 {
+            return Err(format!(
+                "entry {index} of shard {} was decided by the new voters alone; its leader, node {}, has not ended the change: {:?}",
+                facts.shard, facts.node, facts.group.deciding
+            ));
+        }
+        Ok(u64::from(same_term))
     }
 }
 
@@ -77,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_entry_applied_before_a_majority_has_synced_it_is_seen() {
-        let bench = || Bench::new(vec![Box::new(Quorum)]);
+        let bench = || Bench::new(vec![Box::new(Quorum::default())]);
         bench().log(1, 1, 1).log(2, 1, 1).apply(1, 1).holds();
         bench().log(1, 1, 1).apply(1, 1).violates("I1 durable-quorum");
         bench().log(1, 1, 1).log_unsynced(2, 1, 1).apply(1, 1).violates("I1 durable-quorum");
@@ -87,9 +122,23 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_replaced_before_the_apply_held_only_what_was_synced_on_it() {
-        let bench = || Bench::new(vec![Box::new(Quorum)]);
+        let bench = || Bench::new(vec![Box::new(Quorum::default())]);
         bench().log(1, 1, 1).log(2, 1, 1).replace(2).apply(1, 1).holds();
         bench().log(1, 1, 1).log_unsynced(2, 1, 1).replace(2).apply(1, 1).violates("I1 durable-quorum");
         bench().log(1, 1, 1).replace(2).apply(1, 1).violates("I1 durable-quorum");
+    }
+
+    #[test]
+    fn new_voters_decide_alone_only_when_their_leader_has_ended_the_change() {
+        let bench = || {
+            let mut bench = Bench::new(vec![Box::new(Quorum::default())]);
+            bench.joint(&[1, 2], &[2, 3]).log(2, 1, 1).log(3, 1, 1).apply(2, 1);
+            bench
+        };
+        bench().deciding(2, 1, &[&[2, 3]]).holds();
+        bench().deciding(2, 1, &[&[1, 2], &[2, 3]]).violates("I1 durable-quorum");
+        bench().deciding(3, 2, &[&[1, 2], &[2, 3]]).holds();
+        let mut old_alone = Bench::new(vec![Box::new(Quorum::default())]);
+        old_alone.joint(&[1, 2], &[2, 3]).log(1, 1, 1).log(2, 1, 1).apply(2, 1).violates("I1 durable-quorum");
     }
 }

@@ -41,6 +41,8 @@ pub struct Bench {
     pub records: Vec<Record>,
     disks: Vec<MemDisk>,
     engines: Vec<Option<WatchedEngine>>,
+    /// The sets of voters whose majorities decide.
+    voters: Vec<BTreeSet<u64>>,
 }
 
 const GENERATION: Generation = Generation(1);
@@ -52,7 +54,8 @@ impl Bench {
     pub fn new(checkers: Vec<Box<dyn Checker>>) -> Self {
         let disks: Vec<_> = (0..3).map(|_| MemDisk::new()).collect();
         let watch = Watch::with(checkers, disks.clone(), &Trace::default());
-        let mut bench = Self { watch, records: Vec::new(), disks, engines: vec![None, None, None] };
+        let mut bench =
+            Self { watch, records: Vec::new(), disks, engines: vec![None, None, None], voters: vec![ids(&[1, 2, 3])] };
         (1..=3).for_each(|node| bench.open(node));
         for node in 1..=3 {
             bench.point(node, None, Batch::new());
@@ -145,8 +148,7 @@ impl Bench {
     }
 
     fn point(&mut self, node: u16, applied: Option<flotilla_raft::LogId>, mut batch: Batch) -> &mut Self {
-        let voters: BTreeSet<u64> = (1..=3).map(Self::id).collect();
-        let membership = StoredMembership::new(None, Membership::new_with_defaults(vec![voters], []));
+        let membership = StoredMembership::new(None, Membership::new_with_defaults(self.voters.clone(), []));
         Pointer { generation: STATE, replica: GENERATION, applied, membership }.put(Self::SHARD, &mut batch);
         self.engine(node).write(batch, Durability::Buffered).expect("no fault");
         self
@@ -176,6 +178,23 @@ impl Bench {
         let (replica, vote) = (ReplicaId::new(NodeId(node), GENERATION), Vote::new_committed(term, Self::id(node)));
         let voters = (1..=3).map(|voter| ReplicaId::new(NodeId(voter), GENERATION)).collect();
         let group = flotilla_raft::group::Facts { term, voters, ..Default::default() };
+        let leadership = Leadership { leads: true, term, ..Leadership::default() };
+        self.watch.on_facts(&Facts { node: NodeId(node), shard: Self::SHARD, replica, leadership, vote, group });
+        self
+    }
+
+    /// A change of voters is under way, and committed.
+    pub fn joint(&mut self, old: &[u16], new: &[u16]) -> &mut Self {
+        self.voters = vec![ids(old), ids(new)];
+        self
+    }
+
+    /// A tick at which the node's group leads, with this newest membership.
+    pub fn deciding(&mut self, node: u16, term: u64, configs: &[&[u16]]) -> &mut Self {
+        let (replica, vote) = (ReplicaId::new(NodeId(node), GENERATION), Vote::new_committed(term, Self::id(node)));
+        let replicas = |nodes: &&[u16]| nodes.iter().map(|node| ReplicaId::new(NodeId(*node), GENERATION)).collect();
+        let deciding = configs.iter().map(replicas).collect();
+        let group = flotilla_raft::group::Facts { term, deciding, ..Default::default() };
         let leadership = Leadership { leads: true, term, ..Leadership::default() };
         self.watch.on_facts(&Facts { node: NodeId(node), shard: Self::SHARD, replica, leadership, vote, group });
         self
@@ -253,6 +272,10 @@ impl Bench {
         let violations = self.watch.violations();
         assert!(violations.iter().any(|what| what.starts_with(promise)), "{promise} was not violated: {violations:?}");
     }
+}
+
+fn ids(nodes: &[u16]) -> BTreeSet<u64> {
+    nodes.iter().map(|node| Bench::id(*node)).collect()
 }
 
 /// A row as a batch writes it.
