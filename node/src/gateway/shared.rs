@@ -133,6 +133,11 @@ impl Shared {
         if options.dev_auth {
             tracing::warn!("--auth dev: ANYONE on this machine may act as ANY user, without a password");
         }
+        let withdrawals_given_up = registry.counter(
+            "flotilla_withdrawals_given_up_total",
+            "Sessions of unknown outcome that were left to the next session of their device.",
+            &[],
+        );
         Self {
             backend,
             clock,
@@ -140,7 +145,7 @@ impl Shared {
             passwords,
             logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
             figures: Figures::new(registry),
-            withdrawals: Withdrawals::default(),
+            withdrawals: Withdrawals::new(withdrawals_given_up),
             checked: Mutex::default(),
             started: Instant::now(),
         }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an attempt handed in here is withdrawn at its user's shard until that has answered, however long the shard
 //! has no leader. So a row without a connection does not live as long as this node does. At most `WITHDRAWALS_MAX` wait;
-//! above, the oldest rows are left to the device's next session and to the sweep of this node's incarnation.
+//! for each one above, one is given up and counted: its row is left to the device's next session and to the sweep of this
+//! node's incarnation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
 use crate::backend::{Backend, CallError, Route};
+use crate::metrics::Counter;
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -31,12 +33,19 @@ struct Inner {
     running: bool,
 }
 
-#[derive(Clone, Default)]
-pub struct Withdrawals(Arc<Mutex<Inner>>);
+#[derive(Clone)]
+pub struct Withdrawals {
+    inner: Arc<Mutex<Inner>>,
+    given_up: Arc<Counter>,
+}
 
 impl Withdrawals {
+    pub fn new(given_up: Arc<Counter>) -> Self {
+        Self { inner: Arc::default(), given_up }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns at once; a task that ends with the last of them does the work.
@@ -45,7 +54,15 @@ impl Withdrawals {
         let Attempt { user, device, instance, attempt } = attempt;
         let key = (device, instance);
         if inner.owed.len() >= limits::WITHDRAWALS_MAX && !inner.owed.contains_key(&key) {
+            // Which one is all the same: keys are random.
             inner.owed.pop_first();
+            if self.given_up.get() == 0 {
+                tracing::warn!(
+                    max = limits::WITHDRAWALS_MAX,
+                    "too many sessions of unknown outcome wait for their shards: some are left to the next session of their device"
+                );
+            }
+            self.given_up.inc();
         }
         let newest = inner.owed.get(&key).map_or(attempt, |(_, known)| attempt.max(*known));
         inner.owed.insert(key, (user, newest));
@@ -89,5 +106,32 @@ impl Withdrawals {
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.lock().owed.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fake;
+
+    #[tokio::test]
+    async fn what_is_above_the_bound_is_given_up_and_counted() {
+        let fake = Fake::new();
+        fake.faults().hold = true;
+        let backend: Arc<dyn Backend> = fake;
+        let given_up = Arc::new(Counter::default());
+        let withdrawals = Withdrawals::new(given_up.clone());
+        let attempt = |number: u64| Attempt {
+            user: UserId::parse("alice").expect("a user"),
+            device: DeviceId(u128::from(number)),
+            instance: Instance(1),
+            attempt: 1,
+        };
+        (0..limits::WITHDRAWALS_MAX as u64).for_each(|number| withdrawals.put(&backend, attempt(number)));
+        // Once more for one that waits: not a new one.
+        withdrawals.put(&backend, attempt(0));
+        assert_eq!(given_up.get(), 0);
+        withdrawals.put(&backend, attempt(limits::WITHDRAWALS_MAX as u64));
+        assert_eq!((given_up.get(), withdrawals.lock().owed.len()), (1, limits::WITHDRAWALS_MAX));
     }
 }
