@@ -6,7 +6,8 @@ import * as limits from './limits.js';
 
 /** @typedef {{ t: string, d: any }} Request */
 /** @typedef {{ request: Request, done: (reply: any) => void, failed: (error: Error) => void,
- *   sendAt: number, overdueAt: number, deadline: number }} Item */
+ *   sendAt: number, overdueAt: number, deadline: number,
+ *   inDoubt: boolean }} Item inDoubt: an attempt got no answer, or one that does not tell: it may arrive at any time yet */
 
 const RETRY_MS = 200;
 
@@ -27,7 +28,7 @@ export class Calls {
   /** @param {Request} request @param {number} now @param {number} limitMs @returns {Promise<any>} */
   add(request, now, limitMs) {
     return new Promise((done, failed) => {
-      this.#items.set(++this.#last, { request, done, failed, sendAt: now, overdueAt: Infinity, deadline: now + limitMs });
+      this.#items.set(++this.#last, { request, done, failed, sendAt: now, overdueAt: Infinity, deadline: now + limitMs, inDoubt: false });
     });
   }
 
@@ -53,6 +54,23 @@ export class Calls {
     this.#take(key)?.failed(error);
   }
 
+  /**
+   * A final refusal. It decides nothing while an earlier attempt may still have an effect: see `Outbox.isInDoubt`.
+   * @param {number} key @param {Error} error
+   */
+  refuse(key, error) {
+    const item = this.#items.get(key);
+    const idempotency = item?.request.t === 'call' ? item.request.d?.key : undefined;
+    const isClear = idempotency === undefined || !item?.inDoubt;
+    this.fail(key, isClear ? error : new OutcomeUnknown(error.message, idempotency));
+  }
+
+  /** The last attempt may or may not have happened. @param {number} key */
+  doubt(key) {
+    const item = this.#items.get(key);
+    if (item) item.inDoubt = true;
+  }
+
   /** @param {number} key @param {number} now @param {number | undefined} wanted ms */
   retry(key, now, wanted) {
     const item = this.#items.get(key);
@@ -63,13 +81,13 @@ export class Calls {
   expire(now) {
     for (const [key, item] of this.#items) {
       if (item.deadline <= now) this.fail(key, new OutcomeUnknown('no answer in time', item.request.d?.key));
-      else if (item.overdueAt <= now) this.#land(item, now);
+      else if (item.overdueAt <= now) this.#lose(item, now);
     }
   }
 
   /** @param {number} now */
   disconnected(now) {
-    for (const item of this.#items.values()) if (item.sendAt === Infinity) this.#land(item, now);
+    for (const item of this.#items.values()) if (item.sendAt === Infinity) this.#lose(item, now);
   }
 
   /** @param {string} why */
@@ -93,6 +111,12 @@ export class Calls {
     this.#items.delete(key);
     if (item.sendAt === Infinity) this.#flying -= 1;
     return item;
+  }
+
+  /** It was on the wire, and no answer came. @param {Item} item @param {number} now */
+  #lose(item, now) {
+    item.inDoubt = true;
+    this.#land(item, now);
   }
 
   /** @param {Item} item @param {number} sendAt */

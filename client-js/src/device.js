@@ -7,7 +7,7 @@ import { randomUuid } from './bytes.js';
 import { Calls } from './calls.js';
 import { isEntry } from './codec.js';
 import { Dialer } from './dialer.js';
-import { FlotillaError, SESSION_REPLACED, closeName, verdictOf } from './errors.js';
+import { FlotillaError, SESSION_REPLACED, closeName, isUnclear, verdictOf } from './errors.js';
 import * as limits from './limits.js';
 import { Link } from './link.js';
 import { Outbox } from './outbox.js';
@@ -368,13 +368,15 @@ export class Device {
     const again = error.retryable === true || token;
     if ('cid' in flight) {
       if (error.code === 'out_of_order') this.#outbox.outOfOrder(flight.cid, now, this.#config.random());
-      else if (again) this.#outbox.retry(flight.cid, now, error.retry_after_ms, this.#config.random());
-      // `too_old` is no rejection: the server cannot know whether it happened.
-      else if (error.code === 'too_old') this.#finish(flight.cid, { state: 'unknown', why: 'too_old' }, work);
-      else this.#finish(flight.cid, { state: 'rejected', error }, work);
+      else if (again) {
+        if (isUnclear(error)) this.#outbox.doubt(flight.cid);
+        this.#outbox.retry(flight.cid, now, error.retry_after_ms, this.#config.random());
+      } else this.#finish(flight.cid, this.#outbox.refused(flight.cid, error), work);
     } else if ('call' in flight) {
-      if (again) this.#calls.retry(flight.call, now, error.retry_after_ms);
-      else this.#calls.fail(flight.call, FlotillaError.of(error));
+      if (again) {
+        if (isUnclear(error)) this.#calls.doubt(flight.call);
+        this.#calls.retry(flight.call, now, error.retry_after_ms);
+      } else this.#calls.refuse(flight.call, FlotillaError.of(error));
     }
   }
 

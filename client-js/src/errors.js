@@ -73,3 +73,6 @@ const CLOSE_NAMES = {
 
 /** @param {number} code @returns {string} */
 export const closeName = code => CLOSE_NAMES[code] ?? `close_${code}`;
+
+/** It does not tell whether the attempt has had an effect. @param {{ code: string }} error */
+export const isUnclear = error => error.code === 'outcome_unknown' || error.code === 'internal';

@@ -6,7 +6,8 @@
 import * as limits from './limits.js';
 
 /** @typedef {import('./types.js').Command} Command */
-/** @typedef {{ command: Command, flying: boolean, until: number, attempts: number, since: number, after?: string }} Item */
+/** @typedef {{ command: Command, flying: boolean, until: number, attempts: number, since: number, after?: string,
+ *   inDoubt: boolean }} Item inDoubt: an attempt got no answer, or one that does not tell: it may arrive at any time yet */
 
 const RETRY_MS_MIN = 40;
 const RETRY_MS_MAX = 2_000;
@@ -44,8 +45,9 @@ export class Outbox {
   add(command, now, attempts = 0) {
     if (this.#items.has(command.cid)) return;
     // One that the person sends again was attempted before.
+    const made = command.asked_ms === undefined ? attempts : Math.max(attempts, 1);
     /** @type {Item} */
-    const item = { command, flying: false, until: now, since: now, attempts: command.asked_ms === undefined ? attempts : Math.max(attempts, 1) };
+    const item = { command, flying: false, until: now, since: now, attempts: made, inDoubt: made > 0 };
     this.#items.set(command.cid, item);
     const queue = this.#queues.get(command.conv);
     if (queue) queue.push(item);
@@ -95,6 +97,35 @@ export class Outbox {
     return item.command;
   }
 
+  /** The last attempt may or may not have happened. @param {string} cid */
+  doubt(cid) {
+    const item = this.#items.get(cid);
+    if (item) item.inDoubt = true;
+  }
+
+  /**
+   * May an earlier attempt still have an effect, after the answer to this one?
+   *
+   * Why: rejections are not remembered. 1. an edit is on its way to a node that stands still, 2. the client sends it again
+   * through another node, 3. it is rejected, for its conversation does not exist yet, 4. the conversation is made, 5. the first
+   * attempt arrives and is applied.
+   * @param {string} cid
+   */
+  isInDoubt(cid) {
+    return this.#items.get(cid)?.inDoubt === true;
+  }
+
+  /**
+   * What a final refusal says. `too_old` is no rejection: the server cannot know whether it happened. Nor is any other while an
+   * earlier attempt may still arrive, but for the one that says that an entry with this cid exists.
+   * @param {string} cid @param {import('./types.js').ErrorBody} error @returns {import('./types.js').Outcome}
+   */
+  refused(cid, error) {
+    if (error.code === 'too_old') return { state: 'unknown', why: 'too_old' };
+    const isClear = error.code === 'idempotency_mismatch' || !this.isInDoubt(cid);
+    return isClear ? { state: 'rejected', error } : { state: 'unknown', why: `${error.code}: ${error.message}` };
+  }
+
   /** Not now: again after a pause that grows with the attempts. @param {string} cid @param {number} now @param {number | undefined} wanted ms @param {number} jitter in 0..1 */
   retry(cid, now, wanted, jitter) {
     const item = this.#items.get(cid);
@@ -119,7 +150,11 @@ export class Outbox {
 
   /** Nothing that was on the wire will be answered any more. @param {number} now */
   disconnected(now) {
-    for (const item of this.#items.values()) if (item.flying) this.#land(item, now);
+    for (const item of this.#items.values()) {
+      if (!item.flying) continue;
+      this.#land(item, now);
+      item.inDoubt = true;
+    }
   }
 
   /** Commands whose answer is overdue go back; how many. @param {number} now */
@@ -129,6 +164,7 @@ export class Outbox {
       for (const item of queue.slice(0, NEAR)) {
         if (item.flying && item.until <= now) {
           this.#land(item, now);
+          item.inDoubt = true;
           expired += 1;
         }
       }

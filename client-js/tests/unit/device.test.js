@@ -102,6 +102,28 @@ story('too old is no rejection: it stays unknown until the person says again', a
   assert.equal((await again.outcome).state, 'accepted');
 });
 
+story('a rejection is not final while an earlier attempt may still arrive', async scene => {
+  const alice = await scene.client('alice');
+  await scene.online(alice);
+  const attempts = new Map();
+  scene.world.intercept = (session, frame) => {
+    const key = frame.d.cid ?? frame.d.key;
+    if (key === undefined) return false;
+    attempts.set(key, (attempts.get(key) ?? 0) + 1);
+    // The first attempt stands still somewhere; the second one is refused.
+    if (attempts.get(key) === 1) session.close(1006, 'the node stood still');
+    else session.put('error', { code: 'not_found', message: 'no such conversation', retryable: false }, frame.id);
+    return true;
+  };
+  const ticket = await alice.client.send({ to: 'bob', text: 'perhaps' });
+  assert.deepEqual([await scene.clock.until(() => alice.outcomes.length === 1, 'answered'), await ticket.outcome].at(-1), { state: 'unknown', why: 'not_found: no such conversation' });
+  let failure = /** @type {any} */ (null);
+  alice.client.rename('g1', 'crew').catch(error => (failure = error));
+  await scene.clock.until(() => failure !== null, 'the call ends');
+  assert.equal(failure.code, 'outcome_unknown');
+  assert.ok(attempts.get(failure.key) >= 2, 'its key repeats it');
+});
+
 story('a command of last week waits for the person', async scene => {
   scene.world.mischief.unreachable = () => true;
   const alice = await scene.client('alice');

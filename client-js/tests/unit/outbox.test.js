@@ -75,6 +75,28 @@ test('an overdue answer is unknown and asked for again with its age', () => {
   assert.deepEqual(outbox.stale(10_001 + limits.CLIENT_RESEND_MS), ['1']);
 });
 
+test('a rejection after an attempt without a clear answer is unknown', () => {
+  const outbox = new Outbox();
+  const no = { code: 'not_found', message: 'no such conversation' };
+  for (const cid of ['1', '2', '3']) outbox.add(command(cid, 'bob'), 0);
+  sent(outbox, 0);
+  outbox.retry('1', 0, undefined, 0);
+  assert.deepEqual(outbox.refused('1', no), { state: 'rejected', error: no }, 'it was answered: nothing happened');
+  outbox.doubt('1');
+  assert.deepEqual(outbox.refused('1', no), { state: 'unknown', why: 'not_found: no such conversation' }, 'the answer did not tell');
+  assert.equal(outbox.refused('1', { ...no, code: 'idempotency_mismatch' }).state, 'rejected', 'an entry with this cid exists');
+  outbox.disconnected(0);
+  assert.ok(outbox.isInDoubt('2'));
+  outbox.add(command('4', 'carol'), 0);
+  assert.ok(!outbox.isInDoubt('4'), 'never sent');
+  sent(outbox, 10_000);
+  outbox.expire(10_000 + limits.CLIENT_ANSWER_TIMEOUT_MS);
+  assert.ok(outbox.isInDoubt('4'));
+  assert.ok(Outbox.restored([command('1', 'bob')], 0).isInDoubt('1'), 'an earlier process may have sent it');
+  outbox.add({ ...command('5', 'dave'), asked_ms: 10_000 }, 0);
+  assert.ok(outbox.isInDoubt('5'), 'it was attempted before the person said again');
+});
+
 test('a wall clock that was set back makes no command younger than it is', () => {
   const outbox = new Outbox();
   outbox.add(command('1', 'bob'), 1_000);
