@@ -8,6 +8,7 @@
 import * as nodeFs from 'node:fs/promises';
 import { join } from 'node:path';
 import { fromBase64url, fromUtf8, toBase64url, utf8 } from '../bytes.js';
+import { StateStore } from './base.js';
 import { lockDirectory } from './lock.js';
 import { State, insert, isContent, slice } from './state.js';
 
@@ -26,14 +27,13 @@ const DEAD_MAX = 10_000;
 const seqOf = (/** @type {Place} */ place) => place.seq;
 
 /** @implements {Store} */
-export class FileStore {
+export class FileStore extends StateStore {
   shared = false;
   #fs;
   #path;
   /** @type {any} */
   #file;
   #end = 0;
-  #state = new State();
   /** @type {Map<string, Place[]>} */
   #places = new Map();
   /** @type {{ changes: Change[], done: () => void, failed: (error: unknown) => void }[]} */
@@ -46,6 +46,7 @@ export class FileStore {
 
   /** @param {string} dir @param {any} fs */
   constructor(dir, fs) {
+    super();
     this.#path = join(dir, 'store.log');
     this.#fs = fs;
   }
@@ -70,7 +71,7 @@ export class FileStore {
 
   /** Reads the file; cuts a torn tail; returns how many changes are superseded. */
   async #scan() {
-    this.#state = new State();
+    this.state = new State();
     this.#places = new Map();
     this.#file = await openFile(this.#fs, this.#path);
     let size = (await this.#file.stat()).size;
@@ -98,7 +99,7 @@ export class FileStore {
       await this.#file.truncate(at);
       await this.#file.sync();
     }
-    return own - this.#state.changes().length;
+    return own - this.state.changes().length;
   }
 
   /** The record at this place; null: the file ends here, or was torn here. @param {number} at @param {number} fileSize */
@@ -138,7 +139,7 @@ export class FileStore {
 
   /** @param {Change} change @param {number} at @param {number} size */
   #apply(change, at, size) {
-    this.#state.apply(change);
+    this.state.apply(change);
     if (change.t === 'entry') {
       const places = this.#places.get(change.entry.conv) ?? [];
       insert(places, seqOf, { seq: change.entry.seq, at, size });
@@ -162,7 +163,7 @@ export class FileStore {
       await writeAll(fresh, bytes, end);
       end += bytes.length;
     };
-    await put(this.#state.changes());
+    await put(this.state.changes());
     for (let at = MAGIC.length; at < this.#end; ) {
       const record = await this.#record(at, this.#end);
       if (record === null) break;
@@ -176,10 +177,6 @@ export class FileStore {
     await this.#fs.rename(path, this.#path);
     await syncDirectory(this.#fs, join(this.#path, '..'));
     await this.#scan();
-  }
-
-  async load() {
-    return structuredClone(this.#state.saved());
   }
 
   /** @param {Change[]} changes @returns {Promise<void>} */
@@ -215,42 +212,6 @@ export class FileStore {
     }
     // In the same step as the look at what waits: a commit that comes after it starts anew.
     this.#writing = null;
-  }
-
-  /** @param {string} cid */
-  async command(cid) {
-    return structuredClone(this.#state.commands.get(cid));
-  }
-
-  async commands() {
-    return structuredClone([...this.#state.commands.values()]);
-  }
-
-  /** @param {number} n */
-  async commandsAbove(n) {
-    return (await this.commands()).filter(c => (c.n ?? 0) > n);
-  }
-
-  /** @param {string} cid */
-  async answer(cid) {
-    return structuredClone(this.#state.answers.get(cid));
-  }
-
-  async answers() {
-    return structuredClone([...this.#state.answers.values()]);
-  }
-
-  async convs() {
-    return structuredClone([...this.#state.convs.values()]);
-  }
-
-  /** @param {string} conv */
-  async position(conv) {
-    return structuredClone(this.#state.positions.get(conv));
-  }
-
-  async tokens() {
-    return structuredClone(this.#state.tokens);
   }
 
   /** @param {string} conv @param {{ before?: number, after?: number, limit?: number }} [range] @returns {Promise<Entry[]>} */

@@ -1,6 +1,7 @@
 // A store that ends with its process: for tests and for tools that need no memory.
 
-import { State, insert, slice } from './state.js';
+import { StateStore } from './base.js';
+import { insert, slice } from './state.js';
 
 /** @typedef {import('../types.js').Store} Store */
 /** @typedef {import('../types.js').Change} Change */
@@ -9,8 +10,7 @@ import { State, insert, slice } from './state.js';
 const seqOf = (/** @type {Entry} */ e) => e.seq;
 
 /** @implements {Store} */
-export class MemoryStore {
-  #state = new State();
+export class MemoryStore extends StateStore {
   /** @type {Map<string, Entry[]>} */
   #entries = new Map();
   /** @type {import('../types.js').Gap[]} */
@@ -18,17 +18,14 @@ export class MemoryStore {
 
   /** @param {{ shared?: boolean }} [options] shared: several clients of one process play tabs of a browser */
   constructor({ shared = false } = {}) {
+    super();
     this.shared = shared;
-  }
-
-  async load() {
-    return structuredClone(this.#state.saved());
   }
 
   /** @param {Change[]} changes */
   async commit(changes) {
     for (const change of structuredClone(changes)) {
-      this.#state.apply(change);
+      this.state.apply(change);
       if (change.t === 'entry') {
         const list = this.#entries.get(change.entry.conv) ?? [];
         insert(list, seqOf, change.entry);
@@ -40,42 +37,6 @@ export class MemoryStore {
         this.#entries.set(change.conv, list.filter(e => e.seq < change.from || e.seq > change.to));
       }
     }
-  }
-
-  /** @param {string} cid */
-  async command(cid) {
-    return structuredClone(this.#state.commands.get(cid));
-  }
-
-  async commands() {
-    return structuredClone([...this.#state.commands.values()]);
-  }
-
-  /** @param {number} n */
-  async commandsAbove(n) {
-    return (await this.commands()).filter(c => (c.n ?? 0) > n);
-  }
-
-  /** @param {string} cid */
-  async answer(cid) {
-    return structuredClone(this.#state.answers.get(cid));
-  }
-
-  async answers() {
-    return structuredClone([...this.#state.answers.values()]);
-  }
-
-  async convs() {
-    return structuredClone([...this.#state.convs.values()]);
-  }
-
-  /** @param {string} conv */
-  async position(conv) {
-    return structuredClone(this.#state.positions.get(conv));
-  }
-
-  async tokens() {
-    return structuredClone(this.#state.tokens);
   }
 
   /** @param {string} conv @param {{ before?: number, after?: number, limit?: number }} [range] */
