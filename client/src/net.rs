@@ -1,4 +1,5 @@
-//! Base URLs of nodes and TCP connections to them. Plain `http://` only: TLS ends in front of the node.
+//! Base URLs of nodes and TCP connections to them. Plain `http://` only: TLS ends in front of the node. In the simulator a
+//! connection has a `fate` too.
 
 use std::io;
 use std::pin::Pin;
@@ -15,16 +16,38 @@ use tokio::net::TcpStream;
 pub struct Stream {
     inner: TcpStream,
     unflushed: bool,
+    #[cfg(madsim)]
+    fate: flotilla_proto::fate::Held,
+}
+
+impl Stream {
+    fn new(inner: TcpStream) -> io::Result<Self> {
+        #[cfg(madsim)]
+        let fate = flotilla_proto::fate::Held::new(inner.local_addr()?, inner.peer_addr()?);
+        Ok(Self {
+            inner,
+            unflushed: false,
+            #[cfg(madsim)]
+            fate,
+        })
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        #[cfg(madsim)]
+        std::task::ready!(self.fate.read(cx))?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        #[cfg(madsim)]
+        let bytes = match self.fate.write(bytes.len())? {
+            Some(some) => &bytes[..some],
+            None => return Poll::Ready(Ok(bytes.len())),
+        };
         self.unflushed = true;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
@@ -72,7 +95,7 @@ pub async fn connect(url: &str, limit: Duration) -> Result<Stream, NetError> {
         .map_err(|source| NetError::Connect { url: url.to_owned(), source })?;
     // Small frames must not wait for each other; a platform that refuses is only slower.
     let _ = stream.set_nodelay(true);
-    Ok(Stream { inner: stream, unflushed: false })
+    Stream::new(stream).map_err(|source| NetError::Connect { url: url.to_owned(), source })
 }
 
 #[cfg(test)]

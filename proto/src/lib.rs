@@ -7,10 +7,11 @@
 //! - [`member`] intervals of membership and what they make readable
 //! - [`frame`] client frames, errors and close codes, in JSON and MessagePack
 //! - [`codec`] the one module that names bincode
-//! - [`plant`] deliberate bugs, in the simulator's build only
+//! - [`plant`] deliberate bugs and `fate` broken connections, in the simulator's build only
 
 pub mod codec;
 pub mod entry;
+pub mod fate;
 pub mod frame;
 pub mod ids;
 pub mod limits;

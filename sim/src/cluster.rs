@@ -1,15 +1,19 @@
-//! Three nodes of the real code, each on a simulated machine with a disk that survives it, and the tool that asks them.
+//! Nodes of the real code, each on a simulated machine with a disk that survives it, and the tool that asks them.
+//!
+//! - `seat` what a node is started with · `disks` slow, full and failing ones · `links` what keeps machines from hearing each other
 //!
 //! Invariant: a disk is crashed before its node is killed, so that nothing which still runs while the node goes down, a
 //! destructor or a forgotten task, reaches what the next life of the node will find.
 
 mod disks;
+mod links;
+mod seat;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use flotilla_node::cli::ask::{NodeAddr, ask};
@@ -19,16 +23,14 @@ use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
 use flotilla_raft::Timings;
-use flotilla_raft::seam::fate::{self, Fate};
 use flotilla_storage::MemDisk;
-use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle};
-use tokio::sync::Notify;
 
 use crate::boot;
 use crate::checkers::{Facts, Watch};
 use crate::options::{Disk, Options};
 use crate::trace::Trace;
+pub use seat::Seat;
 
 pub const CLIENT_PORT: u16 = 4000;
 pub const PEER_PORT: u16 = 5000;
@@ -82,111 +84,6 @@ fn tell_facts(node: &Node, watch: &Watch) {
             group: group.facts(),
         };
         watch.on_facts(&facts);
-    }
-}
-
-/// What a node is started with, every time.
-#[derive(Clone)]
-pub struct Seat {
-    pub number: u16,
-    pub ip: Ipv4Addr,
-    pub disk: MemDisk,
-    pub trace: Trace,
-    pub watch: Watch,
-    /// Why a node ended by itself.
-    pub fatal: Arc<Mutex<Vec<String>>>,
-    /// The running process.
-    life: Arc<Mutex<Option<Weak<Node>>>>,
-    /// Asks the running process to end in good order.
-    pub stop: Arc<Notify>,
-    /// What the watch over the disk's reserve says.
-    pub disk_low: Arc<AtomicBool>,
-    /// Faults that make its disk fail at this moment: it must end by itself, and that is no violation, as often as it is
-    /// started meanwhile.
-    excused: Arc<AtomicU32>,
-    /// Starts that such a fault has made fail.
-    vain_starts: Arc<AtomicU32>,
-    /// The same for good: some of what it has stored is damaged.
-    damaged: Arc<AtomicBool>,
-    /// Its last life has ended by itself.
-    over: Arc<AtomicBool>,
-    /// It stands still: what it says of itself is old.
-    paused: Arc<AtomicBool>,
-    pub timings: Timings,
-}
-
-impl Seat {
-    pub fn client_url(&self) -> String {
-        format!("http://{}:{CLIENT_PORT}", self.ip)
-    }
-
-    pub fn peer_addr(&self) -> String {
-        format!("{}:{PEER_PORT}", self.ip)
-    }
-
-    /// Told by each life of the node.
-    pub fn lives(&self, node: Option<Weak<Node>>) {
-        self.over.store(false, Ordering::Relaxed);
-        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = node;
-    }
-
-    /// None while it does not run.
-    pub fn running(&self) -> Option<Arc<Node>> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
-    }
-
-    /// What it ends for from now on was done to it.
-    pub fn excuse(&self) {
-        self.excused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A life has ended because it was asked to.
-    pub fn stopped(&self) {
-        self.lives(None);
-        self.over.store(true, Ordering::Relaxed);
-        self.trace.say(format!("node{:<6} has stopped", self.number));
-    }
-
-    /// It may end whenever it reads something that is damaged.
-    pub fn has_damage(&self) {
-        self.damaged.store(true, Ordering::Relaxed);
-    }
-
-    /// Once for each [`Seat::excuse`].
-    pub fn unexcuse(&self) {
-        self.excused.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn is_excused(&self) -> bool {
-        self.excused.load(Ordering::Relaxed) > 0
-    }
-
-    /// A life was over before it served.
-    pub fn not_started(&self, reason: String) {
-        if self.is_excused() {
-            self.vain_starts.fetch_add(1, Ordering::Relaxed);
-        }
-        self.ended(reason);
-    }
-
-    /// How often it was started in vain, because of what was done to its disk.
-    pub fn vain_starts(&self) -> u32 {
-        self.vain_starts.load(Ordering::Relaxed)
-    }
-
-    /// A life has ended by itself.
-    pub fn ended(&self, reason: String) {
-        self.trace.say(format!("node{:<6} ends: {reason}", self.number));
-        self.lives(None);
-        self.over.store(true, Ordering::Relaxed);
-        if self.is_excused() || self.damaged.load(Ordering::Relaxed) {
-            return;
-        }
-        self.blame(reason);
-    }
-
-    fn blame(&self, what: String) {
-        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).push(format!("node {}: {what}", self.number));
     }
 }
 
@@ -432,88 +329,8 @@ impl Cluster {
         }
     }
 
-    /// What becomes of the connections of a node, or of all clients.
-    pub fn connections(&self, of: Option<usize>, fate: Fate) {
-        let ip = of.map(|node| IpAddr::V4(self.seats[node].ip));
-        let clients = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 0));
-        let is_client = move |addr: SocketAddr| match (addr.ip(), clients) {
-            (IpAddr::V4(one), IpAddr::V4(net)) => one.octets()[..3] == net.octets()[..3],
-            _ => false,
-        };
-        fate::change(|local, peer, _| {
-            let meant = match ip {
-                Some(ip) => local.ip() == ip,
-                None => is_client(peer),
-            };
-            meant.then_some(fate)
-        });
-    }
-
-    pub fn end_dead(&self, node: usize) {
-        self.end_fate(node, Fate::Dead, Fate::Reset);
-    }
-
-    pub fn end_late(&self, node: usize) {
-        self.end_fate(node, Fate::Late, Fate::Fine);
-    }
-
-    /// Only of connections that have the one: those made since then are as they are.
-    fn end_fate(&self, node: usize, from: Fate, to: Fate) {
-        let ip = IpAddr::V4(self.seats[node].ip);
-        fate::change(|local, _, now| (local.ip() == ip && now == from).then_some(to));
-    }
-
-    pub fn delay(&self, by: Duration) {
-        self.say(format!("makes packets take up to {by:?} longer"));
-        let latency = self.latency.start..self.latency.end + by;
-        NetSim::current().update_config(|config| config.send_latency = latency);
-    }
-
     pub fn say(&self, what: String) {
         self.trace.say(format!("nemesis    {what}"));
-    }
-
-    /// The node hears nobody (`inward`), nobody hears it (`outward`), or both.
-    pub fn isolate(&self, node: usize, inward: bool, outward: bool) {
-        let id = self.machines[node].id();
-        self.say(format!("isolates node{} (inward {inward}, outward {outward})", self.seats[node].number));
-        if inward && self.hold(Hold::Inward(node)) {
-            NetSim::current().clog_node_in(id);
-        }
-        if outward && self.hold(Hold::Outward(node)) {
-            NetSim::current().clog_node_out(id);
-        }
-    }
-
-    /// The same directions as it was isolated in.
-    pub fn rejoin(&self, node: usize, inward: bool, outward: bool) {
-        let id = self.machines[node].id();
-        self.say(format!("lets node{} back in", self.seats[node].number));
-        if inward && self.release(Hold::Inward(node)) {
-            NetSim::current().unclog_node_in(id);
-        }
-        if outward && self.release(Hold::Outward(node)) {
-            NetSim::current().unclog_node_out(id);
-        }
-    }
-
-    pub fn cut(&self, from: usize, to: usize) {
-        self.say(format!("cuts node{} to node{}", self.seats[from].number, self.seats[to].number));
-        if self.hold(Hold::Link(from, to)) {
-            NetSim::current().clog_link(self.machines[from].id(), self.machines[to].id());
-        }
-    }
-
-    pub fn mend(&self, from: usize, to: usize) {
-        self.say(format!("mends node{} to node{}", self.seats[from].number, self.seats[to].number));
-        if self.release(Hold::Link(from, to)) {
-            NetSim::current().unclog_link(self.machines[from].id(), self.machines[to].id());
-        }
-    }
-
-    pub fn loss(&self, part: f64) {
-        self.say(format!("makes packets get lost: {part}"));
-        NetSim::current().update_config(|config| config.packet_loss_rate = part);
     }
 
     /// Why nodes ended by themselves, so far.

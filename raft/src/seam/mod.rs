@@ -1,8 +1,6 @@
-//! What is one thing in production and another in the simulator.
+//! What is one thing in production and another in the simulator. What becomes of a connection there: `flotilla_proto::fate`.
 
 pub mod clock;
-#[cfg(madsim)]
-pub mod fate;
 pub mod fault;
 pub mod net;
 pub mod signal;

@@ -35,14 +35,14 @@ pub struct Stream {
     inner: TcpStream,
     unflushed: bool,
     #[cfg(madsim)]
-    fate: super::fate::Held,
+    fate: flotilla_proto::fate::Held,
 }
 
 impl Stream {
     fn new(inner: TcpStream) -> io::Result<Self> {
         inner.set_nodelay(true)?;
         #[cfg(madsim)]
-        let fate = super::fate::Held::new(inner.local_addr()?, inner.peer_addr()?);
+        let fate = flotilla_proto::fate::Held::new(inner.local_addr()?, inner.peer_addr()?);
         Ok(Self {
             inner,
             unflushed: false,

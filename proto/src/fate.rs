@@ -1,7 +1,9 @@
 //! What becomes of a connection in the simulator: it is reset, perhaps in the middle of a frame, goes dead without a word, or
 //! its bytes arrive late. In production there is none of this.
 //!
-//! Invariant: only the end that runs in the product is touched, so that the other end learns of it as it would from a network.
+//! Invariant: only one end of a connection is touched, so that the other end learns of it as it would from a network. It stands
+//! in the crate that all others know, because nodes and clients have ends.
+#![cfg(madsim)]
 
 use std::cell::RefCell;
 use std::io;
