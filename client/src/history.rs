@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::{Accepted, EntryFrame, ErrorBody, Gap};
+use flotilla_proto::frame::{Accepted, EntryFrame, ErrorBody, Gap, History, HistoryReply};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Seq, SessionNo, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -64,6 +64,12 @@ pub enum Op {
     },
     Gap {
         gap: Gap,
+    },
+    /// A page of history, as it was asked for and came. `stored`: how far the device had the conversation before it asked.
+    Page {
+        ask: History,
+        stored: Seq,
+        page: Box<HistoryReply>,
     },
     /// The client's own finding: something between is missing.
     Hole {

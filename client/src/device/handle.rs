@@ -249,6 +249,12 @@ impl Handle {
         self.call_noted(&method, Some(key), json!({}), Some(noted)).await
     }
 
+    pub async fn rename_group(&self, key: Cid, conv: &ConvId, name: &str) -> Result<Value, CallError> {
+        let noted = Noted { cid: key, conv: conv.clone(), what: What::Rename { name: name.to_owned() } };
+        let method = format!("PATCH conversations/{conv}");
+        self.call_noted(&method, Some(key), json!({"name": name}), Some(noted)).await
+    }
+
     /// Everything up to `seq` was read by the person.
     pub async fn read(&self, conv: ConvId, seq: Seq) {
         // A dropped device has nobody to tell.

@@ -2,7 +2,7 @@
 //!
 //! - [`world`] one pass over the records: who sent what, who is owed what, the log as it was seen
 //! - one checker a file, its promise at the top: [`no_loss`], [`order`], [`one_seq`], [`one_history`], [`no_phantom`],
-//!   [`real_time`], [`pipelined`], [`authorised`], [`rejected`]
+//!   [`real_time`], [`pipelined`], [`authorised`], [`rejected`], [`pages`]
 //!
 //! Invariant: a history in which nothing happened is unknown, never good. Each checker has a test that makes it fire.
 
@@ -12,6 +12,7 @@ mod no_phantom;
 mod one_history;
 mod one_seq;
 mod order;
+mod pages;
 mod pipelined;
 mod real_time;
 mod rejected;
@@ -108,7 +109,7 @@ impl fmt::Display for Verdict {
 type Check = fn(&World<'_>, &mut Stats) -> Result<(), Violation>;
 
 /// In the order in which a violation explains most.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     one_history::check,
     one_seq::check,
     no_phantom::check,
@@ -117,6 +118,7 @@ const CHECKS: [Check; 8] = [
     order::check,
     real_time::check,
     pipelined::check,
+    pages::check,
 ];
 
 pub fn judge(records: &[Record], demand: Demand) -> Verdict {

@@ -1,5 +1,6 @@
 //! I1 and I3: after faults heal, every accepted entry has reached every device that was registered when it was accepted and
-//! whose user was a member at that seq, unless a `gap` said that retention removed it first.
+//! whose user was a member at that seq, unless a `gap` said that retention removed it first. A device that is open in several
+//! places, by the id that the server gave it, has what any of them has: what one has acked does not come to the others.
 
 use flotilla_proto::frame::GapReason;
 use flotilla_proto::ids::{ConvId, Seq};
@@ -42,7 +43,8 @@ fn owed(
             continue;
         }
         *stats.entry("owed").or_default() += 1;
-        if !has(device, conv, seq) {
+        let somewhere = || world.devices.values().any(|other| device.is_same(other) && has(other, conv, seq));
+        if !has(device, conv, seq) && !somewhere() {
             let highest = device.seen.get(conv).and_then(|s| s.last()).copied().unwrap_or_default();
             let what = format!("{label} never received {conv} seq {seq} (its highest there: {highest})");
             return Err(Violation::new(PROMISE, what, evidence.iter().copied()));
@@ -62,6 +64,8 @@ fn has(device: &Device<'_>, conv: &ConvId, seq: Seq) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::ids::{DeviceId, SessionNo};
+
     use crate::history::Op;
     use crate::oracle::testkit::History;
     use crate::oracle::{Demand, Verdict, judge};
@@ -75,5 +79,26 @@ mod tests {
         history.violates("I3 no-loss");
         let calm = Demand { healed: false, ..Demand::default() };
         assert!(matches!(judge(&history.records, calm), Verdict::Holds(_)), "before healing nothing is lost yet");
+    }
+
+    #[test]
+    fn what_one_place_of_a_device_has_is_not_lost_to_the_other_and_another_device_is_no_place_of_it() {
+        let second = |id: &dyn Fn(DeviceId) -> DeviceId| {
+            let mut history = History::good();
+            let at = history.last(|r| r.device == "carol/1" && matches!(r.op, Op::Entry { .. }));
+            let connected = history.nth(0, |r| r.device == "carol/1" && matches!(r.op, Op::Connected { .. }));
+            let Op::Connected { device, .. } = history.records[connected].op else { panic!("it connects") };
+            let mut taken = history.records[at].clone();
+            let mut opened = history.records[connected].clone();
+            (opened.device, taken.device) = ("carol/b".into(), "carol/b".into());
+            let (session, url) = (SessionNo(2), String::new());
+            opened.op = Op::Connected { device: id(device), session, url, attempt: 1 };
+            history.records.splice(at..=at, [opened, taken]);
+            history
+        };
+        let place = second(&|device| device);
+        let verdict = judge(&place.records, Demand::default());
+        assert!(verdict.holds(), "{verdict}");
+        second(&|device| DeviceId(device.0 + 1)).violates("I3 no-loss");
     }
 }

@@ -43,7 +43,7 @@ pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
     world.log.values().try_for_each(|log| links(world, log, stats))
 }
 
-fn agree(a: &EntryFrame, b: &EntryFrame) -> bool {
+pub(super) fn agree(a: &EntryFrame, b: &EntryFrame) -> bool {
     let (a, b) = (a.to_entry(), b.to_entry());
     // A redaction between the two sights empties the content and nothing else.
     let content = a.what.is_none() || b.what.is_none() || a.what == b.what;

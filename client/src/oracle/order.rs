@@ -1,5 +1,5 @@
 //! I2 and I4: a device sees a conversation's entries in `seq` order without a hole; a repeat only on a new connection, and
-//! there once.
+//! there once. Where a device is open in several places, a connection of one begins behind what any of them has acked.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ struct Sight {
 
 pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
     let mut sights: BTreeMap<(&str, &ConvId), Sight> = BTreeMap::new();
+    let mut acked: BTreeMap<(&str, &ConvId), Seq> = BTreeMap::new();
     for (at, record) in world.records.iter().enumerate() {
         let device = record.device.as_str();
         let (conv, from, to) = match &record.op {
@@ -31,6 +32,11 @@ pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
                 in_device(&mut sights, device, |sight| *sight = Sight::default());
                 continue;
             }
+            Op::Acked { conv, seq } => {
+                let upto = acked.entry((device, conv)).or_default();
+                *upto = (*seq).max(*upto);
+                continue;
+            }
             Op::Entry { entry } => (&entry.conv, entry.seq, entry.seq),
             Op::Gap { gap } => (&gap.conv, gap.from, gap.to),
             _ => continue,
@@ -39,7 +45,11 @@ pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
         let sight = sights.entry((device, conv)).or_default();
         let wrong = match (sight.here, sight.stored) {
             (Some((here, before)), _) if from != here.next() => Some((here, before, "on one connection")),
-            (None, Some((stored, before))) if from > stored.next() => Some((stored, before, "after a reconnect")),
+            (None, Some((stored, before)))
+                if from > stored.next() && from > acked_elsewhere(world, &acked, device, conv).next() =>
+            {
+                Some((stored, before, "after a reconnect"))
+            }
             _ => None,
         };
         if let Some((had, before, when)) = wrong {
@@ -52,6 +62,14 @@ pub fn check(world: &World<'_>, stats: &mut Stats) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// Up to where other places of the same device have acked.
+fn acked_elsewhere(world: &World<'_>, acked: &BTreeMap<(&str, &ConvId), Seq>, device: &str, conv: &ConvId) -> Seq {
+    let Some(own) = world.devices.get(device) else { return Seq::ZERO };
+    let other = |label: &str| label != device && world.devices.get(label).is_some_and(|other| own.is_same(other));
+    let seqs = acked.iter().filter(|((label, of), _)| *of == conv && other(label)).map(|(_, seq)| *seq);
+    seqs.max().unwrap_or_default()
 }
 
 fn in_device<'a>(
@@ -78,6 +96,26 @@ mod tests {
         let at = entry_of(&hole, 1);
         hole.records.remove(at);
         hole.violates("I4 order");
+
+        // Another place of this device has acked what is missing, or less.
+        for (upto, fine) in [(2, true), (1, false)] {
+            let mut place = History::good();
+            let (first, at) = (entry_of(&place, 0), entry_of(&place, 1));
+            let mut second = place.records[place.nth(0, |r| r.device == "bob/1")].clone();
+            let mut missed = place.records[at].clone();
+            let reconnected = second.clone();
+            (second.device, missed.device) = ("bob/b".into(), "bob/b".into());
+            let acked = Op::Acked { conv: place.direct.clone(), seq: flotilla_proto::ids::Seq(upto) };
+            let ack = crate::history::Record { op: acked, ..second.clone() };
+            place.records.remove(at);
+            place.records.splice(first + 1..=first, [second, missed, ack, reconnected]);
+            if fine {
+                let verdict = judge(&place.records, Demand::default());
+                assert!(verdict.holds(), "{verdict}");
+            } else {
+                place.violates("I4 order");
+            }
+        }
 
         let mut repeat = History::good();
         let at = entry_of(&repeat, 1);

@@ -29,6 +29,13 @@ pub struct Device<'a> {
     pub gaps: BTreeMap<&'a ConvId, Vec<&'a Gap>>,
 }
 
+impl Device<'_> {
+    /// Another place where this device is open.
+    pub fn is_same(&self, other: &Device<'_>) -> bool {
+        self.user == other.user && self.ids.intersection(&other.ids).next().is_some()
+    }
+}
+
 /// A stay: from, and the last entry of it.
 pub type Stay = (Seq, Option<Seq>);
 
