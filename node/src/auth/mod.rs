@@ -34,6 +34,9 @@ pub enum TokenError {
     Invalid,
     #[error("the token has expired")]
     Expired,
+    /// A node that has just come to the cluster does not know its keys yet: nothing is said of the token.
+    #[error("this node cannot check tokens yet")]
+    NotYet,
 }
 
 /// SHA-256 of a secret, as tables keep it.

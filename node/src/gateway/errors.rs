@@ -55,8 +55,10 @@ pub fn of_token(error: TokenError) -> ErrorBody {
     let code = match error {
         TokenError::Invalid => ErrorCode::Unauthenticated,
         TokenError::Expired => ErrorCode::TokenExpired,
+        TokenError::NotYet => ErrorCode::Unavailable,
     };
-    ErrorBody::new(code, error.to_string())
+    let wait = (error == TokenError::NotYet).then_some(RETRY_AFTER_MS);
+    ErrorBody { retry_after_ms: wait, ..ErrorBody::new(code, error.to_string()) }
 }
 
 pub fn bad(message: impl Into<String>) -> ErrorBody {

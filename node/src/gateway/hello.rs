@@ -39,6 +39,7 @@ pub fn token_code(error: TokenError) -> CloseCode {
     match error {
         TokenError::Invalid => CloseCode::AuthFailed,
         TokenError::Expired => CloseCode::TokenExpired,
+        TokenError::NotYet => CloseCode::NotReady,
     }
 }
 

@@ -174,7 +174,13 @@ impl Shared {
             return Ok(Caller { user, device: None, expires: None });
         }
         let cluster = self.backend.node().borrow().cluster;
-        jwt::verify(&self.backend.keys().borrow(), cluster, token, self.now())
+        let keys = self.backend.keys();
+        let keys = keys.borrow();
+        // An empty list is no verdict: it would log people out at a node that has just been taken in.
+        if keys.is_empty() {
+            return Err(TokenError::NotYet);
+        }
+        jwt::verify(&keys, cluster, token, self.now())
     }
 
     pub async fn account(&self, user: &UserId, freshness: Freshness) -> Result<Option<Account>, ErrorBody> {

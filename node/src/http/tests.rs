@@ -49,6 +49,18 @@ async fn register_log_in_rotate_and_log_out() {
 }
 
 #[tokio::test]
+async fn a_node_without_keys_says_nothing_of_a_token() {
+    let node = Node::with(Options::default()).await;
+    let tokens = register(&node, "alice").await;
+    let access = text(&tokens, "access_token").to_owned();
+    let keys = node.fake.forget_keys();
+    let (status, answer) = node.get("/v1/me", &access).await;
+    assert_eq!((status, text(&answer, "code")), (503, "unavailable"), "not 401: the client would log out");
+    node.fake.learn_keys(keys);
+    assert_eq!(node.get("/v1/me", &access).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_wrong_password_and_a_wrong_user_look_alike_and_tries_are_limited() {
     let node = Node::with(Options::default()).await;
     register(&node, "alice").await;

@@ -66,6 +66,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fake {
+    /// As a node that has just been taken in and has no tables yet; gives what it knew.
+    pub fn forget_keys(&self) -> Vec<SigningKey> {
+        self.keys.send_replace(Vec::new())
+    }
+
+    pub fn learn_keys(&self, keys: Vec<SigningKey>) {
+        self.keys.send_replace(keys);
+    }
+
     pub fn new() -> Arc<Self> {
         let view = NodeView {
             id: NodeId(1),
