@@ -10,12 +10,14 @@ use std::time::Duration;
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_client::oracle::{self, Demand, Verdict};
 use flotilla_proto::entry::What;
+use flotilla_proto::frame::CloseCode;
 use flotilla_proto::ids::{ConvId, Seq, ShardId};
 
 use crate::checkers::finished;
 use crate::cluster::Cluster;
 use crate::liveness;
 use crate::options::Options;
+use crate::report;
 use crate::workload::Chat;
 
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(20);
@@ -131,8 +133,22 @@ async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
     violations
 }
 
+/// What of the load has happened: some of it only the clients have seen.
+pub fn load(chat: &Chat, records: &[Record]) -> report::Counts {
+    let mut load = chat.shown.counts();
+    let replaced = |record: &&Record| {
+        let stopped = CloseCode::SessionReplaced.number();
+        matches!(&record.op, Op::Closed { code, .. } if *code == stopped && !record.device.starts_with("strange"))
+    };
+    let count = records.iter().filter(replaced).count() as u64;
+    if count > 0 {
+        load.insert("places".into(), count);
+    }
+    load
+}
+
 /// What the run demanded and did not get.
-pub fn unshown(options: &Options, counts: &Counts, faults: u32) -> Option<String> {
+pub fn unshown(options: &Options, counts: &Counts, faults: u32, load: &report::Counts) -> Option<String> {
     // Some are lost with the process that had just been given them.
     let Counts { accepted, rejected, direct, direct_accepted, .. } = *counts;
     if options.change_percent == 0 && accepted < options.sends / 2 {
@@ -148,7 +164,9 @@ pub fn unshown(options: &Options, counts: &Counts, faults: u32) -> Option<String
     if faults == 0 && options.lanes.iter().any(|lane| !lane.is_empty()) {
         return Some("nothing was broken".into());
     }
-    None
+    let parts = options.load.parts();
+    let never = parts.iter().find(|part| load.get(**part).copied().unwrap_or(0) == 0);
+    never.map(|part| format!("of the load, {part} never happened"))
 }
 
 /// What the oracle finds in the clients' history, and how much it has checked.
@@ -168,6 +186,7 @@ mod tests {
     fn a_run_with_too_few_answers_or_direct_messages_has_shown_nothing() {
         let plain = Options { sends: 100, ..Options::default() };
         let changing = Options { change_percent: 50, ..plain.clone() };
+        let none = report::Counts::new();
         let said = |accepted, rejected, direct, direct_accepted| Counts {
             accepted,
             rejected,
@@ -175,11 +194,15 @@ mod tests {
             direct_accepted,
             ..Counts::default()
         };
-        assert_eq!(unshown(&plain, &said(90, 5, 40, 40), 0), None);
-        assert!(unshown(&plain, &said(40, 60, 40, 40), 0).is_some(), "nobody may refuse that much");
-        assert_eq!(unshown(&changing, &said(35, 60, 30, 30), 0), None);
-        assert!(unshown(&changing, &said(35, 10, 30, 30), 0).is_some(), "most have no answer");
-        assert!(unshown(&changing, &said(35, 60, 30, 14), 0).is_some(), "these cannot be refused");
-        assert!(unshown(&changing, &said(35, 60, 0, 0), 0).is_some(), "nothing that had to be accepted");
+        assert_eq!(unshown(&plain, &said(90, 5, 40, 40), 0, &none), None);
+        assert!(unshown(&plain, &said(40, 60, 40, 40), 0, &none).is_some(), "nobody may refuse that much");
+        assert_eq!(unshown(&changing, &said(35, 60, 30, 30), 0, &none), None);
+        assert!(unshown(&changing, &said(35, 10, 30, 30), 0, &none).is_some(), "most have no answer");
+        assert!(unshown(&changing, &said(35, 60, 30, 14), 0, &none).is_some(), "these cannot be refused");
+        assert!(unshown(&changing, &said(35, 60, 0, 0), 0, &none).is_some(), "nothing that had to be accepted");
+        let loaded = Options { load: crate::options::Load { paging: 3, ..Default::default() }, ..plain };
+        let shown = report::Counts::from([("paging".to_owned(), 1)]);
+        assert!(unshown(&loaded, &said(90, 5, 40, 40), 0, &none).is_some(), "no page was read");
+        assert_eq!(unshown(&loaded, &said(90, 5, 40, 40), 0, &shown), None);
     }
 }

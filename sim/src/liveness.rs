@@ -97,6 +97,7 @@ async fn devices(chat: &Chat) -> Vec<DeviceId> {
     for person in &chat.people {
         devices.extend(person.handle().status().await.and_then(|status| status.device));
     }
+    devices.extend(chat.strangers.iter().filter_map(|stranger| stranger.device()));
     devices
 }
 
@@ -132,7 +133,8 @@ async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
                 continue;
             }
             let (Some(head), true) = (heads.get(conv), members.contains(&index)) else { continue };
-            let stored = status.positions.get(conv).copied().unwrap_or(Seq(0));
+            // What a second place has acked does not come to the first.
+            let stored = status.positions.get(conv).copied().unwrap_or(Seq(0)).max(person.has_elsewhere(conv));
             if stored < *head {
                 return Some(format!("I3 no-loss: {} has {conv} up to {stored}, accepted is {head}", person.user));
             }

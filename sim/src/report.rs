@@ -48,6 +48,9 @@ pub struct Summary {
     pub kinds: Counts,
     /// The same as the nemesis tells them apart.
     pub faults: Counts,
+    /// How often each part of the load has happened.
+    #[serde(default)]
+    pub load: Counts,
     /// How often each named fault point was passed.
     pub points: Counts,
     /// How much each checker has checked.
@@ -70,6 +73,7 @@ impl Summary {
             counts: nothing(),
             kinds: nothing(),
             faults: nothing(),
+            load: nothing(),
             points: nothing(),
             checks: nothing(),
         }
@@ -85,6 +89,7 @@ impl Summary {
         let mut text = format!("seed {}: {:.3} s simulated\n", self.options.seed, self.simulated_us as f64 / 1e6);
         for (title, counts) in [
             ("happened", &self.counts),
+            ("beside", &self.load),
             ("faults", &self.faults),
             ("points passed", &self.points),
             ("checked", &self.checks),

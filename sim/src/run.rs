@@ -54,6 +54,7 @@ struct Left {
     faults: Counts,
     points: Counts,
     checks: Counts,
+    load: Counts,
     /// How often the planted bug has acted.
     bites: u64,
 }
@@ -76,9 +77,10 @@ pub fn run(options: Options, full: bool) -> Run {
     for band in trace.bands() {
         *kinds.entry(band.fault.kind().to_owned()).or_default() += 1;
     }
-    let Left { records, origin, end, faults, points, checks, .. } = left;
+    let Left { records, origin, end, faults, points, checks, load, .. } = left;
     let simulated_us = u64::try_from(end.as_micros()).unwrap_or(u64::MAX);
-    let summary = Summary { simulated_us, counts, kinds, faults, points, checks, ..Summary::new(options, outcome) };
+    let summary =
+        Summary { simulated_us, counts, kinds, faults, points, checks, load, ..Summary::new(options, outcome) };
     Run { trace, records, origin, summary }
 }
 
@@ -167,10 +169,16 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
-    let (sent, covered) = futures::future::join(chat.send_all(options), nemesis::run(options, &cluster, &chat)).await;
+    let (sent, covered, ()) = futures::future::join3(
+        chat.send_all(options),
+        nemesis::run(options, &cluster, &chat),
+        chat.two_places(options, &cluster),
+    )
+    .await;
     sent?;
     trace.say("run        all is sent and healed");
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
+    chat.settles().await;
     let records = &mut left.records;
 
     let unmet = judge::settle(options, &cluster, &chat, recorder, records).await;
@@ -179,12 +187,14 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
+    violations.extend(chat.shown.violations());
+    left.load = judge::load(&chat, records);
     violations.extend(unmet);
     let checked = checked.into_iter().chain(cluster.watch.verified());
     left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();
     let counts = judge::count(records);
     let broke = u32::try_from(left.faults.values().sum::<u64>()).unwrap_or(u32::MAX);
-    Ok(match judge::unshown(options, &counts, broke) {
+    Ok(match judge::unshown(options, &counts, broke, &left.load) {
         _ if !violations.is_empty() => Outcome::Violated(violations),
         Some(why) => Outcome::Unknown(why),
         None => Outcome::Passed,

@@ -135,6 +135,10 @@ pub fn describe(op: &Op) -> Option<String> {
         Op::Unknown { cid, why } => format!("unknown cid {cid}: {why}"),
         Op::Entry { entry } => format!("delivered {} seq {} from {}", entry.conv, entry.seq, entry.from),
         Op::Gap { gap } => format!("gap {gap:?}"),
+        Op::Page { ask, page, .. } => {
+            let (first, last) = (page.entries.first().map(|e| e.seq.0), page.entries.last().map(|e| e.seq.0));
+            format!("reads a page of {}: {} entries, {first:?} to {last:?}", ask.conv, page.entries.len())
+        }
         Op::Hole { conv, stored, got } => format!("hole in {conv}: has {stored}, got {got}"),
         Op::Acked { conv, seq } => format!("acks {conv} up to {seq}"),
         Op::Reset => "was told to start anew".into(),

@@ -1,5 +1,6 @@
 //! I7 one-session: session numbers of a device rise, whatever node it goes to; no session is opened for an incarnation that
-//! is fenced; a number stands for one session. A fence that rises leaves no session below it, or a job that ends the rest.
+//! is fenced; a number stands for one session. An older attempt of the same instance takes nothing, and neither does an instance
+//! that was replaced, while another one holds the session. A fence that rises leaves no session below it, or a job that ends the rest.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +9,20 @@ use flotilla_machine::table::{self, View};
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::job::{Job, JobTable};
 use flotilla_machine::user::session::{self, SessionRow, SessionTable};
-use flotilla_proto::ids::{DeviceId, Incarnation, NodeId, SessionNo, UserId};
+use flotilla_proto::ids::{DeviceId, Incarnation, Instance, NodeId, SessionNo, UserId};
+use flotilla_proto::limits;
 
 use super::{Checker, Event, RowChange, Site, World};
 
 #[derive(Default)]
 pub struct Sessions {
     known: BTreeMap<(UserId, DeviceId, SessionNo), SessionRow>,
+    /// Instances that another one has replaced, and the number with which it did.
+    replaced: BTreeMap<(UserId, DeviceId, Instance), SessionNo>,
 }
+
+/// A device remembers the instances that were replaced last; so many sessions later one may be forgotten.
+const REMEMBERED: u64 = limits::BARRED_INSTANCES_MAX as u64 / 2;
 
 impl Checker for Sessions {
     fn promise(&self) -> &'static str {
@@ -23,15 +30,41 @@ impl Checker for Sessions {
     }
 
     fn on_event(&mut self, _: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
-        let Event::Applied { shard, pointer, rows, .. } = event else { return Ok(0) };
+        let Event::Applied { shard, from, pointer, rows, .. } = event else { return Ok(0) };
+        // What several entries have done one after the other cannot be told apart.
+        let single = pointer.applied.map(|id| id.index()) == from.map(|from| from + 1);
         site.with_state(*shard, pointer, |view| {
-            rows.iter().try_fold(0, |sum, row| self.on_row(view, rows, row).map(|count| sum + count))
+            rows.iter().try_fold(0, |sum, row| {
+                if single {
+                    self.on_open(row)?;
+                }
+                self.on_row(view, rows, row).map(|count| sum + count)
+            })
         })
         .map_err(|what| format!("node {}, shard {shard}: {what}", site.node))
     }
 }
 
 impl Sessions {
+    /// One entry has opened a session while another was open.
+    fn on_open(&mut self, row: &RowChange) -> Result<(), String> {
+        let Some(((user, device), Some(old), Some(new))) = row.of::<SessionTable>() else { return Ok(()) };
+        if old.instance == new.instance {
+            return match new.attempt < old.attempt {
+                true => Err(format!("an older attempt took the session of {user}'s {device}: {new:?} after {old:?}")),
+                false => Ok(()),
+            };
+        }
+        let by = self.replaced.get(&(user.clone(), device, new.instance));
+        if by.is_some_and(|by| *by < new.number && new.number.0 - by.0 <= REMEMBERED) {
+            return Err(format!(
+                "an instance that was replaced took the session of {user}'s {device}: {new:?} after {old:?}"
+            ));
+        }
+        self.replaced.insert((user, device, old.instance), new.number);
+        Ok(())
+    }
+
     fn on_row(&mut self, view: &View<'_>, rows: &[RowChange], row: &RowChange) -> Result<u64, String> {
         if let Some(((user, device), Some(old), Some(new))) = row.of::<DeviceTable>()
             && old.number > new.number
@@ -83,7 +116,7 @@ fn fence_before(view: &View<'_>, rows: &[RowChange], session: &SessionRow) -> In
 
 #[cfg(test)]
 mod tests {
-    use super::super::testkit::{Bench, device_row, fence, session, session_at};
+    use super::super::testkit::{Bench, device_row, fence, session, session_at, session_of};
     use super::Sessions;
 
     #[test]
@@ -94,6 +127,18 @@ mod tests {
         bench().apply_all(1, 1, open(2, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
         bench().apply_all(1, 1, open(1, 7)).apply_all(1, 2, open(1, 8)).violates("I7");
         bench().apply_all(1, 1, vec![fence(8)]).apply_all(1, 2, open(1, 7)).violates("I7");
+    }
+
+    #[test]
+    fn an_older_attempt_and_an_instance_that_was_replaced_take_nothing() {
+        let bench = || Bench::new(vec![Box::new(Sessions::default())]);
+        let open =
+            |number, instance, attempt| vec![device_row("bob", number), session_of("bob", number, instance, attempt)];
+        bench().apply_all(1, 1, open(1, 1, 2)).apply_all(1, 2, open(2, 1, 2)).apply_all(1, 3, open(3, 2, 1)).holds();
+        bench().apply_all(1, 1, open(1, 1, 2)).apply_all(1, 2, open(2, 1, 1)).violates("I7");
+        let mut back = bench();
+        back.apply_all(1, 1, open(1, 1, 1)).apply_all(1, 2, open(2, 2, 1)).apply_all(1, 3, open(3, 1, 2));
+        back.violates("I7");
     }
 
     #[test]

@@ -379,14 +379,24 @@ pub fn device_row(name: &str, number: u64) -> Raw {
 }
 
 pub fn session(name: &str, number: u64, incarnation: u64) -> Raw {
-    let row = SessionRow {
+    let row = SessionRow { incarnation: Incarnation(incarnation), ..session_row(number, 1, number) };
+    raw::<SessionTable>(&(user(name), device(name)), &row)
+}
+
+fn session_row(number: u64, instance: u128, attempt: u64) -> SessionRow {
+    SessionRow {
         node: NodeId(1),
-        incarnation: Incarnation(incarnation),
+        incarnation: Incarnation(1),
         number: SessionNo(number),
-        instance: Instance(1),
-        attempt: number,
+        instance: Instance(instance),
+        attempt,
         since: SessionNo(1),
-    };
+    }
+}
+
+/// Of a process, by its instance.
+pub fn session_of(name: &str, number: u64, instance: u128, attempt: u64) -> Raw {
+    let row = session_row(number, instance, attempt);
     raw::<SessionTable>(&(user(name), device(name)), &row)
 }
 

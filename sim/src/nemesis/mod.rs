@@ -13,8 +13,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flotilla_proto::fate::Fate;
 use flotilla_proto::ids::ShardId;
-use flotilla_raft::seam::fate::Fate;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
@@ -202,6 +202,16 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
         Fault::Transfer { shard, to } => cluster.transfer(ShardId(*shard), *to).await,
         Fault::Silent { user } => chat.silence(cluster, *user, lasts).await,
         Fault::ClientCrash { user } => chat.crash(cluster, *user, lasts).await,
+        Fault::ClientReset { user, bytes } => {
+            let end = Instant::now() + lasts;
+            while Instant::now() < end
+                && let Some(person) = chat.people.get(*user)
+            {
+                cluster.say(format!("resets {} at its end after {bytes} bytes", person.user));
+                cluster.connections_of_client(person.ip(), Fate::Cut(*bytes));
+                sleep(STEP).await;
+            }
+        }
     }
     fault.kind().to_owned()
 }

@@ -8,23 +8,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::fault::{LATER, NETWORK};
+use super::load::{Load, stream};
 use super::{Disk, Fault, KINDS, Options, POINTS, Timed};
 
 const PROCESSES: [&str; 8] = ["kill", "crash-at", "pause", "stop", "rolling", "kill", "crash-at", "kill"];
-const NETWORK: [&str; 12] = [
-    "isolate",
-    "isolate-leader",
-    "cut",
-    "partial",
-    "flap",
-    "swizzle",
-    "loss",
-    "delay",
-    "reset",
-    "half-open",
-    "late",
-    "storm",
-];
 const OTHERS: [&str; 10] =
     ["slow", "sync-error", "full", "clock", "drift", "transfer", "silent", "client-crash", "slow", "crash-at"];
 /// At most one of these in a run: each takes a copy away for good.
@@ -53,9 +41,11 @@ impl Options {
             change_percent: [0, 10, 30, 50][rng.random_range(0..4)],
             dead: Vec::new(),
             lanes: Vec::new(),
+            load: Load::draw(seed),
             plant: None,
         };
-        let on: Vec<&str> = KINDS.into_iter().filter(|_| rng.random_bool(0.5)).collect();
+        let first = KINDS.into_iter().filter(|kind| !LATER.contains(kind));
+        let on: Vec<&str> = first.filter(|_| rng.random_bool(0.5)).collect();
         for kinds in [&PROCESSES[..], &NETWORK[..], &OTHERS[..]] {
             let kinds: Vec<&str> = kinds.iter().copied().filter(|kind| on.contains(kind)).collect();
             let count = rng.random_range(1..=3);
@@ -74,7 +64,19 @@ impl Options {
         if nodes > 1 && rng.random_bool(0.3) && whole {
             options.dead = vec![rng.random_range(0..nodes)];
         }
+        options.later();
         options
+    }
+}
+
+impl Options {
+    /// Kinds that were added since: one more lane, so that the others of a seed stay as they were.
+    fn later(&mut self) {
+        let mut rng = stream(self.seed, 2);
+        let on: Vec<&str> = LATER.into_iter().filter(|_| rng.random_bool(0.5)).collect();
+        let count = rng.random_range(1..=3);
+        let lane = lane(&mut rng, self, &on, count);
+        self.lanes.push(lane);
     }
 }
 
@@ -188,6 +190,7 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         "transfer" => Fault::Transfer { shard, to: node },
         "silent" => Fault::Silent { user },
         "client-crash" => Fault::ClientCrash { user },
+        "client-reset" => Fault::ClientReset { user, bytes: rng.random_range(0..=2_000) },
         other => unreachable!("a kind of fault that nobody draws: {other}"),
     };
     // Most things are short; some outlast a lease.

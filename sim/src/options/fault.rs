@@ -83,6 +83,8 @@ pub enum Fault {
     Silent { user: usize },
     /// A client's process dies and starts again on its store, outbox and all.
     ClientCrash { user: usize },
+    /// A client's connections are reset at its end after so many more bytes, in the middle of a frame, again and again.
+    ClientReset { user: usize, bytes: usize },
 }
 
 /// A fault of one lane: it begins this long after the one before it has healed.
@@ -114,14 +116,10 @@ pub const POINTS: [&str; 17] = [
     "shutdown.handed_over",
 ];
 
-/// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 27] = [
-    "kill",
-    "crash-at",
-    "pause",
-    "stop",
-    "rolling",
-    "wipe",
+/// Kinds of faults that happen to processes.
+const PROCESS: [&str; 6] = ["kill", "crash-at", "pause", "stop", "rolling", "wipe"];
+/// To the network.
+pub const NETWORK: [&str; 12] = [
     "isolate",
     "isolate-leader",
     "cut",
@@ -134,16 +132,29 @@ pub const KINDS: [&str; 27] = [
     "half-open",
     "late",
     "storm",
-    "slow",
-    "sync-error",
-    "full",
-    "corrupt",
-    "clock",
-    "drift",
-    "transfer",
-    "silent",
-    "client-crash",
 ];
+/// To disks, clocks, leaders, clients.
+const OTHER: [&str; 9] =
+    ["slow", "sync-error", "full", "corrupt", "clock", "drift", "transfer", "silent", "client-crash"];
+/// Drawn from a stream of their own: see `draw`.
+pub const LATER: [&str; 1] = ["client-reset"];
+
+/// Every kind of fault, as [`Fault::kind`] names it.
+pub const KINDS: [&str; PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len()] =
+    joined([&PROCESS, &NETWORK, &OTHER, &LATER]);
+
+const fn joined<const N: usize>(parts: [&[&'static str]; 4]) -> [&'static str; N] {
+    let (mut all, mut at, mut part) = ([""; N], 0, 0);
+    while part < parts.len() {
+        let mut from = 0;
+        while from < parts[part].len() {
+            all[at] = parts[part][from];
+            (at, from) = (at + 1, from + 1);
+        }
+        part += 1;
+    }
+    all
+}
 
 impl Fault {
     /// The name by which a kind is switched off, counted and printed.
@@ -176,6 +187,7 @@ impl Fault {
             Self::Transfer { .. } => "transfer",
             Self::Silent { .. } => "silent",
             Self::ClientCrash { .. } => "client-crash",
+            Self::ClientReset { .. } => "client-reset",
         }
     }
 }

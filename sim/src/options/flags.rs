@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::{Disk, KINDS, Options};
+use super::{Disk, KINDS, LOADS, Options};
 use crate::plants;
 
 /// Which run: a seed or written options, and flags over them.
@@ -30,8 +30,8 @@ pub struct Overrides {
     /// Break nothing
     #[arg(long)]
     pub no_faults: bool,
-    /// Leave out every fault of these kinds
-    #[arg(long, value_name = "KIND", num_args = 1.., value_parser = clap::builder::PossibleValuesParser::new(KINDS))]
+    /// Leave out every fault of these kinds, and these parts of the load
+    #[arg(long, value_name = "KIND", num_args = 1.., value_parser = clap::builder::PossibleValuesParser::new(KINDS.into_iter().chain(LOADS)))]
     pub without: Vec<String>,
     /// Messages of all devices together [default: drawn]
     #[arg(long)]

@@ -4,11 +4,12 @@
 //! generator; both start from the seed. Options can be written down as JSON and played again: a field that an old file
 //! does not have means what it meant before the field existed.
 //!
-//! - `fault` one thing that breaks · `draw` from the seed to the options · `flags` what the command line says of a run
+//! - `fault` one thing that breaks · `load` what clients do beside · `draw` from the seed to the options · `flags` what the command line says of a run
 
 mod draw;
 mod fault;
 mod flags;
+mod load;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fault::{Disk, Fault, KINDS, POINTS, Timed};
 pub use flags::{Chosen, Overrides};
+pub use load::{LOADS, Load, stream};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -44,6 +46,8 @@ pub struct Options {
     pub dead: Vec<usize>,
     /// Lanes run beside each other; the faults of one lane follow each other.
     pub lanes: Vec<Vec<Timed>>,
+    /// What clients do beside.
+    pub load: Load,
     /// A deliberate bug.
     pub plant: Option<String>,
 }
@@ -66,6 +70,7 @@ impl Default for Options {
             change_percent: 0,
             dead: Vec::new(),
             lanes: Vec::new(),
+            load: Load::default(),
             plant: None,
         }
     }
@@ -81,8 +86,9 @@ impl Options {
         }
     }
 
-    /// Takes every fault of this kind out, see [`Fault::kind`].
+    /// Takes every fault of this kind out, see [`Fault::kind`], or this part of the load.
     pub fn without(&mut self, kind: &str) {
+        self.load.without(kind);
         for lane in &mut self.lanes {
             lane.retain(|timed| timed.fault.kind() != kind);
         }
@@ -107,6 +113,7 @@ impl fmt::Display for Options {
             "  elections from {:?}, a snapshot every {} entries, a sync takes {:?}",
             self.election, self.snapshot_entries, self.sync
         )?;
+        writeln!(f, "  beside: {}", self.load)?;
         write!(f, "  network latency {:?} to {:?}", self.latency.start, self.latency.end)?;
         for (lane, faults) in self.lanes.iter().enumerate() {
             for Timed { after, lasts, fault } in faults {

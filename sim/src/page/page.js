@@ -275,7 +275,7 @@ lanes.forEach((lane, i) => { if (!lane.node && lane.user != null) option($('devi
 document.title = `Flotilla simulation, ${run.title}`;
 $('title').textContent = run.title; $('verdict').textContent = run.verdict; $('verdict').classList.add(run.verdict); $('again').textContent = run.again;
 $('options').textContent = run.options;
-for (const part of ['counts', 'faults', 'points', 'checks']) for (const [name, n] of Object.entries(run.summary[part])) {
+for (const part of ['counts', 'load', 'faults', 'points', 'checks']) for (const [name, n] of Object.entries(run.summary[part])) {
   const div = document.createElement('div'), dt = document.createElement('dt'), dd = document.createElement('dd');
   dt.textContent = name; dd.textContent = n.toLocaleString('en'); div.append(dt, dd); $('counts').append(div);
 }

@@ -318,6 +318,7 @@ impl Builder {
             Op::Rejected { cid, .. } | Op::Unknown { cid, .. } => (Kind::Refused, Some(*cid), None),
             Op::Entry { entry } => (Kind::Deliver, Some(entry.cid), Some(&entry.conv)),
             Op::Gap { gap } => (Kind::Deliver, None, Some(&gap.conv)),
+            Op::Page { ask, .. } => (Kind::Node, None, Some(&ask.conv)),
             Op::Hole { conv, .. } => (Kind::Refused, None, Some(conv)),
             Op::Acked { conv, .. } => (Kind::Ack, None, Some(conv)),
             Op::Connected { .. } | Op::CaughtUp | Op::Closed { .. } | Op::Reset => (Kind::Session, None, None),

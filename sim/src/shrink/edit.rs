@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::options::{KINDS, Options, Overrides};
+use crate::options::{KINDS, LOADS, Options, Overrides};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
@@ -66,7 +66,7 @@ impl fmt::Display for Edit {
 
 /// Every edit, the ones that leave out most first.
 pub fn all(options: &Value) -> Vec<Edit> {
-    let mut edits: Vec<Edit> = KINDS.into_iter().map(Edit::Without).collect();
+    let mut edits: Vec<Edit> = KINDS.into_iter().chain(LOADS).map(Edit::Without).collect();
     let (mut lists, mut plain) = (Vec::new(), Vec::new());
     walk(options, String::new(), &mut lists, &mut plain);
     // Long parts of all lists before short ones of any; from the end, so that what is left keeps its place.
@@ -144,6 +144,7 @@ mod tests {
         let drawn = (0..50).map(Options::draw).find(|o| o.lanes.iter().flatten().count() > 3).expect("most seeds");
         let options = serde_json::to_value(Options { plant: Some("x".into()), ..drawn }).expect("plain data");
         let edits = all(&options);
+        assert!(LOADS.iter().all(|part| edits.contains(&Edit::Without(part))));
         for edit in &edits {
             let Some(changed) = edit.apply(&options) else { continue };
             assert_eq!((&changed["seed"], &changed["plant"]), (&options["seed"], &options["plant"]));

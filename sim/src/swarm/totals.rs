@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::child::Ended;
-use crate::options::{KINDS, POINTS};
+use crate::options::{KINDS, LOADS, POINTS};
 use crate::report::{Counts, Verdict};
 
 #[derive(Debug, Serialize)]
@@ -25,6 +25,8 @@ struct Row {
 struct Never {
     /// Kinds of faults that no run had.
     kinds: Vec<&'static str>,
+    /// Parts of the load.
+    load: Vec<&'static str>,
     /// Fault points that no node passed.
     points: Vec<&'static str>,
 }
@@ -40,6 +42,7 @@ pub struct Totals {
     counts: Counts,
     kinds: Counts,
     faults: Counts,
+    load: Counts,
     points: Counts,
     checks: Counts,
     never: Never,
@@ -68,6 +71,7 @@ impl Totals {
                 gather(&mut self.counts, &summary.counts);
                 gather(&mut self.kinds, &summary.kinds);
                 gather(&mut self.faults, &summary.faults);
+                gather(&mut self.load, &summary.load);
                 gather(&mut self.points, &summary.points);
                 gather(&mut self.checks, &summary.checks);
                 let (why, simulated_us, counts) = (summary.why, summary.simulated_us, summary.counts);
@@ -84,7 +88,11 @@ impl Totals {
         let missing = |all: &[&'static str], seen: &Counts| -> Vec<&'static str> {
             all.iter().filter(|name| seen.get(**name).copied().unwrap_or(0) == 0).copied().collect()
         };
-        self.never = Never { kinds: missing(&KINDS, &self.kinds), points: missing(&POINTS, &self.points) };
+        self.never = Never {
+            kinds: missing(&KINDS, &self.kinds),
+            load: missing(&LOADS, &self.load),
+            points: missing(&POINTS, &self.points),
+        };
     }
 
     fn of(&self, verdict: Verdict) -> u64 {
@@ -102,6 +110,7 @@ impl Totals {
         table(&mut text, "what happened", &self.counts, &[]);
         table(&mut text, "faults begun, by kind", &self.kinds, &self.never.kinds);
         table(&mut text, "faults as they went", &self.faults, &[]);
+        table(&mut text, "load beside messages", &self.load, &self.never.load);
         table(&mut text, "fault points passed", &self.points, &self.never.points);
         table(&mut text, "checked", &self.checks, &[]);
         table(&mut text, "promises violated", &self.promises, &[]);
@@ -180,7 +189,7 @@ mod tests {
         totals.add(2, ended(Outcome::Passed));
         totals.close(Duration::from_secs(1));
         assert!(!totals.never.kinds.contains(&KINDS[0]) && totals.never.kinds.len() == KINDS.len() - 1);
-        assert_eq!(totals.never.points.len(), POINTS.len());
+        assert_eq!((totals.never.points.len(), totals.never.load.len()), (POINTS.len(), LOADS.len()));
         assert_eq!(totals.kinds[KINDS[0]], 4);
         assert!(totals.text().contains("NEVER"), "{}", totals.text());
     }

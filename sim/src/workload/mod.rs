@@ -1,12 +1,20 @@
 //! Users with a device each, and what they do: messages in direct conversations and in groups, pipelined, and changes.
 //!
-//! - `person` a device on its machine, which may stand still or die · `talk` what one of them does
+//! - `person` a device on its machine, which may stand still or die · `talk` what one of them does · `beside` what it does
+//!   beside: bursts, pages, names · `web` requests without an outbox · `places` the same device twice
+//!   · `strange` a client that keeps to no rule · `shown` what of it has really happened
 //!
 //! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
 
+mod beside;
 mod person;
+mod places;
+mod shown;
+mod strange;
 mod talk;
+mod web;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +28,25 @@ use flotilla_proto::ids::{Cid, ConvId, UserId};
 use crate::cluster::Cluster;
 use crate::options::Options;
 pub use person::Person;
+pub use shown::Shown;
+pub use strange::Stranger;
 use talk::Plan;
+
+/// So long a stranger may take for what it has not shown yet.
+const CALMS: Duration = Duration::from_secs(30);
 
 /// Conversations and who is in them.
 pub struct Chat {
     pub people: Vec<Arc<Person>>,
     /// With those who were in them at first.
     pub convs: Vec<(ConvId, Vec<usize>)>,
+    /// Who made a group.
+    owners: BTreeMap<ConvId, usize>,
     /// Members of groups come and go.
     pub changing: bool,
+    pub strangers: Vec<Stranger>,
+    /// What of the load has happened.
+    pub shown: Shown,
 }
 
 impl Chat {
@@ -36,24 +54,31 @@ impl Chat {
     pub async fn open(options: &Options, cluster: &Cluster, recorder: &Recorder) -> anyhow::Result<Self> {
         let watch = cluster.watch.clone();
         recorder.tap(move |record| watch.on_record(record));
-        let mut people = Vec::new();
+        let (mut people, shown) = (Vec::new(), Shown::default());
         for index in 0..options.users {
-            people.push(Arc::new(Person::enter(index, cluster.urls(), recorder.clone()).await?));
+            people.push(Arc::new(Person::enter(index, cluster.urls(), recorder.clone(), shown.clone()).await?));
         }
-        let mut convs = Vec::new();
+        let (mut convs, mut owners) = (Vec::new(), BTreeMap::new());
         for a in 0..people.len() {
             for b in a + 1..people.len() {
                 convs.push((ConvId::direct(&people[a].user, &people[b].user), vec![a, b]));
             }
         }
+        let mut strangers = Vec::new();
+        for index in 0..options.load.strangers {
+            let others = convs.iter().map(|(conv, _)| conv.clone()).collect();
+            let (urls, recorder) = (cluster.urls(), recorder.clone());
+            strangers.push(Stranger::enter(index, options.seed, urls, recorder, shown.clone(), others).await?);
+        }
         for number in 0..options.groups {
             let creator = number % people.len();
-            let others =
-                people.iter().enumerate().filter(|(i, _)| *i != creator).map(|(_, p)| p.user.clone()).collect();
+            let others = people.iter().enumerate().filter(|(i, _)| *i != creator).map(|(_, p)| p.user.clone());
+            let others = others.chain(strangers.iter().map(|stranger| stranger.user.clone())).collect();
             let conv = make_group(&people[creator], others).await.context("a group cannot be made")?;
+            owners.insert(conv.clone(), creator);
             convs.push((conv, (0..people.len()).collect()));
         }
-        Ok(Self { people, convs, changing: options.change_percent > 0 })
+        Ok(Self { people, convs, owners, changing: options.change_percent > 0, strangers, shown })
     }
 
     /// Sends everything; returns when all of it is in the outboxes, answered or not.
@@ -65,13 +90,26 @@ impl Chat {
             let mine = self.convs.iter().filter(|(_, members)| members.contains(&index));
             let (groups, directs): (Vec<ConvId>, Vec<ConvId>) =
                 mine.map(|(conv, _)| conv.clone()).partition(|conv| conv.peers().is_none());
-            let plan = Plan { index, share, groups, directs, users: users.clone(), options: options.clone() };
+            let owns = |conv: &&ConvId| self.owners.get(*conv) == Some(&index);
+            let own = groups.iter().find(owns).cloned();
+            let plan = Plan { index, share, groups, directs, own, users: users.clone(), options: options.clone() };
             tasks.push(tokio::spawn(talk::run(person.clone(), plan)));
         }
         for task in tasks {
             task.await?;
         }
         Ok(())
+    }
+
+    /// Everything is healed and nobody is anywhere else: whose device was stopped by a second place opens it again, and
+    /// strangers show what they have not shown yet.
+    pub async fn settles(&self) {
+        for person in &self.people {
+            person.comes_back().await;
+        }
+        for stranger in &self.strangers {
+            stranger.calms(&self.shown, CALMS).await;
+        }
     }
 
     /// One more message from everybody to every conversation; the cids of those that must be accepted.
@@ -103,9 +141,7 @@ impl Chat {
     pub async fn crash(&self, cluster: &Cluster, user: usize, lasts: Duration) {
         if let Some(person) = self.people.get(user) {
             cluster.say(format!("kills the client of {}", person.user));
-            person.die();
-            tokio::time::sleep(lasts.min(Duration::from_secs(3))).await;
-            person.rise().await;
+            person.is_away(lasts.min(Duration::from_secs(3))).await;
             cluster.say(format!("starts the client of {}", person.user));
         }
     }

@@ -1,6 +1,7 @@
-//! A device on its own machine, with a store that outlives its process.
+//! A device on its own machine, with a store that outlives its process; and a browser on another one.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,41 +9,91 @@ use anyhow::Context;
 use flotilla_client::device::{Config, Device, Handle, fixed_token, random_cid};
 use flotilla_client::history::{Op, Recorder};
 use flotilla_client::http::Http;
-use flotilla_client::store::{Change, MemStore, Store};
-use flotilla_proto::ids::UserId;
+use flotilla_client::store::{Change, MemStore, Saved, Store};
+use flotilla_proto::ids::{ConvId, Seq, UserId};
 use madsim::runtime::{Handle as World, NodeHandle};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::shown::Shown;
+use super::web::Web;
 use crate::cluster::machine;
 
 /// The password of every user. Real accounts, because demo users exist on loopback only.
 const PASSWORD: &str = "correct horse battery staple";
 const LOGIN_PATIENCE: Duration = Duration::from_secs(60);
+/// What the browsers' addresses are above those of devices.
+const BROWSERS: u8 = 100;
+/// And of the second places.
+const SECONDS: u8 = 150;
+/// A process that stands still does not answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 pub struct Person {
     pub user: UserId,
+    number: u8,
     machine: NodeHandle,
     config: Config,
     store: MemStore,
     handle: Mutex<Handle>,
+    /// The person without the device: requests from another machine.
+    browser: NodeHandle,
+    pub web: Web,
+    /// Held while a process is replaced by the next: two must not open one store.
+    changing: tokio::sync::Mutex<()>,
+    /// The machine of the second place, from the first time on.
+    second: Mutex<Option<NodeHandle>>,
+    /// What was stored in second places, which the first was not sent any more.
+    elsewhere: Mutex<BTreeMap<ConvId, Seq>>,
 }
 
 impl Person {
     /// Registers, then opens the device.
-    pub(super) async fn enter(index: usize, urls: Vec<String>, recorder: Recorder) -> anyhow::Result<Self> {
+    pub(super) async fn enter(
+        index: usize,
+        urls: Vec<String>,
+        recorder: Recorder,
+        shown: Shown,
+    ) -> anyhow::Result<Self> {
         let name = format!("user{}", index + 1);
-        let ip = Ipv4Addr::new(10, 0, 1, u8::try_from(index + 1).context("too many users for one network")?);
-        let machine = machine(&name, ip);
+        let number = u8::try_from(index + 1).context("too many users for one network")?;
+        let machine = machine(&name, Ipv4Addr::new(10, 0, 1, number));
         let user = UserId::parse(&name).context("a user's name")?;
-        let (config, store) = machine.spawn(register(name, user.clone(), urls, recorder)).await??;
+        let label = name.clone();
+        let registered = register(name, user.clone(), urls.clone(), recorder.clone());
+        let (token, config, store) = machine.spawn(registered).await??;
         let handle = machine.spawn(open(config.clone(), store.clone())).await?;
         timeout(LOGIN_PATIENCE, connected(&handle)).await.context("the device does not connect")?;
-        Ok(Self { user, machine, config, store, handle: Mutex::new(handle) })
+        let browser =
+            crate::cluster::machine(&format!("{label}-web"), Ipv4Addr::new(10, 0, 1, number.saturating_add(BROWSERS)));
+        let web = Web { user: user.clone(), label, token, urls, recorder, shown };
+        Ok(Self {
+            user,
+            number,
+            machine,
+            config,
+            store,
+            handle: Mutex::new(handle),
+            browser,
+            web,
+            changing: Default::default(),
+            second: Mutex::new(None),
+            elsewhere: Mutex::default(),
+        })
     }
 
     /// Of the process that runs, or ran last.
     pub fn handle(&self) -> Handle {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs on the person's other machine.
+    pub(super) fn browse<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.browser.spawn(work)
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 1, self.number))
     }
 
     pub(super) fn pause(&self) {
@@ -53,12 +104,65 @@ impl Person {
         World::current().resume(self.machine.id());
     }
 
-    pub(super) fn die(&self) {
+    /// The process dies, and comes back on its store when it has been away so long.
+    pub(super) async fn is_away(&self, lasts: Duration) {
+        let _alone = self.changing.lock().await;
         World::current().kill(self.machine.id());
+        sleep(lasts).await;
+        self.rise().await;
+    }
+
+    /// A device that was stopped, because another place has taken its session, is opened again.
+    pub(super) async fn comes_back(&self) {
+        let status = timeout(ANSWER, self.handle().status()).await.ok().flatten();
+        // One that dies just now comes back by itself.
+        let Ok(_alone) = self.changing.try_lock() else { return };
+        if status.is_some_and(|status| status.stopped.is_some()) {
+            World::current().kill(self.machine.id());
+            self.rise().await;
+        }
+    }
+
+    /// What the device keeps.
+    pub(super) fn saved(&self) -> Saved {
+        self.store.load()
+    }
+
+    /// Opens the device on another store, on another machine.
+    pub(super) async fn opens_elsewhere(&self, store: MemStore) -> Option<Handle> {
+        let machine = {
+            let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+            let place =
+                || machine(&format!("{}-b", self.user), Ipv4Addr::new(10, 0, 1, self.number.saturating_add(SECONDS)));
+            second.get_or_insert_with(place).clone()
+        };
+        World::current().restart(machine.id());
+        // Another life of the machine has another handle.
+        let machine = World::current().get_node(machine.id())?;
+        let mut config = self.config.clone();
+        config.label = format!("{}-b", self.user);
+        machine.spawn(open(config, store)).await.ok()
+    }
+
+    pub(super) fn ends_elsewhere(&self, store: &MemStore) {
+        let second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(machine) = &*second {
+            World::current().kill(machine.id());
+        }
+        let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        for (conv, seq) in store.load().positions {
+            let known = elsewhere.entry(conv).or_default();
+            *known = seq.max(*known);
+        }
+    }
+
+    /// Up to where second places have stored a conversation.
+    pub fn has_elsewhere(&self, conv: &ConvId) -> Seq {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).get(conv).copied().unwrap_or_default()
     }
 
     /// Another process on the same store, as after a crash.
-    pub(super) async fn rise(&self) {
+    async fn rise(&self) {
         let world = World::current();
         world.restart(self.machine.id());
         let Some(machine) = world.get_node(self.machine.id()) else { return };
@@ -81,12 +185,12 @@ async fn open(config: Config, store: MemStore) -> Handle {
     handle
 }
 
-async fn register(
+pub(super) async fn register(
     name: String,
     user: UserId,
     urls: Vec<String>,
     recorder: Recorder,
-) -> anyhow::Result<(Config, MemStore)> {
+) -> anyhow::Result<(String, Config, MemStore)> {
     let install = format!("install of {name}");
     let (key, end) = (random_cid(), Instant::now() + LOGIN_PATIENCE);
     let mut tries = urls.iter().cycle();
@@ -103,8 +207,8 @@ async fn register(
     };
     let mut store = MemStore::new();
     store.commit(vec![Change::Install(install)]).await?;
-    let mut config = Config::new(urls, user, fixed_token(tokens.access_token));
+    let mut config = Config::new(urls, user, fixed_token(tokens.access_token.clone()));
     config.label = name;
     config.recorder = recorder;
-    Ok((config, store))
+    Ok((tokens.access_token, config, store))
 }

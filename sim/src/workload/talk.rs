@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
+use super::beside::Beside;
 use super::{Person, target_of};
 use crate::options::Options;
 
@@ -19,6 +20,8 @@ pub struct Plan {
     pub share: usize,
     pub groups: Vec<ConvId>,
     pub directs: Vec<ConvId>,
+    /// A group that this person has made.
+    pub own: Option<ConvId>,
     pub users: Vec<UserId>,
     pub options: Options,
 }
@@ -29,6 +32,7 @@ const AWAY: Duration = Duration::from_millis(200);
 pub async fn run(person: Arc<Person>, plan: Plan) {
     // Another stream than the one that drew the options.
     let mut rng = StdRng::seed_from_u64(plan.options.seed.wrapping_mul(31).wrapping_add(1 + plan.index as u64));
+    let mut beside = Beside::new(&person, &plan);
     for number in 0..plan.share {
         let pause = plan.options.pause.as_micros() as u64;
         sleep(Duration::from_micros(rng.random_range(0..=2 * pause))).await;
@@ -48,7 +52,9 @@ pub async fn run(person: Arc<Person>, plan: Plan) {
         if !done {
             sleep(AWAY).await;
         }
+        beside.turn(number).await;
     }
+    beside.end().await;
 }
 
 /// False if the device is not there.
