@@ -6,6 +6,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -79,6 +80,11 @@ impl Cluster {
         self.local.as_mut().context("this works with local nodes only: leave --urls out")
     }
 
+    /// Nothing where the nodes are not here.
+    pub fn pids(&self) -> Pids {
+        self.local.as_ref().map(|local| local.pids.clone()).unwrap_or_default()
+    }
+
     /// Empty where the nodes are not here.
     pub fn usage(&self) -> Vec<Usage> {
         let nodes = self.local.iter().flat_map(|local| &local.nodes);
@@ -107,8 +113,20 @@ pub struct Node {
     child: Option<Child>,
 }
 
+/// The processes as they are now; a handle that outlives what it was taken from.
+#[derive(Debug, Clone, Default)]
+pub struct Pids(Arc<Mutex<Vec<u32>>>);
+
+impl Pids {
+    /// One a node, 0 where there is none.
+    pub fn all(&self) -> Vec<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 pub struct Local {
     pub nodes: Vec<Node>,
+    pids: Pids,
     bin: PathBuf,
     env: Vec<(String, String)>,
     _dir: TempDir,
@@ -154,7 +172,7 @@ impl Local {
             });
         }
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Ok(Self { nodes, bin: binary(place)?, env, _dir: dir })
+        Ok(Self { nodes, pids: Pids::default(), bin: binary(place)?, env, _dir: dir })
     }
 
     /// Starts the process of a node that has none.
@@ -173,7 +191,20 @@ impl Local {
             .spawn()
             .with_context(|| format!("cannot start {}", self.bin.display()))?;
         node.child = Some(child);
+        self.note_pids();
         Ok(())
+    }
+
+    /// SIGKILL; returns once the process is gone.
+    pub fn kill(&mut self, at: usize) -> anyhow::Result<()> {
+        self.nodes[at].kill()?;
+        self.note_pids();
+        Ok(())
+    }
+
+    fn note_pids(&self) {
+        let pids = self.nodes.iter().map(|node| node.pid().unwrap_or(0)).collect();
+        *self.pids.0.lock().unwrap_or_else(PoisonError::into_inner) = pids;
     }
 
     fn peers(&self) -> String {
@@ -270,8 +301,7 @@ impl Node {
         self.child.as_ref().map(Child::id)
     }
 
-    /// SIGKILL; returns once the process is gone.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
+    fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::cluster::{Cluster, Place};
 use crate::process::{Usage, mib};
-use crate::{direct, failover, idle, restart};
+use crate::workload::direct;
+use crate::{failover, idle, restart};
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -112,16 +113,16 @@ async fn idle_connections(options: &Options, cluster: &Cluster, table: &mut Tabl
 }
 
 async fn loads(options: &Options, cluster: &Cluster, table: &mut Table) -> anyhow::Result<()> {
-    let open = direct::Options { seconds: options.seconds, ..direct::Options::open(64, 500.0) };
+    let open = direct::Options::open(64, 500.0).lasting(2.0, options.seconds);
     let report = direct::run(&open, cluster).await?;
     report.print();
     let clean = report.ok() && report.errors_in_all() == 0;
     let (accept, deliver) = (report.accept_ms, report.deliver_ms);
-    let measured = |l: crate::stats::Latency| format!("{:.1} ms (p50 {:.1})", l.p99, l.p50);
+    let measured = |l: crate::report::Latency| format!("{:.1} ms (p50 {:.1})", l.p99, l.p50);
     table.add("500/s over 64: accept p99", "<= 50 ms", measured(accept), accept.p99 <= 50.0 && clean);
     table.add("500/s over 64: delivery p99", "<= 100 ms", measured(deliver), deliver.p99 <= 100.0 && clean);
     table.runs.push(serde_json::to_value(&report)?);
-    let closed = direct::Options { seconds: options.seconds, ..direct::Options::closed(64, 4) };
+    let closed = direct::Options::closed(64, 4).lasting(2.0, options.seconds);
     let report = direct::run(&closed, cluster).await?;
     report.print();
     let ok = report.accepted_per_s >= 2_000.0 && report.ok() && report.errors_in_all() == 0;

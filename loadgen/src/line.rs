@@ -109,15 +109,6 @@ impl Line {
         self.frames += 1;
     }
 
-    /// Whether the next flush should come before the next frame.
-    pub fn is_full(&self) -> bool {
-        self.frames >= limits::FRAMES_PER_MESSAGE_MAX || self.out.len() > limits::MESSAGE_BYTES_MAX / 2
-    }
-
-    pub fn has_output(&self) -> bool {
-        self.frames > 0
-    }
-
     /// Sends what is queued as one message.
     pub async fn flush(&mut self) -> anyhow::Result<()> {
         if self.frames == 0 {

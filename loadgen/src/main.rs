@@ -1,33 +1,41 @@
 //! `flotilla-loadgen`: loads a cluster the way clients do, judges what came back, and says how fast it was.
 //!
-//! - [`line`] one raw WebSocket · [`judge`] what may arrive on a device · [`pair`] two of them in one direct conversation
-//! - [`direct`], [`idle`], [`failover`], [`restart`], [`snapshot`] workloads · [`floor`] the set of least figures that must hold
-//! - [`cluster`] local nodes as child processes · [`process`] what the system says about them
-//! - [`stats`] histograms and reports · [`path`] where the time of one message goes, from the nodes' traces
+//! - [`engine`] all devices on one thread, the judge, the counts · [`schedule`] when sends of an open loop are due
+//! - [`workload`] who is there and what they do · [`channel`] what is not there yet
+//! - [`idle`] (with [`line`], one raw WebSocket), [`failover`], [`restart`], [`snapshot`] single questions · [`floor`] the
+//!   set of least figures that must hold · [`path`] where the time of one message goes, from the nodes' traces
+//! - [`standard`] the set of rows with floors and goals, and the table that is kept
+//! - [`cluster`] local nodes as child processes · [`process`], [`sample`] what the system says about them
+//! - [`report`] figures, tables, files
 //!
 //! Invariant: a run that saw anything lost, doubled or reordered ends with exit code 1.
 
+mod channel;
 mod cluster;
-mod direct;
+mod engine;
 mod failover;
 mod floor;
 mod idle;
-mod judge;
 mod line;
-mod pair;
 mod path;
 mod process;
+mod report;
 mod restart;
+mod sample;
+mod schedule;
 mod snapshot;
-mod stats;
+mod standard;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use cluster::Place;
+use workload::{Shape, Workload};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -49,7 +57,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Direct conversations, both sides online on different nodes
-    Direct(direct::Options),
+    Direct(workload::direct::Options),
+    /// Groups of which everybody is online
+    Group(workload::group::Options),
+    /// Read fan-out, one to many: not in this version of the server
+    Channel,
     /// Connections that are logged in and silent: what they cost the nodes
     Idle(idle::Options),
     /// Kill a leader with SIGKILL and see when sends are accepted again (local cluster only)
@@ -60,6 +72,8 @@ enum Command {
     Snapshot(snapshot::Options),
     /// The set of least figures: a table of target, measured, ok (local clusters only)
     Floor(floor::Options),
+    /// The standard set: every row of the targets on fresh nodes, with floor and goal (local clusters only)
+    Standard(standard::Options),
     /// Where the time of one message goes, hop by hop (local cluster only, or the logs of traced nodes)
     Path(path::Options),
 }
@@ -107,12 +121,22 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
 
 async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
     match command {
-        Command::Direct(options) => direct::command(&options, place).await,
+        Command::Direct(options) => measured(options.workload(), &options.shape, place).await,
+        Command::Group(options) => measured(options.workload(), &options.shape, place).await,
+        Command::Channel => channel::command(),
         Command::Idle(options) => idle::command(&options, place).await,
         Command::Failover(options) => failover::command(&options, place).await,
         Command::Restart(options) => restart::command(&options, place).await,
         Command::Snapshot(options) => snapshot::command(&options, place).await,
         Command::Floor(options) => floor::command(&options, place).await,
+        Command::Standard(options) => standard::command(&options, place).await,
         Command::Path(options) => path::command(&options, place).await,
     }
+}
+
+async fn measured(workload: Arc<dyn Workload>, shape: &Shape, place: &Place) -> anyhow::Result<Outcome> {
+    let cluster = place.cluster().await?;
+    let report = workload::run(workload, shape, &cluster).await?;
+    report.print();
+    Outcome::new(report.ok(), &report)
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::cluster::Place;
-use crate::direct;
+use crate::workload::direct;
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -50,7 +50,7 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
         let env = [("FLOTILLA_LOG", "warn,flotilla::path=trace"), ("NO_COLOR", "1")];
         let mut cluster = place.local(&env).await?;
         cluster.local()?.spread().await?;
-        let load = direct::Options { seconds: options.seconds, ..direct::Options::open(options.pairs, options.rate) };
+        let load = direct::Options::open(options.pairs, options.rate).lasting(2.0, options.seconds);
         direct::run(&load, &cluster).await?.print();
         for node in &cluster.local()?.nodes {
             stamps.read(&node.log)?;

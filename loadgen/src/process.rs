@@ -35,6 +35,16 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
     Ok(Usage { cpu, rss_bytes, written_bytes })
 }
 
+/// Processor time that this machine has spent on anything since it started.
+pub fn busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let all = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<f64> = all.filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, (idle, iowait,) irq, softirq; what guests use is in user already.
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum::<f64>();
+    Duration::from_secs_f64(busy / TICKS_PER_S)
+}
+
 /// The highest resident memory since the start of the process or the last [`reset_peak`], in bytes.
 pub fn peak(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::Outcome;
 use crate::cluster::{Cluster, Place};
-use crate::direct;
 use crate::process::mib;
+use crate::workload::direct;
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -44,14 +44,14 @@ pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Res
     let start = Instant::now();
     let mut entries = 0;
     while entries < options.entries {
-        let part = direct::Options { warm_up: 0.0, seconds: 5.0, ..direct::Options::closed(options.pairs, 16) };
+        let part = direct::Options::closed(options.pairs, 16).lasting(0.0, 5.0);
         let report = direct::run(&part, cluster).await?;
         anyhow::ensure!(report.ok() && report.accepted > 0, "filling went wrong: {report:?}");
         entries += report.accepted;
     }
     let filling_s = start.elapsed().as_secs_f64();
     let local = cluster.local()?;
-    local.nodes[1].kill()?;
+    local.kill(1)?;
     let start = Instant::now();
     local.spawn(1)?;
     local.ready(1).await?;
@@ -59,8 +59,8 @@ pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Res
     let rss = local.nodes[1].pid().and_then(|pid| crate::process::usage(pid).ok()).map_or(0, |usage| usage.rss_bytes);
     let disk = disk_bytes(&local.nodes[1].dir);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    for node in &mut local.nodes {
-        node.kill()?;
+    for at in 0..local.nodes.len() {
+        local.kill(at)?;
     }
     let start = Instant::now();
     for at in 0..local.nodes.len() {
@@ -76,8 +76,7 @@ pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Res
         restart.rss_mib, restart.disk_mib
     );
     local.spread().await?;
-    let after =
-        direct::run(&direct::Options { seconds: 1.0, ..direct::Options::closed(options.pairs, 1) }, cluster).await?;
+    let after = direct::run(&direct::Options::closed(options.pairs, 1).lasting(2.0, 1.0), cluster).await?;
     anyhow::ensure!(after.ok() && after.accepted > 0, "sends after the restart went wrong: {after:?}");
     Ok(restart)
 }

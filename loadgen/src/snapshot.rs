@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::Outcome;
 use crate::cluster::{Cluster, Node, Place};
-use crate::direct;
 use crate::process::{self, mib};
+use crate::workload::direct;
 
 const AWAY: usize = 2;
 const FILLING_S: f64 = 5.0;
@@ -73,19 +73,14 @@ async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Snapsho
     tokio::time::sleep(Duration::from_secs(3)).await;
     let old = figures(&local.status().await?, AWAY, "last_log");
     let at_rest = usage(&local.nodes[AWAY])?.rss_bytes;
-    local.nodes[AWAY].kill()?;
+    local.kill(AWAY)?;
     cluster.urls.remove(AWAY);
 
     let began = Instant::now();
     let mut entries = 0;
     while entries * (options.body as u64) < options.mib << 20 {
-        let part = direct::Options {
-            warm_up: 0.0,
-            seconds: FILLING_S,
-            body: options.body,
-            msgpack: true,
-            ..direct::Options::closed(options.pairs, 4)
-        };
+        let mut part = direct::Options::closed(options.pairs, 4).lasting(0.0, FILLING_S);
+        part.shape.body = options.body;
         let report = direct::run(&part, cluster).await?;
         ensure!(report.ok() && report.accepted > 0, "filling went wrong: {report:?}");
         entries += report.accepted;
