@@ -27,6 +27,9 @@ pub struct StartArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub settings: Settings,
+    /// Where the page finds the process that started this node, and the key to it; given by `flotilla dev`
+    #[arg(long, env = "FLOTILLA_DEV_CONTROL", hide = true, hide_env_values = true)]
+    pub dev_control: Option<String>,
 }
 
 /// Each is optional here; `Config::resolve` fills in the defaults.
@@ -57,7 +60,7 @@ pub struct Settings {
     /// Who may log in
     #[arg(long, env = "FLOTILLA_AUTH", value_enum)]
     pub auth: Option<AuthMode>,
-    /// Exact web origins that may open a WebSocket, comma separated [default: none but the node's own URL]
+    /// Exact web origins that may talk to this node beside pages of the cluster's own URLs, comma separated
     #[arg(long, env = "FLOTILLA_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
     pub origins: Option<Vec<String>>,
     /// Refuse client writes when the data directory's disk has less room than this, in MiB [default: 256]

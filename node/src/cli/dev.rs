@@ -2,8 +2,11 @@
 //!
 //! Invariant: it stops only what it started, by process id, and leaves nothing behind unless `--data-dir` says so.
 
+pub mod control;
+pub mod nodes;
+
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,11 +15,15 @@ use flotilla_client::device::Event;
 use flotilla_client::terminal::{Account, Login};
 use flotilla_proto::ids::{NodeId, UserId};
 use flotilla_proto::limits;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::ask::{NodeAddr, ask};
 use super::init::{self, InitArgs};
 use crate::cluster::wire::AdminRequest;
+use crate::gateway::shared::DevControl;
+use control::{Control, Order};
+use nodes::Nodes;
 
 #[derive(Debug, Clone, Args)]
 pub struct DevArgs {
@@ -39,50 +46,6 @@ pub struct DevArgs {
 
 const DEMO_USERS: [&str; 2] = ["alice", "bob"];
 
-struct Node {
-    number: u16,
-    child: std::process::Child,
-}
-
-/// Stops the children however this function's caller ends.
-struct Nodes(Vec<Node>);
-
-impl Nodes {
-    /// Asks each child to stop, waits a bounded time, then kills it.
-    fn stop(&mut self) {
-        for node in &mut self.0 {
-            terminate(&node.child);
-        }
-        let deadline = std::time::Instant::now() + Duration::from_secs(15);
-        for node in &mut self.0 {
-            loop {
-                match node.child.try_wait() {
-                    Ok(None) if std::time::Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-                    Ok(None) => {
-                        eprintln!("node {} did not stop in time, killing it", node.number);
-                        let _ = node.child.kill();
-                        let _ = node.child.wait();
-                        break;
-                    }
-                    _ => break,
-                }
-            }
-        }
-        self.0.clear();
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn terminate(child: &std::process::Child) {
-    // `kill` is in every base system; a signal needs `unsafe` or another library otherwise.
-    let _ = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).stderr(Stdio::null()).status();
-}
-
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let kept = args.data_dir.is_some();
     let dir = match &args.data_dir {
@@ -98,19 +61,40 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &DevArgs, dir: &Path, kept: bool) -> anyhow::Result<()> {
-    let mut nodes = Nodes(Vec::new());
-    for number in 1..=args.nodes {
-        nodes.0.push(Node { number, child: spawn(args, dir, number)? });
-    }
+    let listener = flotilla_raft::seam::net::bind("127.0.0.1:0").await?;
+    let own = DevControl {
+        url: format!("http://{}", listener.local_addr()?),
+        key: format!("{:032x}", crate::auth::random_u128()),
+    };
+    let mut nodes = Nodes::new(args, dir, format!("{} {}", own.url, own.key));
+    nodes.start_all()?;
     let addrs: Vec<_> = (1..=args.nodes)
         .map(|n| NodeAddr { node: NodeId(n), addr: format!("127.0.0.1:{}", args.peer_port + n - 1) })
         .collect();
-    wait_for_ports(&mut nodes, &addrs, dir).await?;
+    wait_for_ports(&mut nodes, &addrs).await?;
     let init = InitArgs { nodes: addrs.clone(), shards: args.shards, insecure_peers: false, wait: 60 };
     let plan = init::init(&init).await?;
     demo_users(args).await?;
     print_welcome(args, dir, kept, &plan.cluster.to_string(), &nodes, &addrs);
-    watch(&mut nodes, dir).await
+    let (orders, waiting) = mpsc::channel(control::ORDERS_MAX);
+    let control = Control {
+        key: own.key,
+        origins: origins(args),
+        urls: (1..=args.nodes).map(|n| nodes.url(n)).collect(),
+        peers: addrs,
+        slots: plan.slots,
+        orders,
+    };
+    let server = tokio::spawn(control::serve(listener, Arc::new(control)));
+    let result = watch(&mut nodes, waiting).await;
+    server.abort();
+    result
+}
+
+/// Where pages of this cluster come from.
+fn origins(args: &DevArgs) -> Vec<String> {
+    let ports = (0..args.nodes).map(|n| args.client_port + n);
+    ports.flat_map(|port| ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{port}"))).collect()
 }
 
 /// Two users that exist before anyone writes to them: a demo user is made by the first session that it opens.
@@ -136,46 +120,15 @@ async fn demo_users(args: &DevArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spawn(args: &DevArgs, dir: &Path, number: u16) -> anyhow::Result<std::process::Child> {
-    let home = dir.join(format!("node{number}"));
-    std::fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-    let log = std::fs::File::options().create(true).append(true).open(home.join("log"))?;
-    let binary = std::env::current_exe().context("cannot find the own binary")?;
-    let mut command = std::process::Command::new(binary);
-    command.args(["start", "--auth", "dev", "--node", &number.to_string(), "--data-dir"]).arg(&home);
-    command.args(["--client-addr", &format!("127.0.0.1:{}", args.client_port + number - 1)]);
-    command.args(["--peer-addr", &format!("127.0.0.1:{}", args.peer_port + number - 1)]);
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // Ctrl-C reaches the whole foreground group; the children wait for this process's word instead.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().context("cannot start a node")
-}
-
-async fn wait_for_ports(nodes: &mut Nodes, addrs: &[NodeAddr], dir: &Path) -> anyhow::Result<()> {
+async fn wait_for_ports(nodes: &mut Nodes, addrs: &[NodeAddr]) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     for at in addrs {
         while ask(&at.addr, Some(at.node), &AdminRequest::Describe, false).await.is_err() {
-            exited(nodes, dir)?;
+            nodes.check()?;
             if Instant::now() > deadline {
-                bail!("node {} does not answer; see {}/node{}/log", at.node, dir.display(), at.node);
+                bail!("node {} does not answer; see {}", at.node, nodes.log(at.node.0).display());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    Ok(())
-}
-
-/// An error if a child has ended, with the end of its log.
-fn exited(nodes: &mut Nodes, dir: &Path) -> anyhow::Result<()> {
-    for node in &mut nodes.0 {
-        if let Some(status) = node.child.try_wait()? {
-            let log = std::fs::read_to_string(dir.join(format!("node{}", node.number)).join("log")).unwrap_or_default();
-            let tail: Vec<_> = log.lines().rev().take(5).collect();
-            bail!(
-                "node {} ended with {status}:\n{}",
-                node.number,
-                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-            );
         }
     }
     Ok(())
@@ -185,55 +138,75 @@ fn print_welcome(args: &DevArgs, dir: &Path, kept: bool, cluster: &str, nodes: &
     let urls: Vec<_> = (0..args.nodes).map(|n| format!("http://127.0.0.1:{}", args.client_port + n)).collect();
     let peers: Vec<_> = addrs.iter().map(|at| format!("{}={}", at.node, at.addr)).collect();
     println!("cluster {cluster}: {} nodes, {} shards", args.nodes, args.shards);
-    for (node, url) in nodes.0.iter().zip(&urls) {
-        println!("  node {}  {url}  pid {}", node.number, node.child.id());
+    for (node, url) in nodes.all.iter().zip(&urls) {
+        println!("  node {}  {url}  pid {}", node.number, node.pid().unwrap_or_default());
     }
     println!(
         "data in {}{}",
         dir.display(),
         if kept { "" } else { " (deleted at the end; keep it with --data-dir DIR)" }
     );
-    println!("\ndemo users (no password, loopback only): alice, bob");
+    println!("\nopen {} in two windows and chat with yourself; the strip at the bottom kills nodes", urls[0]);
+    println!("demo users (no password, loopback only): alice, bob");
     let binary = std::env::current_exe().map_or("flotilla".to_owned(), |path| path.display().to_string());
     let last = urls.last().cloned().unwrap_or_default();
-    println!("chat in two terminals, through different nodes:");
+    println!("or chat in two terminals, through different nodes:");
     println!("  {binary} chat --user alice --to bob --url {}", urls[0]);
     println!("  {binary} chat --user bob --to alice --url {last}");
     println!("look at the cluster:\n  {binary} cluster status --nodes {}", peers.join(","));
     println!("kill a node with `kill -9 PID` and go on chatting. Ctrl-C here stops everything.");
 }
 
-/// Until Ctrl-C or a termination signal. A node that dies is reported and stays dead: killing one is what this is for.
-async fn watch(nodes: &mut Nodes, dir: &Path) -> anyhow::Result<()> {
+/// Until Ctrl-C or a termination signal. A node that dies is reported and stays dead: killing one is what this is for. The page
+/// may order to kill one and to start it again.
+async fn watch(nodes: &mut Nodes, mut orders: mpsc::Receiver<Order>) -> anyhow::Result<()> {
     let stop = flotilla_raft::seam::signal::stop();
     tokio::pin!(stop);
     let mut timer = tokio::time::interval(Duration::from_millis(500));
+    let mut killed_by_page = false;
     loop {
         tokio::select! {
             biased;
             done = &mut stop => { done?; break }
+            Some(order) = orders.recv() => killed_by_page |= follow(nodes, order),
             _ = timer.tick() => {}
         }
-        let mut ended = Vec::new();
-        for (at, node) in nodes.0.iter_mut().enumerate() {
-            if let Some(status) = node.child.try_wait()? {
-                println!(
-                    "node {} ended with {status}; its log: {}/node{}/log",
-                    node.number,
-                    dir.display(),
-                    node.number
-                );
-                ended.push(at);
-            }
+        for (number, status) in nodes.ended()? {
+            println!("node {number} ended with {status}; its log: {}", nodes.log(number).display());
         }
-        for at in ended.into_iter().rev() {
-            nodes.0.remove(at);
-        }
-        if nodes.0.is_empty() {
+        // One that was killed from the page can be started from there.
+        if nodes.all.iter().all(|n| n.pid().is_none()) && !killed_by_page {
             bail!("all nodes have ended");
         }
     }
-    println!("stopping {} nodes", nodes.0.len());
+    println!("stopping the nodes");
     nodes.stop();
     Ok(())
+}
+
+/// True: a node was killed. Whoever asked may be gone.
+fn follow(nodes: &mut Nodes, order: Order) -> bool {
+    match order {
+        Order::List(tx) => {
+            let _ = tx.send(nodes.all.iter().map(|n| (n.number, n.pid())).collect());
+            false
+        }
+        Order::Kill(number, tx) => {
+            let result = nodes.kill(number).map_err(|e| format!("{e:#}"));
+            let killed = result.as_ref().is_ok_and(|changed| *changed);
+            if killed {
+                println!("node {number} was killed from the page");
+            }
+            let _ = tx.send(result);
+            killed
+        }
+        Order::Start(number, tx) => {
+            let result = nodes.start(number).map_err(|e| format!("{e:#}"));
+            if result.as_ref().is_ok_and(|changed| *changed) {
+                println!("node {number} was started from the page");
+            }
+            let _ = tx.send(result);
+            false
+        }
+    }
 }

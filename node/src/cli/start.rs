@@ -10,18 +10,19 @@ use flotilla_raft::Timings;
 
 use crate::auth::password::Passwords;
 use crate::config::{AuthMode, Config, StartArgs};
-use crate::gateway::shared::Options as ClientOptions;
+use crate::gateway::shared::{DevControl, Options as ClientOptions};
 use crate::metrics::Registry;
 use crate::node::{Node, NodeOptions};
 
 pub fn run(args: StartArgs) -> anyhow::Result<()> {
     super::heaps::bound();
+    let dev_control = args.dev_control.as_deref().and_then(DevControl::parse);
     let config = Config::resolve(args)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, dev_control))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut node = Node::start(options(&config)?).await?;
+async fn serve(config: Config, dev_control: Option<DevControl>) -> anyhow::Result<()> {
+    let mut node = Node::start(options(&config, dev_control)?).await?;
     tracing::info!(
         node = config.node,
         clients = %config.client_url,
@@ -48,7 +49,7 @@ fn abort(config: &Config, reason: &str) -> ! {
     std::process::abort();
 }
 
-fn options(config: &Config) -> anyhow::Result<NodeOptions> {
+fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<NodeOptions> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create the data directory {}", dir.display()))?;
     let registry = Arc::new(Registry::default());
@@ -81,6 +82,8 @@ fn options(config: &Config) -> anyhow::Result<NodeOptions> {
         clients: ClientOptions {
             dev_auth: config.auth == AuthMode::Dev,
             origins: if config.origins.is_empty() { vec![config.client_url.clone()] } else { config.origins.clone() },
+            // Without demo users there is no local cluster to play with.
+            dev_control: dev_control.filter(|_| config.auth == AuthMode::Dev),
             ..ClientOptions::default()
         },
         passwords: Passwords::production(),

@@ -29,9 +29,31 @@ pub struct Options {
     pub dev_auth: bool,
     /// Origins of browsers that may connect; empty: any.
     pub origins: Vec<String>,
+    /// Where the page finds the process that can kill and restart the nodes of a local cluster.
+    pub dev_control: Option<DevControl>,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
     pub timings: Timings,
+}
+
+/// The parent process of a local cluster, as its nodes tell it to pages of this machine.
+#[derive(Clone)]
+pub struct DevControl {
+    pub url: String,
+    /// Who shows it may kill and restart nodes.
+    pub key: String,
+}
+
+impl DevControl {
+    /// From one word each, with a space between: how it travels in the environment.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (url, key) = text.split_once(' ')?;
+        Some(Self { url: url.to_owned(), key: key.to_owned() })
+    }
+
+    pub fn view(&self) -> serde_json::Value {
+        serde_json::json!({ "url": self.url, "key": self.key })
+    }
 }
 
 /// The protocol's times; tests have shorter ones.
@@ -61,6 +83,7 @@ impl Default for Options {
         Self {
             dev_auth: false,
             origins: Vec::new(),
+            dev_control: None,
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_address_max: limits::CONNECTIONS_PER_ADDRESS_MAX,
             timings: Timings::default(),

@@ -3,12 +3,15 @@
 //! - [`server`] connections, caps and the router
 //! - [`ws`] the upgrade to a WebSocket
 //! - [`api`] every REST operation, also for `call` over the socket
+//! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
 //! - [`accounts`], [`groups`], [`inbox`] the operations by subject
 
 pub mod accounts;
 pub mod api;
 pub mod groups;
 pub mod inbox;
+pub mod origin;
+pub mod page;
 pub mod server;
 pub mod ws;
 

@@ -19,7 +19,7 @@ use flotilla_raft::seam::net::{Listener, Stream};
 use hyper_util::rt::TokioIo;
 use tower::ServiceExt;
 
-use super::{api, ws};
+use super::{api, origin, page, ws};
 use crate::gateway::shared::Shared;
 
 /// Pause after an error of `accept` (out of file descriptors), which would repeat at once.
@@ -130,7 +130,11 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/ws", get(ws::upgrade))
-        .route("/v1/{*path}", any(api::rest))
+        .route("/v1/page", get(page::about))
+        .route("/v1/{*path}", any(origin::rest))
+        .route("/", get(page::index))
+        .route("/sw.js", get(page::service_worker))
+        .route("/page/{version}/{*path}", get(page::file))
         .fallback(async || api::problem(&crate::gateway::errors::not_found("no such path")))
         .with_state(shared)
 }
@@ -151,7 +155,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, Extension(_peer): Extension<
 
 /// hyper's timers over the runtime alias, so that the simulator's clock counts.
 #[derive(Clone, Copy, Debug)]
-struct Timer;
+pub struct Timer;
 
 struct Sleep(std::pin::Pin<Box<tokio::time::Sleep>>);
 

@@ -14,8 +14,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::api;
 use super::server::Peer;
+use super::{api, origin};
 use crate::gateway::connection;
 use crate::gateway::errors;
 use crate::gateway::shared::Shared;
@@ -33,7 +33,7 @@ pub async fn upgrade(
         return api::problem(&errors::bad("a WebSocket handshake of version 13 is needed here"));
     };
     let (encoding, protocol) = negotiate(headers);
-    let refusal = match (origin_allowed(&shared, headers), &encoding) {
+    let refusal = match (origin::is_allowed(&shared, headers), &encoding) {
         (false, _) => Some(CloseCode::OriginForbidden),
         (true, None) => Some(CloseCode::UnsupportedVersion),
         (true, Some(_)) => None,
@@ -91,15 +91,5 @@ fn negotiate(headers: &HeaderMap) -> (Option<Encoding>, Option<HeaderValue>) {
         Some(encoding) => (Some(encoding), Some(HeaderValue::from_static(encoding.subprotocol()))),
         // Some subprotocol must be named, or the browser fails the handshake and never sees 4501.
         None => (None, HeaderValue::from_str(first).ok()),
-    }
-}
-
-/// Exact match; programs send no origin.
-fn origin_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
-    let allowed = &shared.options.origins;
-    match headers.get(header::ORIGIN) {
-        None => true,
-        Some(_) if allowed.is_empty() => true,
-        Some(origin) => origin.to_str().is_ok_and(|o| allowed.iter().any(|a| a == o)),
     }
 }

@@ -80,6 +80,29 @@ impl Node {
         (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
     }
 
+    /// One HTTP request without a body: head, in lower case but for its first line, and body.
+    pub async fn ask(&self, verb: &str, path: &str, headers: &[(&str, &str)]) -> (String, String) {
+        let mut stream = TcpStream::connect(self.addr).await.expect("connects");
+        let mut text = format!("{verb} {path} HTTP/1.1\r\nconnection: close\r\n");
+        if headers.iter().all(|(name, _)| *name != "host") {
+            text += "host: x\r\n";
+        }
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{text}\r\n").as_bytes()).await.expect("writes");
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("answers").expect("reads");
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (format!("{head}\r\n"), body.to_owned())
+    }
+
+    /// The head of the answer to a GET.
+    pub async fn head(&self, path: &str, headers: &[(&str, &str)]) -> String {
+        self.ask("GET", path, headers).await.0
+    }
+
     /// A POST with a fresh key.
     pub async fn post(&self, path: &str, token: &str, body: &str) -> (u16, serde_json::Value) {
         let key = Cid(rand::random()).to_string();

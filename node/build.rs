@@ -1,0 +1,119 @@
+//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, with a gzip of each beside it.
+//!
+//! Three words are filled in, nowhere else is anything changed: `{{version}}` (a hash over all files, part of their paths),
+//! `{{modules}}` (`modulepreload` links, so that no module waits for another) and `{{files}}` (what works offline).
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Directories whose files are served, relative to the repository.
+const ROOTS: [&str; 2] = ["node/web", "client-js/src"];
+/// What runs in Node only, and what holds types only.
+const LEFT_OUT: [&str; 4] =
+    ["client-js/src/node.js", "client-js/src/store/file.js", "client-js/src/store/lock.js", "client-js/src/types.js"];
+/// Served at the root, and filled in.
+const TEMPLATES: [&str; 2] = ["node/web/index.html", "node/web/sw.js"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let repository = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+    println!("cargo:rerun-if-changed=build.rs");
+    let mut paths = Vec::new();
+    for root in ROOTS {
+        println!("cargo:rerun-if-changed={}", repository.join(root).display());
+        list(&repository, Path::new(root), &mut paths)?;
+    }
+    paths.sort();
+    let mut files = Vec::new();
+    let mut all = Fnv::new();
+    for path in paths {
+        let bytes = std::fs::read(repository.join(&path))?;
+        all.add(path.as_bytes());
+        all.add(&bytes);
+        files.push((path, bytes));
+    }
+    let version = all.hex();
+    fill_in(&mut files, &version)?;
+    let mut table = format!("pub const VERSION: &str = {version:?};\npub static FILES: &[File] = &[\n");
+    for (at, (path, bytes)) in files.iter().enumerate() {
+        let (plain, packed) = (out.join(format!("page-{at}")), out.join(format!("page-{at}.gz")));
+        std::fs::write(&plain, bytes)?;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(bytes)?;
+        std::fs::write(&packed, gzip.finish()?)?;
+        let mut hash = Fnv::new();
+        hash.add(bytes);
+        writeln!(
+            table,
+            "    File {{ path: {path:?}, content_type: {:?}, hash: {:?}, plain: include_bytes!({plain:?}), gzip: include_bytes!({packed:?}) }},",
+            content_type(path)?,
+            hash.hex(),
+        )?;
+    }
+    table.push_str("];\n");
+    std::fs::write(out.join("page.rs"), table)?;
+    Ok(())
+}
+
+fn list(repository: &Path, dir: &Path, paths: &mut Vec<String>) -> Result<(), Box<dyn Error>> {
+    for entry in std::fs::read_dir(repository.join(dir))? {
+        let entry = entry?;
+        let path = dir.join(entry.file_name());
+        let name = path.to_str().ok_or("a file name is not UTF-8")?;
+        if entry.file_type()?.is_dir() {
+            list(repository, &path, paths)?;
+        } else if !LEFT_OUT.contains(&name) && !name.ends_with(".json") {
+            paths.push(name.to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn fill_in(files: &mut [(String, Vec<u8>)], version: &str) -> Result<(), Box<dyn Error>> {
+    let (mut modules, mut names) = (String::new(), String::from("[\"/\""));
+    for (path, _) in files.iter().filter(|(path, _)| !TEMPLATES.contains(&path.as_str())) {
+        if path.ends_with(".js") && path != "node/web/theme.js" {
+            writeln!(modules, "<link rel=\"modulepreload\" href=\"/page/{version}/{path}\">")?;
+        }
+        write!(names, ", \"/page/{version}/{path}\"")?;
+    }
+    names.push(']');
+    for (_, bytes) in files.iter_mut().filter(|(path, _)| TEMPLATES.contains(&path.as_str())) {
+        let text = std::str::from_utf8(bytes)?;
+        let text = text.replace("{{version}}", version).replace("{{files}}", &names);
+        *bytes = text.replace("{{modules}}", modules.trim_end()).into_bytes();
+    }
+    Ok(())
+}
+
+fn content_type(path: &str) -> Result<&'static str, Box<dyn Error>> {
+    Ok(match path.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("webmanifest") => "application/manifest+json",
+        _ => return Err(format!("{path}: which content type is that?").into()),
+    })
+}
+
+/// FNV-1a: tells one build's files from another's, and is no secret.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn hex(&self) -> String {
+        format!("{:016x}", self.0)
+    }
+}

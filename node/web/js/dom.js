@@ -1,0 +1,96 @@
+// Elements, without markup in text: nothing that a person writes is ever parsed as HTML.
+
+/**
+ * @param {string} tag @param {Record<string, any>} [props] `on…` are listeners, `class`, `data-…` and `aria-…` attributes;
+ *   `false`, `null` and `undefined` leave an attribute out
+ * @param {...any} children text, elements, lists of them; empty ones are left out
+ * @returns {any}
+ */
+export function h(tag, props = {}, ...children) {
+  const el = document.createElement(tag);
+  for (const [name, value] of Object.entries(props ?? {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith('on')) el.addEventListener(name.slice(2), value);
+    else if (name === 'value' || name === 'checked' || name === 'disabled' || name === 'hidden') el[name] = value;
+    else el.setAttribute(name, value === true ? '' : String(value));
+  }
+  el.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false && child !== ''));
+  return el;
+}
+
+/** Sets text only if it changes: nothing is laid out anew for nothing. @param {Element} el @param {string} text */
+export function setText(el, text) {
+  if (el.textContent !== text) el.textContent = text;
+}
+
+/** @param {Element} el @param {string} name @param {string | null} value */
+export function setAttr(el, name, value) {
+  if (value === null) el.removeAttribute(name);
+  else if (el.getAttribute(name) !== value) el.setAttribute(name, value);
+}
+
+/** Path data on a field of 24 by 24, drawn with a line. @type {Record<string, string>} */
+const ICONS = {
+  back: 'M15 5l-7 7 7 7',
+  check: 'M5 12.5l4.500 4.500L19 7.500',
+  checks: 'M2.500 12.500l4.500 4.500L16.500 7.500M11.500 16.500l.5.5L22 7.500',
+  clock: 'M12 7v5l3 2M12 3.500a8.500 8.500 0 1 0 0 17 8.500 8.500 0 0 0 0-17z',
+  close: 'M6 6l12 12M18 6L6 18',
+  copy: 'M9 9h10v10H9zM15 9V5H5v10h4',
+  down: 'M12 5v14M6 13l6 6 6-6',
+  edit: 'M4 20h4L19 9l-4-4L4 16zM13 7l4 4',
+  error: 'M12 7.500v5.500M12 16v.5M12 3.500a8.500 8.500 0 1 0 0 17 8.500 8.500 0 0 0 0-17z',
+  group: 'M9 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7zM2.500 20c.5-4 3-6 6.500-6s6 2 6.500 6M16 4.500a3.500 3.500 0 0 1 0 6.500M18 14.500c2 .8 3.200 2.800 3.500 5.500',
+  menu: 'M5 7h14M5 12h14M5 17h14',
+  more: 'M5 12h.01M12 12h.01M19 12h.01',
+  plus: 'M12 5v14M5 12h14',
+  react: 'M8.500 14.500c.8 1.200 2 1.800 3.500 1.800s2.700-.6 3.500-1.800M9 9.500v.5M15 9.500v.5M12 3.500a8.500 8.500 0 1 0 0 17 8.500 8.500 0 0 0 0-17z',
+  reply: 'M9 6l-5 5 5 5M4 11h9c4 0 7 2.500 7 7',
+  search: 'M11 4.500a6.500 6.500 0 1 0 0 13 6.500 6.500 0 0 0 0-13zM16 16l4.500 4.500',
+  send: 'M5 12h14M13 6l6 6-6 6',
+  trash: 'M5 7h14M10 7V4.500h4V7M7 7l1 13h8l1-13',
+  up: 'M6 14l6-6 6 6',
+};
+
+/** @param {keyof typeof ICONS} name @param {string} [label] none: decoration */
+export function icon(name, label) {
+  const ns = 'http://www.w3.org/2000/svg';
+  const svg = document.createElementNS(ns, 'svg');
+  svg.setAttribute('viewBox', '0 0 24 24');
+  svg.setAttribute('class', `icon icon-${name}`);
+  if (label) {
+    svg.setAttribute('role', 'img');
+    svg.setAttribute('aria-label', label);
+  } else {
+    svg.setAttribute('aria-hidden', 'true');
+  }
+  const path = document.createElementNS(ns, 'path');
+  path.setAttribute('d', ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** @param {string} name @param {string} label @param {(event: any) => void} onclick @param {Record<string, any>} [props] */
+export function iconButton(name, label, onclick, props = {}) {
+  return h('button', { type: 'button', class: 'icon-button', 'aria-label': label, title: label, onclick, ...props }, icon(name));
+}
+
+/** Text with its links. @param {string} text @returns {(string | HTMLElement)[]} */
+export function linked(text) {
+  const parts = [];
+  let from = 0;
+  for (const match of text.matchAll(/https?:\/\/[^\s<>"']+[^\s<>"'.,;:!?)\]]/g)) {
+    parts.push(text.slice(from, match.index));
+    parts.push(h('a', { href: match[0], target: '_blank', rel: 'noopener noreferrer' }, match[0]));
+    from = /** @type {number} */ (match.index) + match[0].length;
+  }
+  parts.push(text.slice(from));
+  return parts;
+}
+
+/** Says something to those who do not see the screen. @param {string} text @param {'live' | 'alert'} [how] */
+export function announce(text, how = 'live') {
+  const el = /** @type {HTMLElement} */ (document.getElementById(how));
+  // The same text again would not be said again.
+  el.textContent = el.textContent === text ? `${text}\u00a0` : text;
+}

@@ -1,0 +1,228 @@
+// The list of conversations: names, last lines, unread counts, who has read what. Fed by the client's events; knows no screen.
+//
+// Unread is counted as the protocol does: n of the newest countable message less n of what was read or written by this person
+// last. The server says both with each `conv`; between two of those, entries move them.
+
+import { fold, peerOf, textOf } from '../../../client-js/src/index.js';
+import { eventText } from './format.js';
+
+/** Entries that are looked at for the last line. */
+const PREVIEW_ENTRIES = 12;
+const PREFETCH = 12;
+
+/**
+ * @typedef {object} Room
+ * @property {string} conv
+ * @property {'direct' | 'group' | string} kind
+ * @property {string} name
+ * @property {string | undefined} peer
+ * @property {any} state the last `conv`
+ * @property {number} n of the newest countable message
+ * @property {number} readN
+ * @property {{ text: string, from: string, ts: number, seq: number, isEvent?: boolean, waiting?: boolean } | null} last
+ * @property {number} ts of the last activity
+ * @property {any[] | null} members
+ */
+
+export class Rooms {
+  /** @type {Map<string, Room>} */
+  #rooms = new Map();
+  #client;
+  #memory;
+  /** Asked for. @type {Set<string>} */
+  #named = new Set();
+  onChange = () => {};
+
+  /** @param {any} client @param {{ names: Record<string, string>, save: () => void }} memory names of groups, from earlier visits */
+  constructor(client, memory) {
+    this.#client = client;
+    this.#memory = memory;
+  }
+
+  /** From the store. */
+  async load() {
+    const convs = await this.#client.conversations();
+    for (const state of convs) this.#state(state);
+    await Promise.all(convs.map((/** @type {any} */ { conv }) => this.#preview(conv)));
+    for (const command of await this.#client.outbox()) this.onOutbox(command);
+    this.onChange();
+  }
+
+  /** @param {string} conv @returns {Room} */
+  #room(conv) {
+    const known = this.#rooms.get(conv);
+    if (known) return known;
+    const peer = peerOf(conv, this.#client.user);
+    const { user } = this.#client;
+    const name = peer === undefined ? (this.#memory.names[conv] ?? '') : peer === user ? 'Notes to self' : peer;
+    /** @type {Room} */
+    const room = { conv, kind: peer === undefined ? 'group' : 'direct', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null };
+    this.#rooms.set(conv, room);
+    return room;
+  }
+
+  /** One that nobody has written in yet. @param {string} conv */
+  make(conv) {
+    const room = this.#room(conv);
+    room.ts ||= Date.now();
+    this.onChange();
+    return room;
+  }
+
+  /** @param {string} conv @returns {Room | undefined} */
+  get(conv) {
+    return this.#rooms.get(conv);
+  }
+
+  /** Latest activity first. @returns {Room[]} */
+  list() {
+    const listed = [...this.#rooms.values()].filter(room => room.state?.member !== false || room.last);
+    return listed.sort((a, b) => b.ts - a.ts || (a.conv < b.conv ? -1 : 1));
+  }
+
+  /** @param {Room} room */
+  unread(room) {
+    return Math.max(0, room.n - room.readN);
+  }
+
+  get unreadInAll() {
+    let sum = 0;
+    for (const room of this.#rooms.values()) sum += this.unread(room);
+    return sum;
+  }
+
+  /** @param {any} state a `conv` */
+  #state(state) {
+    const room = this.#room(state.conv);
+    room.state = state;
+    room.kind = state.kind ?? room.kind;
+    if (state.name) this.#name(room, state.name);
+    room.n = Math.max(room.n, state.n_head ?? 0);
+    room.readN = Math.max(room.readN, (state.n_head ?? 0) - state.unread);
+    room.ts = Math.max(room.ts, state.last_ts ?? 0);
+    return room;
+  }
+
+  /** @param {Room} room @param {string} name */
+  #name(room, name) {
+    room.name = name;
+    if (this.#memory.names[room.conv] === name) return;
+    this.#memory.names[room.conv] = name;
+    this.#memory.save();
+  }
+
+  /** @param {any} state */
+  onConv(state) {
+    const room = this.#state(state);
+    if (room.kind !== 'direct' && room.name === '') void this.learnName(room.conv);
+    this.onChange();
+  }
+
+  /** @param {any} entry */
+  onEntry(entry) {
+    const room = this.#room(entry.conv);
+    room.n = Math.max(room.n, entry.n ?? 0);
+    if (entry.from === this.#client.user && entry.kind === 'message') room.readN = Math.max(room.readN, entry.n);
+    if ((entry.kind === 'create' || entry.kind === 'rename') && entry.name) this.#name(room, entry.name);
+    if (['add', 'remove', 'leave', 'role', 'create'].includes(entry.kind)) room.members = null;
+    room.ts = Math.max(room.ts, entry.ts);
+    if (entry.target !== undefined) {
+      if (entry.target === room.last?.seq) void this.#preview(entry.conv).then(() => this.onChange());
+    } else if (!room.last || room.last.waiting || entry.seq > room.last.seq) {
+      room.last = this.#line(entry, textOf(entry));
+    }
+    if (room.kind !== 'direct' && room.name === '') void this.learnName(room.conv);
+    this.onChange();
+  }
+
+  /** @param {any} command */
+  onOutbox({ conv, content, saved_ms }) {
+    if (content.kind !== 'message') return;
+    const room = this.#room(conv);
+    room.ts = Math.max(room.ts, saved_ms);
+    room.last = { text: textOf({ body: content.body }), from: this.#client.user, ts: saved_ms, seq: room.last?.seq ?? 0, waiting: true };
+    this.onChange();
+  }
+
+  /** Nothing waits there any more; what stands there is what the log says. @param {{ conv: string, outcome: any }} answer */
+  onOutcome({ conv, outcome }) {
+    if (outcome.state !== 'accepted') void this.#preview(conv).then(() => this.onChange());
+  }
+
+  /** @param {string} conv @param {number} seq @param {number} n of the message that was read */
+  onRead(conv, seq, n) {
+    const room = this.#room(conv);
+    if (n <= room.readN) return;
+    room.readN = n;
+    this.onChange();
+  }
+
+  /** @param {any} entry @param {string} text */
+  #line(entry, text) {
+    const isEvent = entry.kind !== 'message' && entry.body === undefined;
+    return { text: isEvent ? eventText(entry, this.#client.user) : text, from: entry.from, ts: entry.ts, seq: entry.seq, isEvent };
+  }
+
+  /** @param {string} conv */
+  async #preview(conv) {
+    const entries = await this.#client.entries(conv, { limit: PREVIEW_ENTRIES });
+    const room = this.#room(conv);
+    for (const entry of entries) {
+      if (entry.from === this.#client.user && entry.kind === 'message') room.readN = Math.max(room.readN, entry.n);
+      room.n = Math.max(room.n, entry.n ?? 0);
+    }
+    const message = fold(entries).at(-1);
+    if (!message) return;
+    room.last = message.deleted ? { ...this.#line(message.entry, ''), text: 'Message deleted', isEvent: true } : this.#line(message.entry, message.text);
+    room.ts = Math.max(room.ts, message.ts);
+  }
+
+  /** On a device that is new here, the last lines of the first few. */
+  async prefetch() {
+    for (const room of this.list().slice(0, PREFETCH)) {
+      if (room.last) continue;
+      try {
+        await this.#client.page(room.conv, { limit: 30 });
+        await this.#preview(room.conv);
+        this.onChange();
+      } catch {
+        return;
+      }
+    }
+  }
+
+  /** The name of a group, which the log need not show to a late joiner. @param {string} conv */
+  async learnName(conv) {
+    if (this.#named.has(conv)) return;
+    this.#named.add(conv);
+    try {
+      const { name } = await this.#client.call(`GET conversations/${conv}`);
+      if (name) this.#name(this.#room(conv), name);
+      this.onChange();
+    } catch {
+      this.#named.delete(conv);
+    }
+  }
+
+  /** @param {string} conv @returns {Promise<any[]>} everybody, with what was delivered to and read by each */
+  async members(conv) {
+    const members = [];
+    for (let after; ; after = members.at(-1).user) {
+      const page = await this.#client.members(conv, after === undefined ? {} : { after });
+      members.push(...page.members);
+      if (!page.more || page.members.length === 0) break;
+    }
+    this.#room(conv).members = members;
+    this.onChange();
+    return members;
+  }
+
+  /** How far an own message has come. @param {Room} room @param {number} seq @returns {'sent' | 'delivered' | 'read'} */
+  progress(room, seq) {
+    const { user } = this.#client;
+    const marks = room.kind === 'direct' ? (room.peer === user || !room.state?.peer ? [] : [room.state.peer]) : (room.members ?? []).filter(m => m.user !== user);
+    if (marks.length === 0) return 'sent';
+    if (marks.every((/** @type {any} */ m) => m.read >= seq)) return 'read';
+    return marks.every((/** @type {any} */ m) => Math.max(m.delivered, m.read) >= seq) ? 'delivered' : 'sent';
+  }
+}

@@ -1,0 +1,334 @@
+// One conversation on the screen: its head, its rows, what is written. Reads when the person looks, loads when they scroll.
+
+import { announce, h, icon, iconButton, setAttr, setText } from '../dom.js';
+import { counted, hue, initials, listed, shortWhen } from '../format.js';
+import { VirtualList } from '../virtual.js';
+import { Composer } from './composer.js';
+import { confirmDelete, groupInfo } from './dialogs.js';
+import { emojiMenu, messageMenu } from './menus.js';
+import { estimate, render, signature } from './rows.js';
+import { Search } from './search.js';
+import { title } from './sidebar.js';
+
+/** Older ones are fetched before the reader is there. */
+const NEAR_TOP_ROWS = 25;
+const READ_AFTER_MS = 200;
+/** How often a group's marks are asked for while somebody looks. */
+const MARKS_EVERY_MS = 4_000;
+
+export class Conversation {
+  #app;
+  #shell;
+  #thread;
+  #room;
+  #list;
+  /** @type {any} */
+  #readTimer = 0;
+  /** @type {any} */
+  #marksTimer = 0;
+  #search;
+  #needle = '';
+  #marked = 0;
+  /** The row that the keyboard is on. @type {string | null} */
+  #active = null;
+  #announced = 0;
+  #isOver = false;
+
+  /** @param {import('../app.js').App} app @param {string} conv @param {import('./shell.js').Shell} shell */
+  constructor(app, conv, shell) {
+    this.#app = app;
+    this.#shell = shell;
+    this.conv = conv;
+    this.#room = app.rooms.get(conv) ?? app.rooms.make(conv);
+    this.#thread = app.thread(conv);
+    this.composer = new Composer(app, conv, this.#thread, { sent: () => this.#list.toEnd(), editLast: () => this.#editLast(), toList: () => this.#focusList() });
+    this.name = h('h2', { class: 'bar-name' });
+    this.state = h('p', { class: 'bar-state' });
+    this.avatar = h('span', { class: 'avatar', 'aria-hidden': 'true', 'data-hue': hue(this.#room.peer ?? conv) });
+    const isGroup = this.#room.kind !== 'direct';
+    const head = isGroup ? h('button', { class: 'bar-title', type: 'button', title: 'Members and settings', onclick: () => groupInfo(app, this.#room, shell) }, this.avatar, h('span', {}, this.name, this.state)) : h('div', { class: 'bar-title' }, this.avatar, h('span', {}, this.name, this.state));
+    this.viewport = h('div', { class: 'messages', role: 'feed', tabindex: '0', 'aria-label': 'Messages', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onKey(e) });
+    this.down = h('button', { class: 'to-end', type: 'button', hidden: true, 'aria-label': 'To the newest message', onclick: () => this.#toEnd() }, icon('down'), h('span', { class: 'badge', hidden: true }));
+    this.#search = new Search(app, this.#thread, { show: (seq, needle) => this.#showFound(seq, needle), close: () => this.#endSearch() });
+    this.el = h('section', { class: 'conversation', 'aria-label': 'Conversation' },
+      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search())),
+      this.#search.el, h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
+    this.#list = new VirtualList(this.viewport, {
+      render: row => render(row, this.#context()),
+      signature: row => signature(row, this.#context()),
+      estimate: (row, width) => estimate(row, width, this.#thread),
+      onMove: () => this.#onMove(),
+    });
+    this.#thread.onChange = () => app.changed();
+  }
+
+  async start() {
+    const { state } = this.#room;
+    const unread = this.#app.rooms.unread(this.#room);
+    this.#announced = this.#thread.last ?? 0;
+    if (!this.#thread.isLoaded) await this.#thread.open(state?.read ?? 0, unread);
+    else if (unread > 0) this.#thread.newFrom = (state?.read ?? 0) + 1;
+    if (this.#isOver) return;
+    this.#announced = this.#thread.last ?? 0;
+    this.#draw();
+    const first = this.#thread.rows().find(row => row.isNew);
+    if (first) this.#list.toKey(first.key, 0.25);
+    else this.#list.toEnd();
+    this.markRead();
+    if (matchMedia('(hover: hover)').matches) this.composer.focus();
+    if (this.#room.kind !== 'direct') void this.#marks();
+    this.#app.people.watch(this.#room.peer ? [this.#room.peer] : []);
+  }
+
+  end() {
+    this.#isOver = true;
+    clearTimeout(this.#readTimer);
+    clearTimeout(this.#marksTimer);
+    this.#thread.onChange = () => {};
+    this.#thread.newFrom = Infinity;
+    this.composer.end();
+    this.#list.end();
+  }
+
+  /** Who has got and read what, in a group: nothing comes by itself yet. */
+  async #marks() {
+    if (this.#isOver) return;
+    const lastOwn = this.#thread.lastOwn();
+    const isOpen = this.#room.members === null || (lastOwn !== undefined && this.#app.rooms.progress(this.#room, lastOwn) !== 'read');
+    if (isOpen && this.#app.client.status.state === 'online' && document.visibilityState === 'visible') await this.#app.rooms.members(this.conv).catch(() => {});
+    if (!this.#isOver) this.#marksTimer = setTimeout(() => this.#marks(), MARKS_EVERY_MS);
+  }
+
+  /** @returns {import('./rows.js').Context} */
+  #context() {
+    return { app: this.#app, thread: this.#thread, room: this.#room, needle: this.#needle, marked: this.#marked, actions: this.#actions };
+  }
+
+  #actions = {
+    react: (/** @type {number} */ seq, /** @type {string} */ emoji) => this.#react(seq, emoji),
+    pick: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => emojiMenu(at, emoji => this.#react(seq, emoji)),
+    reply: (/** @type {number} */ seq) => this.composer.reply(seq),
+    more: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => this.#more(seq, at),
+    jump: (/** @type {number} */ seq) => void this.#jump(seq),
+    resend: (/** @type {string} */ cid) => void this.#app.run(() => this.#app.client.resend(cid)),
+    dismiss: (/** @type {string} */ cid) => this.#app.dismiss(this.conv, cid),
+    restore: (/** @type {string} */ cid) => {
+      const row = this.#thread.rows().find(r => r.key === cid);
+      if (row?.pending) this.composer.restore(row.pending.command.content);
+      this.#app.dismiss(this.conv, cid);
+    },
+    older: () => void this.#thread.older(),
+  };
+
+  /** Something may have changed. */
+  render() {
+    this.#renderHead();
+    this.composer.render(this.#room);
+    this.#draw();
+  }
+
+  #draw() {
+    const rows = this.#thread.rows();
+    if (rows !== this.#list.items) this.#list.set(rows);
+    else this.#list.update();
+    this.#announceNew();
+    const { connection } = this.#app;
+    if (connection === 'online' && this.#thread.trouble === 'offline' && this.#thread.first === undefined) void this.#thread.older();
+  }
+
+  #renderHead() {
+    const room = this.#room;
+    const name = title(room);
+    setText(this.name, name);
+    if (room.kind === 'direct') setText(this.avatar, initials(name));
+    else if (!this.avatar.firstChild) this.avatar.append(icon('group'));
+    const presence = this.#app.people.presence(room.peer);
+    setAttr(this.avatar, 'data-presence', presence?.state ?? null);
+    setText(this.state, this.#stateText(presence));
+    this.composer.typing(this.#app.people.typing(this.conv), room.kind !== 'direct');
+  }
+
+  /** @param {{ state: string, at?: number } | undefined} presence */
+  #stateText(presence) {
+    const room = this.#room;
+    if (room.state?.member === false) return 'You are not a member any more';
+    if (room.kind !== 'direct') return room.members ? counted(room.members.length, 'member') : 'Group';
+    if (room.peer === this.#app.user) return 'Only you';
+    if (presence?.state === 'online') return 'Online';
+    if (presence?.state === 'away') return 'Away';
+    if (presence?.at) return `Last seen ${shortWhen(presence.at)}`;
+    return presence ? 'Offline' : 'Direct conversation';
+  }
+
+  /** New ones of others are read out, unless there are many. */
+  #announceNew() {
+    const last = this.#thread.last ?? 0;
+    if (last <= this.#announced) return;
+    const fresh = this.#thread.rows().filter(row => row.type === 'message' && (row.seq ?? 0) > this.#announced && row.from !== this.#app.user);
+    this.#announced = last;
+    if (fresh.length === 0) return;
+    if (fresh.length > 3) announce(`${fresh.length} new messages`);
+    else announce(fresh.map(row => `${row.from}: ${this.#thread.message(row.seq ?? 0)?.text}`).join('. '));
+  }
+
+  // Scrolling and reading.
+
+  #onMove() {
+    const [first] = this.#list.inView();
+    if (first < NEAR_TOP_ROWS && this.#thread.isLoaded && this.#thread.more && !this.#thread.isLoading && !this.#thread.trouble) void this.#thread.older();
+    const unread = this.#app.rooms.unread(this.#room);
+    this.down.hidden = this.#list.isAtEnd;
+    const badge = /** @type {HTMLElement} */ (this.down.lastElementChild);
+    badge.hidden = unread === 0;
+    setText(badge, String(unread));
+    this.markRead();
+  }
+
+  /** What is in view is read, if the person looks. */
+  markRead() {
+    if (this.#readTimer !== 0) return;
+    this.#readTimer = setTimeout(() => {
+      this.#readTimer = 0;
+      if (this.#isOver || document.visibilityState !== 'visible' || !document.hasFocus()) return;
+      const [, last] = this.#list.inView();
+      const rows = /** @type {import('../thread.js').Row[]} */ (this.#list.items);
+      let at = last;
+      while (at >= 0 && rows[at]?.seq === undefined) at -= 1;
+      // At the end also what shows nothing of its own is read: edits, reactions.
+      const seq = this.#list.isAtEnd ? this.#thread.last : rows[at]?.seq;
+      if (seq === undefined || seq <= (this.#room.state?.read ?? 0)) return;
+      const entry = this.#thread.entry(seq);
+      void this.#app.client.read(this.conv, seq);
+      if (entry) this.#app.rooms.onRead(this.conv, seq, entry.n);
+    }, READ_AFTER_MS);
+  }
+
+  #toEnd() {
+    this.#list.toEnd();
+    this.composer.focus();
+  }
+
+  /** @param {number} seq */
+  async #jump(seq) {
+    if (!(await this.#thread.reach(seq)) || this.#isOver) return announce('This message is not here.');
+    this.#draw();
+    const row = this.#thread.rows().find(r => r.seq === seq);
+    if (!row) return;
+    this.#marked = seq;
+    this.#list.toKey(row.key);
+    setTimeout(() => {
+      if (this.#marked !== seq || this.#needle !== '') return;
+      this.#marked = 0;
+      this.#app.changed();
+    }, 1_800);
+  }
+
+  // Search.
+
+  search() {
+    this.#search.open();
+  }
+
+  /** @param {number} seq @param {string} needle */
+  async #showFound(seq, needle) {
+    this.#needle = needle;
+    if (seq > 0) await this.#jump(seq);
+    else this.#app.changed();
+  }
+
+  #endSearch() {
+    this.#needle = '';
+    this.#marked = 0;
+    this.#app.changed();
+    this.composer.focus();
+  }
+
+  // What is done with messages.
+
+  /** @param {number} seq @param {string} emoji */
+  #react(seq, emoji) {
+    const mine = this.#thread.message(seq)?.reactions[emoji]?.includes(this.#app.user);
+    void this.#app.run(() => this.#app.client.react({ conv: this.conv, seq, emoji, on: !mine }));
+  }
+
+  /** @param {number} seq @param {HTMLElement} at */
+  #more(seq, at) {
+    const message = this.#thread.message(seq);
+    if (!message) return;
+    const own = message.from === this.#app.user;
+    const isAdmin = ['admin', 'owner'].includes(this.#room.state?.role);
+    const seenBy = own && this.#room.kind !== 'direct' ? (this.#room.members ?? []).filter(m => m.user !== this.#app.user && m.read >= seq).map(m => m.user) : null;
+    messageMenu(at, {
+      text: message.text,
+      reply: () => this.composer.reply(seq),
+      edit: own ? () => this.composer.edit(seq) : undefined,
+      remove: own || isAdmin ? () => this.#remove(seq) : undefined,
+      info: seenBy ? (seenBy.length > 0 ? `Read by ${listed(seenBy)}` : 'Not read yet') : undefined,
+    });
+  }
+
+  /** @param {number} seq */
+  async #remove(seq) {
+    if (await confirmDelete()) void this.#app.run(() => this.#app.client.delete({ conv: this.conv, seq }));
+  }
+
+  #editLast() {
+    const seq = this.#thread.lastOwn();
+    if (seq !== undefined) this.composer.edit(seq);
+  }
+
+  escape() {
+    if (this.#search.isOpen) this.#search.close();
+    else if (!this.composer.cancel()) this.composer.focus();
+  }
+
+  // The keyboard among the messages.
+
+  #focusList() {
+    const rows = this.#thread.rows();
+    this.#activate(rows.length - 1);
+  }
+
+  /** @param {number} at */
+  #activate(at) {
+    const rows = this.#thread.rows();
+    const row = rows[Math.min(Math.max(at, 1), rows.length - 1)];
+    if (!row) return;
+    this.#active = row.key;
+    this.#list.reveal(row.key);
+    const el = this.#list.row(row.key);
+    if (el) {
+      el.tabIndex = -1;
+      el.focus({ preventScroll: true });
+    }
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onKey(event) {
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (event.altKey || event.ctrlKey || event.metaKey || target.closest('.tools, .reactions, .quote, .failure')) return;
+    const rows = this.#thread.rows();
+    const on = rows.findIndex(row => row.key === this.#active);
+    const row = rows[on];
+    const isOn = target !== this.viewport;
+    const done = () => event.preventDefault();
+    switch (event.key) {
+      case 'ArrowUp': return done(), this.#activate(isOn ? on - 1 : rows.length - 1);
+      case 'ArrowDown': return done(), isOn && on === rows.length - 1 ? this.composer.focus() : this.#activate(isOn ? on + 1 : rows.length - 1);
+      case 'End': return done(), this.#list.toEnd(), this.#activate(rows.length - 1);
+      default:
+    }
+    if (!isOn || row?.seq === undefined || row.type !== 'message' || this.#thread.message(row.seq)?.deleted) return;
+    const { seq } = row;
+    const own = row.from === this.#app.user;
+    const el = /** @type {HTMLElement} */ (this.#list.row(row.key)?.querySelector('.bubble') ?? this.viewport);
+    switch (event.key) {
+      case 'r': return done(), this.composer.reply(seq);
+      case 'e': return own ? (done(), this.composer.edit(seq)) : undefined;
+      case '+': return done(), this.#actions.pick(seq, el);
+      case 'Enter': return done(), this.#more(seq, el);
+      case 'Delete': return own ? (done(), void this.#remove(seq)) : undefined;
+      default:
+    }
+  }
+}

@@ -1,0 +1,85 @@
+// Small menus beside a button: what can be done with a message, emoji, the person's own. They close by Escape and by a click elsewhere.
+
+import { leaveTab } from '../account.js';
+import { announce, h, icon } from '../dom.js';
+import { applyTheme, theme } from '../theme.js';
+import { confirmLogOut, devices, shortcuts } from './dialogs.js';
+
+const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥', '👀', '✅', '❌', '💯', '😀', '😉', '😍', '🤔', '😎', '🥳', '👏', '🙌', '💪', '🚀', '☕', '⚓', '⛵', '🌊', '🐙', '⏳', '💡', '🛠️'];
+
+/** @param {HTMLElement} at @param {HTMLElement} menu */
+function show(at, menu) {
+  menu.setAttribute('popover', 'auto');
+  document.body.append(menu);
+  menu.addEventListener('toggle', event => {
+    if (/** @type {any} */ (event).newState !== 'closed') return;
+    const had = menu.contains(document.activeElement) || document.activeElement === document.body;
+    menu.remove();
+    if (had && at.isConnected) at.focus({ preventScroll: true });
+  });
+  menu.showPopover();
+  const [button, box] = [at.getBoundingClientRect(), menu.getBoundingClientRect()];
+  const left = Math.min(Math.max(8, button.right - box.width), innerWidth - box.width - 8);
+  const below = button.bottom + 6;
+  menu.style.left = `${left}px`;
+  menu.style.top = `${below + box.height < innerHeight - 8 ? below : Math.max(8, button.top - box.height - 6)}px`;
+  /** @type {HTMLElement | null} */ (menu.querySelector('button'))?.focus({ preventScroll: true });
+}
+
+/** @param {HTMLElement} menu @param {number} columns */
+function withKeys(menu, columns) {
+  menu.addEventListener('keydown', event => {
+    const items = /** @type {HTMLElement[]} */ ([...menu.querySelectorAll('button')]);
+    const on = items.indexOf(/** @type {any} */ (document.activeElement));
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    items[(on + step + items.length) % items.length].focus();
+  });
+  return menu;
+}
+
+/** @param {{ label: string, icon?: string, act?: () => void, isDanger?: boolean, isOn?: boolean }[]} items @param {any[]} [foot] */
+function list(items, foot = []) {
+  const menu = h('div', { class: 'menu', role: 'menu' }, items.map(item => h('button', { type: 'button', role: item.isOn === undefined ? 'menuitem' : 'menuitemradio', 'aria-checked': item.isOn === undefined ? null : String(item.isOn), class: item.isDanger ? 'danger' : null,
+    onclick: () => {
+      menu.hidePopover();
+      item.act?.();
+    } }, item.icon ? icon(item.icon) : h('span', { class: 'icon' }), item.label, item.isOn ? icon('check') : null)), foot);
+  return withKeys(menu, 1);
+}
+
+/** @param {HTMLElement} at @param {(emoji: string) => void} pick */
+export function emojiMenu(at, pick) {
+  const menu = h('div', { class: 'menu emoji', 'aria-label': 'Emoji', role: 'group' }, EMOJI.map(emoji => h('button', { type: 'button', onclick: () => {
+    menu.hidePopover();
+    pick(emoji);
+  } }, emoji)));
+  show(at, withKeys(menu, 6));
+}
+
+/** @param {HTMLElement} at @param {{ text: string, reply: () => void, edit?: () => void, remove?: () => void, info?: string }} of */
+export function messageMenu(at, { text, reply, edit, remove, info }) {
+  const copy = () => navigator.clipboard?.writeText(text).then(() => announce('Copied'), () => announce('It could not be copied'));
+  const items = [{ label: 'Reply', icon: 'reply', act: reply }, { label: 'Copy text', icon: 'copy', act: copy }];
+  if (edit) items.push({ label: 'Edit', icon: 'edit', act: edit });
+  show(at, list(remove ? [...items, { label: 'Delete', icon: 'trash', act: remove, isDanger: true }] : items, info ? [h('p', { class: 'menu-foot' }, info)] : []));
+}
+
+/** @param {import('../app.js').App} app @param {import('./shell.js').Shell} shell @param {HTMLElement} at */
+export function ownMenu(app, shell, at) {
+  const choice = theme();
+  const leave = () => {
+    leaveTab();
+    shell.leave();
+  };
+  show(at, list([
+    { label: 'Light', act: () => applyTheme('light'), isOn: choice === 'light' },
+    { label: 'Dark', act: () => applyTheme('dark'), isOn: choice === 'dark' },
+    { label: 'As the system', act: () => applyTheme('system'), isOn: choice === 'system' },
+    { label: 'Devices', icon: 'menu', act: () => devices(app) },
+    { label: 'Keyboard', icon: 'more', act: shortcuts },
+    { label: 'Another account in this window', icon: 'group', act: leave },
+    { label: 'Log out', icon: 'close', act: () => void confirmLogOut(app, shell), isDanger: true },
+  ]));
+}

@@ -1,0 +1,172 @@
+// The list of conversations: latest activity first, unread counts, presence, a filter, and the person's own menu.
+
+import { directId } from '../../../../client-js/src/index.js';
+import { h, icon, iconButton, setAttr, setText } from '../dom.js';
+import { hue, initials, shortWhen } from '../format.js';
+import { newConversation } from './dialogs.js';
+import { ownMenu } from './menus.js';
+
+/** @typedef {import('../rooms.js').Room} Room */
+
+export class Sidebar {
+  #app;
+  #shell;
+  /** @type {Map<string, ReturnType<typeof makeRow>>} */
+  #rows = new Map();
+  /** As shown, top down. @type {string[]} */
+  #order = [];
+
+  /** @param {import('../app.js').App} app @param {import('./shell.js').Shell} shell */
+  constructor(app, shell) {
+    this.#app = app;
+    this.#shell = shell;
+    const name = app.user;
+    const open = (/** @type {string} */ conv) => shell.open(conv);
+    this.me = h('button', { class: 'me', type: 'button', 'aria-haspopup': 'menu', onclick: () => ownMenu(app, shell, this.me) },
+      h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), h('span', { class: 'me-name' }, name), h('span', { class: 'me-state' }));
+    this.filter = h('input', { type: 'search', placeholder: 'Find a conversation', 'aria-label': 'Find a conversation', oninput: () => this.render(), onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onFilterKey(e) });
+    this.list = h('ul', { class: 'rooms', 'aria-label': 'Conversations', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onListKey(e) });
+    this.empty = h('div', { class: 'rooms-empty', hidden: true });
+    this.el = h('nav', { class: 'sidebar', 'aria-label': 'Conversations' },
+      h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct or group)', () => newConversation(app, open))),
+      h('div', { class: 'filter' }, icon('search'), this.filter), this.list, this.empty);
+  }
+
+  focusFilter() {
+    this.#shell.close();
+    this.filter.focus();
+    this.filter.select();
+  }
+
+  /** @param {number} step @returns {string | undefined} */
+  neighbour(step) {
+    const at = this.#order.indexOf(this.#app.current ?? '');
+    return this.#order[at < 0 ? 0 : at + step];
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onFilterKey(event) {
+    if (event.key === 'Escape' && this.filter.value !== '') {
+      event.preventDefault();
+      this.filter.value = '';
+      this.render();
+    } else if (event.key === 'ArrowDown') {
+      event.preventDefault();
+      this.#focus(0);
+    } else if (event.key === 'Enter' && this.#order.length > 0) {
+      this.#shell.open(this.#order[0]);
+      this.filter.value = '';
+      this.render();
+    }
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onListKey(event) {
+    const at = this.#order.indexOf(/** @type {any} */ (document.activeElement)?.dataset?.conv ?? '');
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: this.#order.length - 1 }[event.key];
+    if (to === undefined || event.altKey) return;
+    event.preventDefault();
+    if (to < 0) this.filter.focus();
+    else this.#focus(to);
+  }
+
+  /** @param {number} at */
+  #focus(at) {
+    const conv = this.#order[Math.min(at, this.#order.length - 1)];
+    this.#rows.get(conv)?.link.focus();
+  }
+
+  render() {
+    const { rooms, current } = this.#app;
+    const wanted = this.filter.value.trim().toLowerCase();
+    const shown = rooms.list().filter(room => wanted === '' || title(room).toLowerCase().includes(wanted));
+    this.#order = shown.map(room => room.conv);
+    let next = this.list.firstElementChild;
+    for (const room of shown) {
+      let row = this.#rows.get(room.conv);
+      if (!row) this.#rows.set(room.conv, (row = makeRow(room.conv)));
+      this.#fill(row, room, room.conv === current);
+      if (row.el === next) next = next.nextElementSibling;
+      else this.list.insertBefore(row.el, next);
+    }
+    while (next) {
+      const gone = next;
+      next = next.nextElementSibling;
+      gone.remove();
+    }
+    this.#renderEmpty(shown.length === 0, wanted);
+    setAttr(this.me, 'data-state', this.#app.connection);
+    setAttr(this.me, 'aria-label', `${this.#app.user}, ${{ online: 'connected', connecting: 'reconnecting', offline: 'offline', stopped: 'stopped' }[this.#app.connection]}. Menu`);
+  }
+
+  /** @param {boolean} isEmpty @param {string} wanted */
+  #renderEmpty(isEmpty, wanted) {
+    this.empty.hidden = !isEmpty;
+    if (!isEmpty) return;
+    if (wanted === '') {
+      this.empty.replaceChildren(h('p', {}, 'No conversations yet.'), h('p', { class: 'muted' }, 'Write to somebody whose name you know.'));
+      return;
+    }
+    const canWrite = /^[a-z0-9_.-]{1,64}$/.test(wanted);
+    const write = () => {
+      this.filter.value = '';
+      this.#shell.open(directId(this.#app.user, wanted));
+    };
+    this.empty.replaceChildren(h('p', {}, 'Nothing of this name here.'), canWrite ? h('button', { class: 'button', type: 'button', onclick: write }, `Write to ${wanted}`) : '');
+  }
+
+  /** @param {ReturnType<typeof makeRow>} row @param {Room} room @param {boolean} isCurrent */
+  #fill(row, room, isCurrent) {
+    const { rooms, people, user } = this.#app;
+    const name = title(room);
+    const unread = rooms.unread(room);
+    const draft = isCurrent ? '' : this.#app.draft(room.conv);
+    const typing = people.typing(room.conv);
+    if (row.name.textContent !== name) {
+      setText(row.name, name);
+      setText(row.avatar, room.kind === 'direct' ? initials(name) : '');
+      if (room.kind !== 'direct') row.avatar.replaceChildren(icon('group'));
+      row.avatar.dataset.hue = String(hue(room.peer ?? room.conv));
+    }
+    setText(row.when, shortWhen(room.ts));
+    row.link.setAttribute('aria-current', isCurrent ? 'page' : 'false');
+    row.line.classList.toggle('is-draft', draft !== '');
+    row.line.classList.toggle('is-typing', typing.length > 0);
+    setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user));
+    setText(row.badge, unread > 0 ? (unread > 999 ? '999+' : String(unread)) : '');
+    row.badge.hidden = unread === 0;
+    const tick = room.last?.from === user && !room.last.isEvent && draft === '' ? (room.last.waiting ? 'clock' : rooms.progress(room, room.last.seq)) : '';
+    if (row.tick.dataset.tick !== tick) {
+      row.tick.dataset.tick = tick;
+      row.tick.replaceChildren(tick === '' ? '' : icon(tick === 'clock' ? 'clock' : tick === 'sent' ? 'check' : 'checks'));
+    }
+    const presence = people.presence(room.peer);
+    setAttr(row.avatar, 'data-presence', presence?.state ?? null);
+    setAttr(row.link, 'aria-label', [name, unread > 0 ? `${unread} unread` : '', presence ? presence.state : '', row.line.textContent, shortWhen(room.ts)].filter(Boolean).join(', '));
+    row.el.classList.toggle('is-unread', unread > 0);
+  }
+}
+
+/** @param {string} conv */
+function makeRow(conv) {
+  const avatar = h('span', { class: 'avatar', 'aria-hidden': 'true' });
+  const name = h('span', { class: 'room-name' });
+  const when = h('span', { class: 'room-when' });
+  const tick = h('span', { class: 'tick' });
+  const line = h('span', { class: 'room-line' });
+  const badge = h('span', { class: 'badge' });
+  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, when), h('span', { class: 'room-bottom' }, tick, line, badge));
+  return { el: h('li', { class: 'room' }, link), link, avatar, name, when, tick, line, badge };
+}
+
+/** @param {Room} room */
+export const title = room => room.name || (room.kind === 'direct' ? (room.peer ?? 'Direct') : 'Group');
+
+/** @param {Room} room @param {string} me */
+function preview({ last, kind }, me) {
+  if (!last) return 'No messages yet';
+  const text = last.text.replace(/\s+/g, ' ').slice(0, 160);
+  if (last.isEvent) return text;
+  if (last.from === me) return text;
+  return kind === 'direct' ? text : `${last.from}: ${text}`;
+}
