@@ -119,6 +119,28 @@ pub enum Command {
         instance: Instance,
         attempt: u64,
     },
+    /// User side. Who may see whether this user is here, and when it was.
+    SetPrivacy {
+        user: UserId,
+        presence: Audience,
+    },
+    /// User side. Keeps `contact` among the user's contacts under a name of its own, or (no name) no more.
+    SetContact {
+        user: UserId,
+        contact: UserId,
+        name: Option<String>,
+    },
+}
+
+/// Who may see something of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Audience {
+    #[default]
+    Everyone,
+    /// Those whom the user has among its contacts.
+    Contacts,
+    Nobody,
 }
 
 impl Command {
@@ -280,7 +302,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             version: 1,
-            feature_level: 1,
+            feature_level: limits::FEATURE_LEVEL,
             group_members_max: limits::GROUP_MEMBERS_MAX as u32,
             body_bytes_max: limits::BODY_BYTES_MAX as u32,
             dedup_window_ms: limits::DEDUP_WINDOW_MS,

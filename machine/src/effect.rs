@@ -24,6 +24,8 @@ pub enum Effect {
         incarnation: Incarnation,
         why: Ended,
     },
+    /// The user came or went, or who may see it changed: whoever watches looks again.
+    Presence { user: UserId },
     /// Rows are left to sweep or evict.
     Job,
     /// The control group's tables changed.

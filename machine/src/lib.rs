@@ -130,6 +130,8 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::WithdrawSession { user, device, instance, attempt } => {
             user::withdraw_session(ctx, user, *device, *instance, *attempt)
         }
+        Command::SetPrivacy { user, presence } => user::set_privacy(ctx, user, *presence),
+        Command::SetContact { user, contact, name } => user::set_contact(ctx, user, contact, name.as_deref()),
         Command::Notify(items) => user::notify(ctx, items),
         Command::Marks(items) => user::marks(ctx, items),
         Command::PeerMarks(items) => user::peer_marks(ctx, items),
@@ -161,9 +163,12 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Rows { .. }
         | Query::Row { .. }
         | Query::Sessions { .. }
+        | Query::Presence { .. }
+        | Query::Contacts { .. }
+        | Query::Privacy { .. }
         | Query::Account { .. } => user::query(&view, &meta()?, query),
 
-        Query::Entries { .. } | Query::Conversation { .. } | Query::Members { .. } => {
+        Query::Entries { .. } | Query::Conversation { .. } | Query::Members { .. } | Query::Audience { .. } => {
             conversation::query(&view, &meta()?, query)
         }
 

@@ -185,7 +185,7 @@ impl Meta {
         Ok(Self {
             shard,
             clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
-            settings: table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings { version: 0, ..Settings::default() }),
+            settings: table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings { version: 0, feature_level: 1, ..Settings::default() }),
             slots: table::get::<SlotsTable>(rows, &())?,
         })
     }
@@ -243,6 +243,11 @@ impl Meta {
             self.slots = Some(flat);
         }
         Ok(())
+    }
+
+    /// Whether the rules of this level hold. Older logs are replayed by the rules that they were written under.
+    pub fn has_level(&self, level: u32) -> bool {
+        self.settings.feature_level >= level
     }
 
     /// Takes settings of a higher version; older ones, or the same again, change nothing.

@@ -8,7 +8,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::member::MembershipPart;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{KeyRow, NodeInfo, Notify, Receipt, Settings};
+use crate::command::{Audience, KeyRow, NodeInfo, Notify, Receipt, Settings};
 use flotilla_proto::slots::SlotTable;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,27 @@ pub enum Query {
     ShardState,
     // Control group.
     ControlState,
+
+    // Later additions: variants are numbered by position.
+    /// User shard. What the first of each pair may see of the second, who is of this shard.
+    Presence {
+        pairs: Vec<(UserId, UserId)>,
+    },
+    /// User shard. Contacts above `after`, by id.
+    Contacts {
+        user: UserId,
+        after: Option<UserId>,
+        limit: u32,
+    },
+    /// Conversation shard. Where the members are told of what is never stored, by shard; none if the conversation is large.
+    Audience {
+        conv: ConvId,
+        user: UserId,
+    },
+    /// User shard.
+    Privacy {
+        user: UserId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +158,33 @@ pub enum Answer {
     Moved,
     NotFound,
     NotMember,
+    /// One per pair, in order.
+    Presence(Vec<PresenceView>),
+    Contacts {
+        contacts: Vec<ContactView>,
+        more: bool,
+    },
+    Audience(Vec<(ShardId, Vec<UserId>)>),
+    Privacy(Audience),
+}
+
+/// What one user may see of another's presence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PresenceView {
+    Online,
+    Offline {
+        /// None: never seen, or not kept yet.
+        last_seen: Option<TsMs>,
+    },
+    /// Not shown to this user. A user that does not exist looks alike.
+    Hidden,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactView {
+    pub user: UserId,
+    pub name: String,
+    pub added: TsMs,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

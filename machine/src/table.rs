@@ -70,16 +70,15 @@ pub mod kind {
     pub const DEVICE_GONE: u8 = 0x3c;
     /// Reserved: one-time prekeys.
     pub const PREKEY: u8 = 0x40;
-    /// Reserved.
     pub const CONTACT: u8 = 0x41;
-    /// Reserved.
     pub const BLOCK: u8 = 0x42;
     /// Reserved: mention counts.
     pub const MENTION: u8 = 0x43;
     /// Reserved: pushes to phones.
     pub const PUSH: u8 = 0x44;
-    /// Reserved: last seen.
     pub const PRESENCE: u8 = 0x45;
+    pub const PROFILE: u8 = 0x46;
+    pub const CONV_SETTINGS: u8 = 0x47;
 
     // Control group.
     pub const CONTROL: u8 = 0x60;
@@ -120,6 +119,11 @@ pub mod kind {
             USER_JOB => "user_job",
             TOKEN => "token",
             DEVICE_GONE => "device_gone",
+            CONTACT => "contact",
+            BLOCK => "block",
+            PRESENCE => "presence",
+            PROFILE => "profile",
+            CONV_SETTINGS => "conv_settings",
             CONTROL => "control",
             NODE => "node",
             PLACEMENT => "placement",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_machine::effect::Ended;
+use flotilla_machine::query::PresenceView;
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
@@ -117,6 +118,10 @@ pub enum Push {
     Conv { conv: ConvId, rev: Rev },
     /// Close with the code of `Ended`.
     End(Ended),
+    /// A watched user came or went; none: nobody can tell now.
+    Presence { user: UserId, seen: Option<PresenceView> },
+    /// Another member types.
+    Typing { conv: ConvId, user: UserId },
     /// Something may have been lost: read rows above the last rev again, at the leader.
     Resync,
     /// Close with this code: 4006 lease lost, 4001 going away.
@@ -164,6 +169,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// One deadline of 5 s inside. `Answer::Moved` is retried inside and never comes out.
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>>;
+
+    /// What `by` sees of these users now, in order; none: nobody can tell. With `watcher` (the id of an [`AttachGuard`]) that
+    /// session gets `Push::Presence` for these users from now on, and for no others.
+    fn presence(
+        &self,
+        by: UserId,
+        users: Vec<UserId>,
+        watcher: Option<u64>,
+    ) -> BoxFuture<'_, Result<Vec<Option<PresenceView>>, CallError>>;
+
+    /// Says to the other members that `user` types. May be lost.
+    fn typing(&self, conv: ConvId, user: UserId);
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;

@@ -58,6 +58,34 @@ pub const COMMAND_ITEMS_MAX: usize = 250;
 pub const NOTIFY_USERS_PER_COMMAND_MAX: usize = ROWS_PER_COMMAND_MAX / (DEVICES_PER_USER_MAX + 5);
 /// Rows that one step of a sweep or of a removal deletes at most.
 pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
+/// Sessions that one step of a sweep ends at most; each has an index row, and its user's presence.
+pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
+/// The newest rules of `apply`. A cluster keeps the level that it was made with.
+pub const FEATURE_LEVEL: u32 = 2;
+/// Contacts of a user, and users that it blocks.
+pub const CONTACTS_MAX: usize = 5_000;
+pub const BLOCKS_MAX: usize = 1_000;
+/// Contacts or blocked users in one answer.
+pub const CONTACTS_PER_PAGE_MAX: u32 = 200;
+/// Users whose presence is asked for at once, and that one connection watches.
+pub const WATCH_MAX: usize = 200;
+/// (watcher, watched) pairs of one question to a shard.
+pub const PRESENCE_PAIRS_MAX: usize = 4_096;
+/// Users of a shard that its leader knows to be watched somewhere, and (watcher, watched) pairs of one gateway.
+pub const WATCHED_MAX: usize = 200_000;
+pub const WATCHES_PER_NODE_MAX: usize = 1_000_000;
+/// Who comes back within this has not been away, for those who watch.
+pub const PRESENCE_GATHER_MS: u64 = 500;
+/// A shard that says nothing for so long: the presence of its users is unknown.
+pub const PRESENCE_LOOK_MS: u64 = 2_000;
+/// One `typing` per sender and conversation is passed on in this time; it is shown for as long.
+pub const TYPING_MS: u64 = 3_000;
+/// Conversations with more members get no `typing`.
+pub const TYPING_MEMBERS_MAX: usize = 100;
+/// (sender, conversation) pairs whose last `typing` a leader remembers.
+pub const TYPING_KEYS_MAX: usize = 16_384;
+/// Conversations whose last `typing` one connection remembers.
+pub const TYPING_CONVS_MAX: usize = 32;
 /// Rows of inboxes in one answer.
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.
@@ -278,6 +306,7 @@ const _: () = assert!(REQUEST_DEADLINE_MS < CLIENT_ANSWER_TIMEOUT_MS);
 const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
 const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item touches four rows or fewer");
 const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");
+const _: () = assert!(SWEEP_SESSIONS_MAX * 3 + 50 <= ROWS_PER_COMMAND_MAX, "and its user's presence");
 const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(PEER_BATCH_BYTES < PEER_FRAME_BYTES_MAX && SNAPSHOT_CHUNK_BYTES * 2 < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PEER_BACKOFF_MAX_MS);

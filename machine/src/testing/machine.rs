@@ -9,7 +9,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::slots::SlotTable;
 use flotilla_storage::{Durability, Engine, MemEngine, Order, Read, StorageError};
 
-use crate::command::{Command, Stamp};
+use crate::command::{Command, Settings, Stamp};
 use crate::meta::Meta;
 use crate::query::{Answer, Query};
 use crate::reply::Reply;
@@ -32,6 +32,7 @@ impl Machine {
     pub fn with_slots(shard: ShardId, slots: &SlotTable) -> Self {
         let mut machine = Self::new(shard);
         machine.one(Command::SetSlots(slots.clone()));
+        machine.one(Command::SetSettings(Settings::default()));
         machine
     }
 

@@ -91,6 +91,10 @@ fn receipt() -> impl Strategy<Value = Receipt> {
     })
 }
 
+fn audience() -> impl Strategy<Value = Audience> {
+    prop_oneof![Just(Audience::Everyone), Just(Audience::Contacts), Just(Audience::Nobody)]
+}
+
 /// Everything that the user side takes, mostly about users `ann` and `bob`, devices 1 to 4 and a few conversations.
 pub fn user_side() -> BoxedStrategy<Command> {
     let clear =
@@ -126,6 +130,9 @@ pub fn user_side() -> BoxedStrategy<Command> {
         1 => (1u16..3, 0u64..12, any::<u32>())
             .prop_map(|(n, l, limit)| Command::Fence { node: NodeId(n), lowest: Incarnation(l), limit }),
         1 => any::<u32>().prop_map(|limit| Command::StepJob { limit }),
+        1 => (name(), audience()).prop_map(|(user, presence)| Command::SetPrivacy { user, presence }),
+        2 => (name(), name(), prop::option::of(prop_oneof![4 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))]))
+            .prop_map(|(user, contact, name)| Command::SetContact { user, contact, name }),
     ]
     .boxed()
 }

@@ -9,7 +9,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
 
-use super::{cursor, key, session};
+use super::{cursor, key, presence, session};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
 use crate::effect::{Effect, Ended};
@@ -94,8 +94,10 @@ fn start(ctx: &mut Ctx<'_, '_>, job: &Job, budget: usize) -> Result<bool, Fatal>
     Ok(more)
 }
 
-fn budget(limit: u32) -> usize {
-    (limit as usize).clamp(1, limits::SWEEP_ROWS_MAX)
+fn budget(ctx: &Ctx<'_, '_>, limit: u32) -> usize {
+    // Since presence is kept, a session that ends touches one row more.
+    let max = if ctx.meta.has_level(presence::LEVEL) { limits::SWEEP_SESSIONS_MAX } else { limits::SWEEP_ROWS_MAX };
+    (limit as usize).clamp(1, max)
 }
 
 /// Raises the node's fence (it never goes down) and ends the sessions below it, the rest by a job.
@@ -104,7 +106,8 @@ pub fn fence(ctx: &mut Ctx<'_, '_>, node: NodeId, lowest: Incarnation, limit: u3
         return Ok(Reply::Step { more: false });
     }
     meta::raise_fence(ctx.txn, node, lowest)?;
-    let more = start(ctx, &Job::Sweep(node), budget(limit))?;
+    let budget = budget(ctx, limit);
+    let more = start(ctx, &Job::Sweep(node), budget)?;
     Ok(Reply::Step { more })
 }
 
@@ -114,7 +117,7 @@ pub fn remove_cursors(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId) ->
 
 /// Goes on with the jobs in key order until `limit` items are done.
 pub fn step_job(ctx: &mut Ctx<'_, '_>, limit: u32) -> Outcome {
-    let mut left = budget(limit);
+    let mut left = budget(ctx, limit);
     while left > 0 {
         let Some(job) = first(ctx.txn)? else { break };
         let (done, more) = run(ctx, &job, left)?;

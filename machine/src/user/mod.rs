@@ -4,11 +4,13 @@
 //! - [`session`] open and close · [`job`] fences, and work in steps
 //! - [`inbox`] the row of one conversation and its revisions · [`cursor`] a device's place in it
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
+//! - [`presence`] who is here, and who may see it · [`contact`], [`profile`] what a user keeps of others and says of itself
 //! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
 //!
 //! It does not know the log of a conversation, only what `notify` says of it.
 
 pub mod account;
+pub mod contact;
 pub mod cursor;
 pub mod device;
 pub mod heads;
@@ -16,6 +18,8 @@ pub mod inbox;
 pub mod job;
 mod key;
 pub mod marks;
+pub mod presence;
+pub mod profile;
 mod query;
 pub mod session;
 mod split;
@@ -24,10 +28,12 @@ pub(crate) mod tests;
 pub mod token;
 
 pub use account::{register, set_password};
+pub use contact::set_contact;
 pub use device::{login, rename_device, revoke_device};
 pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
+pub use presence::set_privacy;
 pub use query::{live_sessions, query, receipts_due};
 pub use session::{close_session, open_session, withdraw_session};
 pub use split::split_notify;

@@ -12,7 +12,7 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{cursor, device, key, session, token};
+use super::{contact, cursor, device, key, presence, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
@@ -28,6 +28,8 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         | Query::Pending { user, .. }
         | Query::Rows { user, .. }
         | Query::Row { user, .. }
+        | Query::Contacts { user, .. }
+        | Query::Privacy { user }
         | Query::Account { user } => Some(user),
         _ => None,
     };
@@ -55,6 +57,9 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Row { user, device, conv } => row(view, user, *device, conv),
         Query::Sessions { node, sessions } => news(view, meta, *node, sessions),
         Query::Account { user } => account(view, user).map(Answer::Account),
+        Query::Presence { pairs } => presence::seen(view, meta, pairs),
+        Query::Contacts { user, after, limit } => contact::page(view, user, after.as_ref(), *limit),
+        Query::Privacy { user } => Ok(Answer::Privacy(presence::of(view, user)?.shown_to)),
         _ => Ok(Answer::NotFound),
     }
 }

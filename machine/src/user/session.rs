@@ -9,7 +9,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::plant::{self, Plant};
 use serde::{Deserialize, Serialize};
 
-use super::{account, device, key, token};
+use super::{account, device, key, presence, token};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
 use crate::command::OpenSession;
@@ -124,8 +124,20 @@ pub fn end(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, why: Ended) -
     if let Some(row) = find(ctx.txn, user, device)? {
         remove(ctx, user, device, &row);
         announce(ctx, user, device, &row, why);
+        presence::left(ctx, user)?;
     }
     Ok(())
+}
+
+/// Whether any device of the user has a session.
+pub fn is_online(rows: &dyn Rows, user: &UserId) -> Result<bool, Fatal> {
+    let of_user = key::of(kind::SESSION, user).build();
+    let mut online = false;
+    table::scan_prefix::<SessionTable>(rows, &of_user, &mut |_, _| {
+        online = true;
+        std::ops::ControlFlow::Break(())
+    })?;
+    Ok(online)
 }
 
 pub fn open_session(ctx: &mut Ctx<'_, '_>, c: &OpenSession) -> Outcome {
@@ -158,6 +170,7 @@ pub fn open_session(ctx: &mut Ctx<'_, '_>, c: &OpenSession) -> Outcome {
     if let Some(old) = old.as_ref().filter(|_| !same_instance) {
         device.bar(old.instance, true, None);
     }
+    let comes = old.is_none() && !is_online(ctx.txn, &c.user)?;
     device.number = SessionNo(device.number.0.saturating_add(1));
     let since = old.as_ref().filter(|_| same_instance).map_or(device.number, |old| old.since);
     if let Some(old) = &old {
@@ -175,6 +188,9 @@ pub fn open_session(ctx: &mut Ctx<'_, '_>, c: &OpenSession) -> Outcome {
     table::put::<device::DeviceTable>(ctx.txn, &(c.user.clone(), c.device), &device);
     table::put::<SessionTable>(ctx.txn, &(c.user.clone(), c.device), &row);
     table::put::<SessionNodeTable>(ctx.txn, &at_node(&c.user, c.device, &row), &());
+    if comes {
+        presence::came(ctx, &c.user);
+    }
     let replaced =
         old.map(|old| Replaced { node: old.node, incarnation: old.incarnation, number: old.number, same_instance });
     Ok(Reply::Opened(Opened { number: row.number, rev: account.rev, replaced }))
@@ -187,6 +203,7 @@ pub fn close_session(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, num
         && row.number == number
     {
         remove(ctx, user, device, &row);
+        presence::left(ctx, user)?;
     }
     Ok(Reply::Done)
 }
@@ -208,6 +225,7 @@ pub fn withdraw_session(
         && row.attempt <= attempt
     {
         remove(ctx, user, device, &row);
+        presence::left(ctx, user)?;
     }
     device_row.bar(instance, false, Some(attempt));
     table::put::<device::DeviceTable>(ctx.txn, &key, &device_row);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::pending::Pending;
 use super::push::hub::Hub;
 use super::wire::PushItem;
-use super::{Cluster, fanout, housekeeping, pusher, receipts};
+use super::{Cluster, fanout, housekeeping, presence, pusher, receipts};
 
 /// Conversations' news waiting for the pusher of one shard.
 const PUSHES_PENDING_MAX: usize = 8_192;
@@ -48,6 +48,8 @@ pub struct Leader {
     pub receipts_due: Notify,
     pub news: Pending<(UserId, ConvId), News>,
     pub jobs: Notify,
+    /// Gateways with watchers of users of this shard.
+    pub interest: presence::Interest,
 }
 
 /// Keeps a leader's tasks; they end when it is dropped.
@@ -77,6 +79,7 @@ impl Leading {
             receipts_due: Notify::new(),
             news: Pending::new(PUSHES_PENDING_MAX),
             jobs: Notify::new(),
+            interest: presence::Interest::default(),
         });
         let tasks = vec![
             cluster.spawn_vital("the fan-out of a shard", fanout::run(cluster.clone(), leader.clone())),
@@ -108,6 +111,7 @@ impl Leader {
                 let to = super::wire::PushTo { device, number };
                 cluster.push(self, node, vec![PushItem::End { to, why }]);
             }
+            Effect::Presence { user } => self.presence_changed(cluster, &user),
             Effect::Job => self.jobs.notify_one(),
             Effect::Control => cluster.control_changed.notify_one(),
         }

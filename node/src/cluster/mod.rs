@@ -4,6 +4,7 @@
 //! - [`router`] user or conversation -> shard -> leader, three outcomes · [`serve`] what is done for a request here
 //! - [`leader`] one leadership: [`fanout`], [`receipts`], [`pusher`], [`housekeeping`]
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
+//! - [`presence`] who is here, for [`watchers`] · [`typing`] what is never stored
 //! - [`start`] the order in which all this comes up · [`replicas`] which replicas run, which are replaced and forgotten
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
 //! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`strain`] who should not lead · [`wire`] messages between nodes · [`pending`] hints that coalesce
@@ -23,6 +24,7 @@ pub mod plan;
 pub mod push;
 pub mod pusher;
 pub mod receipts;
+pub mod presence;
 mod replicas;
 pub mod router;
 pub mod serve;
@@ -30,6 +32,8 @@ pub mod sessions;
 pub mod start;
 pub mod strain;
 pub mod tables;
+pub mod typing;
+pub mod watchers;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -38,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flotilla_machine::command::NodeInfo;
-use flotilla_machine::query::ControlState;
+use flotilla_machine::query::{ControlState, PresenceView};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
@@ -76,6 +80,9 @@ pub struct Cluster {
     pub control_changed: Notify,
     pub sessions: sessions::SessionTable,
     pub receiver: push::receiver::Receiver,
+    /// Watched users who may have come or gone.
+    pub hints: pending::Pending<UserId, ()>,
+    pub typing: typing::Typing,
     pub renewals: control::Renewals,
     pub clocks: Arc<clocks::Clocks>,
     pub strained: strain::Strained,
@@ -94,6 +101,7 @@ pub struct Metrics {
     pub fanout_retries: Arc<Counter>,
     pub casts_dropped: Arc<Counter>,
     pub leaderships: Arc<Counter>,
+    pub presence_looks: Arc<Counter>,
 }
 
 impl Metrics {
@@ -105,6 +113,10 @@ impl Metrics {
                 "Batches of heads that a target shard did not take.",
             ),
             casts_dropped: counter("flotilla_casts_dropped_total", "One-way messages to nodes that could not be sent."),
+            presence_looks: counter(
+                "flotilla_presence_looks_total",
+                "Times that a watcher's view of a user was read again.",
+            ),
             leaderships: counter("flotilla_leaderships_total", "Leaderships of shards that began on this node."),
         }
     }
@@ -199,6 +211,19 @@ impl Backend for ClusterBackend {
 
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(async move { self.0.route_query(&route, &query, &freshness).await })
+    }
+
+    fn presence(
+        &self,
+        by: UserId,
+        users: Vec<UserId>,
+        watcher: Option<u64>,
+    ) -> BoxFuture<'_, Result<Vec<Option<PresenceView>>, CallError>> {
+        Box::pin(self.0.presence_of(by, users, watcher))
+    }
+
+    fn typing(&self, conv: ConvId, user: UserId) {
+        self.0.type_in(conv, user);
     }
 
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {

@@ -163,7 +163,7 @@ impl Cluster {
     }
 
     /// Whom to ask next.
-    fn leader_of(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
+    pub(super) fn leader_of(&self, shard: ShardId, tries: usize) -> Option<NodeId> {
         let own = self.groups.get(shard).map(|group| group.leader().map(|replica| replica.node));
         target(own, tries, || {
             let state = self.tables.current()?;

@@ -102,6 +102,7 @@ impl Cluster {
             NodeRequest::Present { shard, node, incarnation, sessions } => {
                 self.serve_present(shard, node, incarnation, sessions).await
             }
+            NodeRequest::Watch { shard, pairs } => self.serve_watch(from, shard, pairs).await,
             NodeRequest::Renew { node, incarnation, version } => {
                 control::serve_renew(self, from, node, incarnation, version).await
             }
@@ -198,6 +199,14 @@ impl Cluster {
                 }
             }
             NodeCast::Disk { low } => self.strained.note(from, low, Instant::now()),
+            NodeCast::Unwatch { shard, users } => {
+                if let Ok(leader) = self.leading(shard) {
+                    leader.interest.remove(from, &users);
+                }
+            }
+            cast @ (NodeCast::Typing { .. } | NodeCast::TypingFor { .. } | NodeCast::Typed { .. }) => {
+                self.on_typing(cast);
+            }
             NodeCast::ControlChanged { version } => {
                 if version > self.tables.version() {
                     self.control_changed.notify_one();
@@ -239,7 +248,7 @@ async fn propose(leader: &Leader, lane: Option<Slot>, command: Bytes) -> Result<
     }
 }
 
-async fn read_index(leader: &Leader) -> Result<(), Failure> {
+pub async fn read_index(leader: &Leader) -> Result<(), Failure> {
     if plant::on(Plant::StaleRead) {
         return Ok(());
     }

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flotilla_machine::effect::Ended;
 use flotilla_machine::query::SessionSince;
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_proto::slots;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::watchers::{Seen, Watches};
 use super::wire::PushTo;
 use crate::backend::{Attach, AttachGuard, Push};
 
@@ -40,6 +42,7 @@ struct Inner {
     next: u64,
     sessions: BTreeMap<u64, Attached>,
     by_device: BTreeMap<DeviceId, Vec<u64>>,
+    watches: Watches,
 }
 
 #[derive(Clone, Default)]
@@ -75,6 +78,7 @@ impl SessionTable {
 
     fn detach(&self, id: u64) {
         let mut inner = self.lock();
+        inner.watches.forget(id);
         if let Some(session) = inner.sessions.remove(&id)
             && let Some(ids) = inner.by_device.get_mut(&session.device)
         {
@@ -155,6 +159,42 @@ impl SessionTable {
         }
     }
 
+    /// The session watches these users, and no others. False: too many are watched from here.
+    pub fn watch(&self, id: u64, by: &UserId, users: &[UserId]) -> bool {
+        let mut inner = self.lock();
+        // One that has gone meanwhile watches nobody.
+        !inner.sessions.contains_key(&id) || inner.watches.set(id, by, users, limits::WATCHES_PER_NODE_MAX)
+    }
+
+    pub fn is_watched(&self, user: &UserId) -> bool {
+        self.lock().watches.is_watched(user)
+    }
+
+    pub fn watched(&self, wanted: impl Fn(&UserId) -> bool) -> Vec<UserId> {
+        self.lock().watches.users(wanted)
+    }
+
+    pub fn watch_pairs(&self, users: &[UserId]) -> Vec<(UserId, UserId)> {
+        self.lock().watches.pairs_of(users.iter()).into_iter().collect()
+    }
+
+    /// What `by` sees of `user` now, for its sessions to whom it is news; `answered` is told in another way. False: a
+    /// session's queue was full, look again.
+    pub fn saw(&self, by: &UserId, user: &UserId, seen: Seen, answered: Option<u64>) -> bool {
+        let mut inner = self.lock();
+        let Inner { sessions, watches, .. } = &mut *inner;
+        let mut all = true;
+        for tell in watches.on_view(by, user, seen).into_iter().filter(|t| Some(t.watcher) != answered) {
+            let Some(session) = sessions.get(&tell.watcher) else { continue };
+            let push = Push::Presence { user: tell.user, seen };
+            if let Err(TrySendError::Full(_)) = session.pushes.try_send(Box::new(push)) {
+                watches.untold(tell.watcher, user);
+                all = false;
+            }
+        }
+        all
+    }
+
     /// Gives `Resync` to sessions that lost a push and have room again. Called by a timer.
     pub fn repair(&self) {
         let mut inner = self.lock();
@@ -168,6 +208,9 @@ impl SessionTable {
 impl Attached {
     fn hand(&mut self, push: Push) {
         if let Err(TrySendError::Full(push)) = self.pushes.try_send(Box::new(push)) {
+            if matches!(*push, Push::Typing { .. }) {
+                return;
+            }
             self.lost = true;
             if matches!(*push, Push::End(_) | Push::Close(_)) {
                 self.ending.get_or_insert(*push);

@@ -12,6 +12,7 @@ use flotilla_machine::Effect;
 use flotilla_machine::command::NodeInfo;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_raft::peer::{Peers, PeersConfig};
 use flotilla_raft::runtime::blocking;
 use flotilla_raft::seam::net::Listener;
@@ -22,9 +23,11 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::leader::Leading;
 use super::local::{Local, LocalError};
-use super::serve::Service;
+
 use super::wire::Plan;
-use super::{Cluster, Metrics, control, figures, keepalive, push, tables};
+use super::pending::Pending;
+use super::serve::Service;
+use super::{Cluster, Metrics, control, figures, keepalive, presence, push, tables, typing};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
@@ -167,6 +170,8 @@ impl Cluster {
             control_changed: Notify::new(),
             sessions: Default::default(),
             receiver: Default::default(),
+            hints: Pending::new(limits::WATCHED_MAX),
+            typing: Default::default(),
             renewals: Default::default(),
             clocks,
             strained: Default::default(),
@@ -243,6 +248,9 @@ impl Cluster {
         self.spawn_vital("the control leader's work", control::run_leader(self.clone(), lease));
         self.spawn_vital("presentation of sessions", push::receiver::run_sync(self.clone()));
         self.spawn_vital("the watch over silent shards", push::receiver::run_silence(self.clone(), lease));
+        self.spawn_vital("presence", presence::run(self.clone()));
+        self.spawn_vital("typing", typing::run(self.clone()));
+        self.spawn_vital("typing for members", typing::run_spread(self.clone()));
         self.spawn_vital("keepalives", keepalive::run(self.clone()));
         self.spawn_vital("following the tables", run_tables(self.clone()));
         self.spawn_vital("readiness", run_readiness(self.clone()));

@@ -34,6 +34,8 @@ pub enum NodeRequest {
     Renew { node: NodeId, incarnation: Incarnation, version: u64 },
     /// A gateway presents its sessions of a shard and asks what it may have missed.
     Present { shard: ShardId, node: NodeId, incarnation: Incarnation, sessions: Vec<SessionSince> },
+    /// What the first of each pair sees of the second, a user of this shard; the asking gateway is told of changes.
+    Watch { shard: ShardId, pairs: Vec<(UserId, UserId)> },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +95,30 @@ pub enum NodeCast {
     Disk {
         low: bool,
     },
+    /// Nobody at the sender watches these users of a shard that the receiver leads.
+    Unwatch {
+        shard: ShardId,
+        users: Vec<UserId>,
+    },
+    /// `user` types in `conv`: to the leader of the conversation's shard.
+    Typing {
+        shard: ShardId,
+        conv: ConvId,
+        user: UserId,
+    },
+    /// To the leader of the members' shard.
+    TypingFor {
+        shard: ShardId,
+        conv: ConvId,
+        user: UserId,
+        members: Vec<UserId>,
+    },
+    /// To the gateway of these sessions.
+    Typed {
+        conv: ConvId,
+        user: UserId,
+        sessions: Vec<PushTo>,
+    },
 }
 
 /// One numbered frame of a stream.
@@ -119,6 +145,10 @@ pub enum PushItem {
     End {
         to: PushTo,
         why: Ended,
+    },
+    /// These users may have come or gone.
+    Presence {
+        users: Vec<UserId>,
     },
 }
 

@@ -13,7 +13,7 @@ use flotilla_machine::reply::MarkReply;
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::frame::codec::decode_client;
 use flotilla_proto::frame::{
-    self, CaughtUp, ClientFrame, ClientMessage, CloseCode, CodecLimits, Decoded, EntryFrame, ErrorBody, FrameError,
+    self, Activity, CaughtUp, ClientFrame, ClientMessage, CloseCode, CodecLimits, Decoded, EntryFrame, ErrorBody, FrameError,
     Goaway, Ready, RevToken, ServerFrame, Signal, Urls,
 };
 use flotilla_proto::ids::*;
@@ -33,8 +33,9 @@ use super::shared::Shared;
 use super::socket::{Incoming, Socket};
 use super::window::Item;
 use super::withdrawals::Attempt;
+use super::signals::{self, Signals};
 use super::{asks, ops};
-use crate::backend::{CallError, Freshness, NodeView, Route, Wanted};
+use crate::backend::{CallError, Freshness, NodeView, Push, Route, Wanted};
 
 /// What a job brings back to the actor.
 pub(super) enum Done {
@@ -68,7 +69,7 @@ where
         }
     };
     shared.figures.sessions.add(1);
-    let mut connection = Box::new(Connection::new(shared.clone(), socket, peer, open, hello.window, start));
+    let mut connection = Box::new(Connection::new(shared.clone(), socket, peer, open, (hello.window, hello.state), start));
     drop(hello);
     connection.ready(id);
     let code = connection.serve(rest).await;
@@ -147,6 +148,7 @@ pub struct Connection<S> {
     /// Monotonic end of the token, and whether its warning is still to come.
     pub(super) expires_at: Option<(u64, bool)>,
     pub(super) drain_at: Option<u64>,
+    pub(super) signals: Signals,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
@@ -155,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         socket: Socket<S>,
         peer: SocketAddr,
         open: Open,
-        window: Option<u32>,
+        (window, state): (Option<u32>, Activity),
         start: Instant,
     ) -> Self {
         let mut node = shared.backend.node();
@@ -174,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             pinged: false,
             expires_at: None,
             drain_at: None,
+            signals: Signals::new(state),
             shared,
             socket,
             peer,
@@ -249,10 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 biased;
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.on_done(done),
                 push = self.open.pushes.recv() => match push {
-                    Some(push) => {
-                        let now = self.now();
-                        self.session.on_push(*push, now);
-                    }
+                    Some(push) => self.on_push(*push),
                     None => return Some(CloseCode::NotReady),
                 },
                 incoming = self.socket.next(may_read) => {
@@ -327,9 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Some((end, true)) if now + limits::AUTH_EXPIRING_MS >= end => {
                 self.expires_at = Some((end, false));
                 let at = self.open.caller.expires;
-                let (conv, user, delivered, read, state) = (None, None, None, None, None);
-                let signal = Signal { k: "auth_expiring".into(), conv, user, delivered, read, at, state };
-                self.put(None, ServerFrame::Signal(signal));
+                self.signal(Signal { at, ..signals::signal("auth_expiring") });
             }
             _ => {}
         }
@@ -338,6 +336,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             return Err(CloseCode::GoingAway);
         }
         Ok(())
+    }
+
+    fn on_push(&mut self, push: Push) {
+        let signal = match push {
+            Push::Presence { user, seen } => self.signals.on_presence(user, seen),
+            Push::Typing { conv, user } => self.signals.on_typing(conv, user),
+            push => {
+                let now = self.now();
+                return self.session.on_push(push, now);
+            }
+        };
+        if let Some(signal) = signal {
+            self.signal(signal);
+        }
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        self.shared.figures.signals.inc();
+        self.put(None, ServerFrame::Signal(signal));
     }
 
     pub(super) fn put(&mut self, id: Option<u32>, frame: ServerFrame) {

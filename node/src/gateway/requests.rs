@@ -19,6 +19,7 @@ use super::socket::Incoming;
 use super::{errors, hello, ops};
 use crate::auth::Caller;
 use crate::backend::{Freshness, Route};
+use crate::http::people;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     // What the client says.
@@ -94,10 +95,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     crate::http::api::call(&shared, caller, peer, call).await.map(frame::server::Reply::Value)
                 });
             }
-            ClientFrame::Presence(_) => self.put(id, unsupported("presence")),
+            ClientFrame::Presence(ask) => self.on_watch(id, ask),
             ClientFrame::Send(_) => self.put(id, ServerFrame::Error(errors::bad("exactly one of `conv` and `to`"))),
-            // Typing is reserved; activity decides on signals, and there are none yet.
-            ClientFrame::Typing(_) | ClientFrame::State(_) | ClientFrame::Pong => {}
+            ClientFrame::Typing(typing) => {
+                if self.signals.may_type(&typing.conv, now) {
+                    self.shared.backend.typing(typing.conv, self.open.caller.user.clone());
+                }
+            }
+            ClientFrame::State(state) => {
+                for signal in self.signals.on_activity(state.state) {
+                    self.signal(signal);
+                }
+            }
+            ClientFrame::Pong => {}
             ClientFrame::Edit(_) | ClientFrame::Delete(_) | ClientFrame::React(_) => {}
         }
         Ok(())
@@ -161,6 +171,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         Ok(())
     }
 
+    /// Watches these users and no others; the answer says where they are now.
+    fn on_watch(&mut self, id: Option<u32>, ask: frame::Watch) {
+        let (shared, user, watcher) = (self.shared.clone(), self.open.caller.user.clone(), self.open.guard.id);
+        self.signals.on_watch();
+        self.request(id, async move {
+            let users = people::check_users(ask.watch)?;
+            let seen = shared.backend.presence(user, users.clone(), Some(watcher)).await.map_err(errors::of_call)?;
+            Ok(frame::server::Reply::Value(people::presence_value(&users, &seen)))
+        });
+    }
+
     fn on_sync(&mut self, id: Option<u32>, ask: frame::SyncRequest) {
         let (shared, user, device) = (self.shared.clone(), self.open.caller.user.clone(), self.open.device);
         let epoch = self.open.epoch;
@@ -184,10 +205,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Ok(frame::server::Reply::Sync(frame::SyncReply { convs, rev, more: page.more }))
         });
     }
-}
-
-fn unsupported(what: &str) -> ServerFrame {
-    ServerFrame::Error(ErrorBody::new(ErrorCode::Unsupported, format!("{what} is not supported yet")))
 }
 
 pub(super) fn bad_code(bad: &FrameError) -> CloseCode {

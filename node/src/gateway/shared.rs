@@ -102,6 +102,7 @@ pub struct Figures {
     pub entries_sent: Arc<Counter>,
     pub bad_acks: Arc<Counter>,
     pub requests_waiting: Arc<Gauge>,
+    pub signals: Arc<Counter>,
 }
 
 impl Figures {
@@ -116,6 +117,7 @@ impl Figures {
             entries_sent: r.counter("flotilla_entries_sent_total", "Entry frames written.", &[]),
             bad_acks: r.counter("flotilla_bad_acks_total", "Acks and reads above what was sent; ignored.", &[]),
             requests_waiting: r.gauge("flotilla_requests_in_flight", "Client requests under way.", &[]),
+            signals: r.counter("flotilla_signals_total", "Signal frames written: presence, typing and such.", &[]),
             registry,
         }
     }

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::server::Peer;
-use super::{accounts, groups, inbox};
+use super::{accounts, groups, inbox, people};
 use crate::auth::Caller;
 use crate::gateway::errors;
 use crate::gateway::shared::Shared;
@@ -73,6 +73,12 @@ pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
         ("POST", ["auth", "logout"]) => accounts::logout(shared, me).await,
         ("GET", ["me"]) => accounts::me(shared, me).await,
         ("GET", ["users", id]) => accounts::user(shared, id).await,
+        ("GET", ["me", "privacy"]) => people::privacy(shared, me).await,
+        ("PATCH", ["me", "privacy"]) => people::set_privacy(shared, me, request).await,
+        ("GET", ["presence"]) => people::presence(shared, me, request).await,
+        ("GET", ["contacts"]) => people::contacts(shared, me, request).await,
+        ("PUT", ["contacts", id]) => people::keep_contact(shared, me, id, request).await,
+        ("DELETE", ["contacts", id]) => people::drop_contact(shared, me, id).await,
         ("GET", ["devices"]) => accounts::devices(shared, me).await,
         ("PATCH", ["devices", id]) => accounts::rename_device(shared, me, id, request).await,
         ("DELETE", ["devices", id]) => accounts::revoke_device(shared, me, id, request).await,
@@ -89,7 +95,7 @@ pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
         ("POST", ["conversations", id, "receipts"]) => inbox::read(shared, me, id, request).await,
         ("GET", ["inbox"]) => inbox::poll(shared, me, request).await,
         ("POST", ["inbox", "ack"]) => inbox::ack(shared, me, request).await,
-        (_, ["contacts" | "blocks" | "presence" | "keys" | "media" | "search" | "push", ..]) | (_, ["auth", "otp"]) => {
+        (_, ["blocks" | "keys" | "media" | "search" | "push", ..]) | (_, ["auth", "otp"]) => {
             Err(ErrorBody::new(ErrorCode::Unsupported, "not supported yet"))
         }
         _ => Err(errors::not_found("no such operation")),

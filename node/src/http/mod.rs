@@ -4,7 +4,7 @@
 //! - [`ws`] the upgrade to a WebSocket
 //! - [`api`] every REST operation, also for `call` over the socket
 //! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
-//! - [`accounts`], [`groups`], [`inbox`] the operations by subject
+//! - [`accounts`], [`groups`], [`inbox`], [`people`] the operations by subject
 
 pub mod accounts;
 pub mod api;
@@ -12,6 +12,7 @@ pub mod groups;
 pub mod inbox;
 pub mod origin;
 pub mod page;
+pub mod people;
 pub mod server;
 pub mod ws;
 

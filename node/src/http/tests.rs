@@ -148,3 +148,45 @@ async fn a_group_lives_over_rest_and_the_inbox_repeats_until_its_own_ack() {
     assert_eq!((status, text(&problem, "code")), (403, "not_member"));
     assert!(ConvId::parse(&conv).is_ok());
 }
+
+#[tokio::test]
+async fn presence_privacy_and_contacts_over_rest() {
+    let node = Node::start().await;
+    let _alice = node.caught_up("alice", "1").await;
+    drop(node.caught_up("bob", "1").await);
+    let auth = [("authorization", "Bearer dev:bob")];
+    let presence = async || {
+        let (status, answer) = node.get("/v1/presence?users=alice,nobody", "dev:bob").await;
+        assert_eq!(status, 200, "{answer}");
+        let state = |i: usize| text(&answer["presence"][i], "state").to_owned();
+        (state(0), state(1))
+    };
+    assert_eq!(presence().await, ("online".into(), "hidden".into()));
+    let private = [("authorization", "Bearer dev:alice")];
+    let (status, _) = node.http("PATCH", "/v1/me/privacy", &private, r#"{"presence":"contacts"}"#).await;
+    assert_eq!(status, 200);
+    let (_, privacy) = node.get("/v1/me/privacy", "dev:alice").await;
+    assert_eq!(privacy, json!({ "presence": "contacts" }));
+    assert_eq!(presence().await.0, "hidden");
+    assert_eq!(node.http("PUT", "/v1/contacts/bob", &private, r#"{"name":"Bobby"}"#).await.0, 200);
+    assert_eq!(presence().await.0, "online");
+    let (_, contacts) = node.get("/v1/contacts", "dev:alice").await;
+    assert_eq!((text(&contacts["contacts"][0], "name"), &contacts["more"]), ("Bobby", &json!(false)));
+    assert_eq!(node.http("DELETE", "/v1/contacts/bob", &private, "").await.0, 200);
+    assert_eq!(presence().await.0, "hidden");
+    for (verb, path, body, wanted) in [
+        ("PATCH", "/v1/me/privacy", r#"{"presence":"friends"}"#, 400),
+        ("PATCH", "/v1/me/privacy", "{}", 400),
+        ("PUT", "/v1/contacts/carol", "{}", 404),
+        ("PUT", "/v1/contacts/bob", "{}", 400),
+        ("PUT", "/v1/contacts/!", "{}", 404),
+        ("GET", "/v1/presence", "", 400),
+        ("GET", "/v1/presence?users=a!", "", 400),
+        ("GET", "/v1/contacts?limit=x", "", 400),
+    ] {
+        let (status, problem) = node.http(verb, path, &auth, body).await;
+        assert_eq!(status, wanted, "{verb} {path}: {problem}");
+    }
+    let many: Vec<String> = (0..=flotilla_proto::limits::WATCH_MAX).map(|n| format!("u{n}")).collect();
+    assert_eq!(node.get(&format!("/v1/presence?users={}", many.join(",")), "dev:bob").await.0, 400);
+}

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::auth::wrap;
 use crate::backend::*;
+use crate::cluster::watchers::{Seen, Watches};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -59,6 +60,7 @@ pub struct Fake {
     pub node: watch::Sender<NodeView>,
     keys: watch::Sender<Vec<SigningKey>>,
     pub confirmed: Mutex<Vec<(SessionNo, Rev)>>,
+    watches: Mutex<Watches>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,6 +95,7 @@ impl Fake {
             node: watch::Sender::new(view),
             keys: watch::Sender::new(vec![wrap::generate(1)]),
             confirmed: Mutex::default(),
+            watches: Mutex::default(),
         })
     }
 
@@ -117,7 +120,10 @@ impl Fake {
         let display = TsMs(machine.meta().clock.display.0 + 1);
         let mut applied = machine.apply(&Stamp { age_delta_ms: 1, display }, &[command]);
         for effect in applied.effects {
-            self.push(effect, entries);
+            match effect {
+                Effect::Presence { user } => self.look_again(machine, &user),
+                effect => self.push(effect, entries),
+            }
         }
         applied.replies.remove(0)
     }
@@ -185,6 +191,18 @@ impl Fake {
         }
     }
 
+    fn look_again(&self, machine: &Machine, user: &UserId) {
+        let mut watches = lock(&self.watches);
+        for (by, user) in watches.pairs_of([user].into_iter()) {
+            let seen = seen(machine.query(&Query::Presence { pairs: vec![(by.clone(), user.clone())] }))[0];
+            for tell in watches.on_view(&by, &user, seen) {
+                if let Some(session) = lock(&self.attached).get(&tell.watcher) {
+                    let _ = session.pushes.try_send(Box::new(Push::Presence { user: tell.user, seen }));
+                }
+            }
+        }
+    }
+
     /// Sends one push to every session of a user.
     pub fn push_to(&self, user: &str, push: Push) {
         for session in lock(&self.attached).values().filter(|s| s.session.user.as_str() == user) {
@@ -197,7 +215,43 @@ impl Fake {
     }
 }
 
+fn seen(answer: Answer) -> Vec<Seen> {
+    match answer {
+        Answer::Presence(views) => views.into_iter().map(Some).collect(),
+        other => panic!("expected views, got {other:?}"),
+    }
+}
+
 impl Backend for Fake {
+    fn presence(
+        &self,
+        by: UserId,
+        users: Vec<UserId>,
+        watcher: Option<u64>,
+    ) -> BoxFuture<'_, Result<Vec<Seen>, CallError>> {
+        async move {
+            if let Some(watcher) = watcher {
+                lock(&self.watches).set(watcher, &by, &users, 1_000);
+            }
+            let pairs: Vec<_> = users.into_iter().map(|user| (by.clone(), user)).collect();
+            let seen = seen(self.ask(&Query::Presence { pairs: pairs.clone() }));
+            for ((by, user), seen) in pairs.iter().zip(&seen).filter(|_| watcher.is_some()) {
+                lock(&self.watches).on_view(by, user, *seen);
+            }
+            Ok(seen)
+        }
+        .boxed()
+    }
+
+    fn typing(&self, conv: ConvId, user: UserId) {
+        let Answer::Audience(targets) = self.ask(&Query::Audience { conv: conv.clone(), user: user.clone() }) else {
+            return;
+        };
+        for member in targets.into_iter().flat_map(|(_, users)| users).filter(|member| *member != user) {
+            self.push_to(member.as_str(), Push::Typing { conv: conv.clone(), user: user.clone() });
+        }
+    }
+
     fn execute_while(
         &self,
         wanted: Wanted,

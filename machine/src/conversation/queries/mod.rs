@@ -37,6 +37,9 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Members { conv, user, after, limit } => with(view, meta, conv, user, |row, member| {
             people::members(view, conv, &row, &member, after.as_ref(), *limit)
         }),
+        Query::Audience { conv, user } => {
+            with(view, meta, conv, user, |row, member| people::audience(view, conv, &row, &member))
+        }
         _ => Ok(Answer::NotFound),
     }
 }

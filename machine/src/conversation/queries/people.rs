@@ -66,3 +66,28 @@ pub fn members(
     }
     Ok(Answer::Members { members, more })
 }
+
+/// The current members by the shards of their inboxes; nobody where there are too many, or where the peer has blocked the
+/// one who asks.
+pub fn audience(
+    view: &View<'_>,
+    conv: &ConvId,
+    row: &ConversationRow,
+    asking: &MemberRow,
+) -> Result<Answer, Fatal> {
+    if !asking.is_member() {
+        return Ok(Answer::NotMember);
+    }
+    if asking.blocked || row.members() as usize > limits::TYPING_MEMBERS_MAX {
+        return Ok(Answer::Audience(Vec::new()));
+    }
+    let mut targets = Vec::new();
+    for target in &row.targets {
+        let roster = table::get::<Rosters>(view, &(conv.clone(), target.shard))?.unwrap_or_default();
+        let users: Vec<UserId> = roster.users.into_iter().filter(|l| l.current).map(|l| l.user).collect();
+        if !users.is_empty() {
+            targets.push((target.shard, users));
+        }
+    }
+    Ok(Answer::Audience(targets))
+}

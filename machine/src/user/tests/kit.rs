@@ -16,20 +16,24 @@ const PREFIX: &[u8] = b"p";
 pub struct Shard {
     pub engine: MemEngine,
     pub id: ShardId,
-    /// Of the last command.
+    /// Of the last command, but for `Effect::Presence`.
     pub effects: Vec<Effect>,
+    /// Of whom the last command said that somebody came, went or shows itself otherwise.
+    pub presence: Vec<UserId>,
 }
 
 impl Shard {
     pub fn new() -> Self {
         let mut shard = Self::bare(ShardId(1));
         assert_eq!(shard.run(Command::SetSlots(SlotTable::even(1))), Reply::Done);
+        // The rules of today.
+        shard.done(Command::SetSettings(Settings::default()));
         shard
     }
 
     /// Without a slot table.
     pub fn bare(id: ShardId) -> Self {
-        let mut shard = Self { engine: MemEngine::new(), id, effects: Vec::new() };
+        let mut shard = Self { engine: MemEngine::new(), id, effects: Vec::new(), presence: Vec::new() };
         // The clock row, which every proposal writes.
         shard.run(Command::Tick);
         shard
@@ -37,7 +41,7 @@ impl Shard {
 
     /// Another shard with the same rows, as a snapshot would make it.
     pub fn restored(&self) -> Self {
-        let copy = Self { engine: MemEngine::new(), id: self.id, effects: Vec::new() };
+        let copy = Self { engine: MemEngine::new(), id: self.id, effects: Vec::new(), presence: Vec::new() };
         let mut batch = flotilla_storage::Batch::new();
         self.engine
             .scan(&[0], &[0xff], flotilla_storage::Order::Forward, &mut |key, value| {
@@ -58,7 +62,14 @@ impl Shard {
         let batch = txn.into_batch();
         assert!(batch.len() <= limits::ROWS_PER_COMMAND_MAX + 1, "too many rows: {}", batch.len());
         self.engine.write(batch, Durability::Buffered).expect("writes");
-        self.effects = applied.effects;
+        self.effects.clear();
+        self.presence.clear();
+        for effect in applied.effects {
+            match effect {
+                Effect::Presence { user } => self.presence.push(user),
+                effect => self.effects.push(effect),
+            }
+        }
         let reply = applied.replies.into_iter().next().expect("one reply per command");
         let documented = matches!(command, Command::RotateToken(_)) && reply == Reply::Rejected(Rejection::Revoked);
         if matches!(reply, Reply::Rejected(_)) && !documented {

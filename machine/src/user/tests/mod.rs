@@ -6,6 +6,7 @@ mod delivery;
 mod inbox;
 pub(crate) mod kit;
 mod marks;
+mod people;
 mod sessions;
 mod tables;
 mod whole;

@@ -4,7 +4,11 @@ use flotilla_proto::ids::*;
 use proptest::prelude::*;
 
 use super::kit;
+use crate::command::Audience;
 use crate::table::assert_round_trip;
+use crate::user::contact::{ContactRow, ContactTable};
+use crate::user::presence::{PresenceRow, PresenceTable};
+use crate::user::profile::{ProfileRow, ProfileTable};
 use crate::user::account::{UserRow, UserTable};
 use crate::user::cursor::CursorTable;
 use crate::user::device::{Barred, DeviceRow, DeviceTable, GoneTable};
@@ -26,6 +30,7 @@ proptest! {
         let account = UserRow { rev: Rev(n), passwords: vec![Cid(id)], ..UserRow::new(&text, TsMs(n), Some(Cid(id))) };
         assert_round_trip::<UserTable>(&user, &account);
         let barred = vec![Barred { instance: Instance(id), replaced: n % 2 == 0, attempt: Some(n) }];
+        let row_text = text.clone();
         let row = DeviceRow { install: kit::hash(byte), name: text, created: TsMs(n), number: SessionNo(n), barred };
         assert_round_trip::<DeviceTable>(&key, &row);
         assert_round_trip::<GoneTable>(&key, &TsMs(n));
@@ -41,6 +46,11 @@ proptest! {
         assert_round_trip::<RevTable>(&(user.clone(), Rev(n)), &conv);
         assert_round_trip::<CursorTable>(&(user.clone(), device, conv.clone()), &Seq(n));
         assert_round_trip::<DueTable>(&(user.clone(), conv), &Due { delivered: Seq(n), read: Seq(n) });
+        let presence = PresenceRow { last_seen: Some(TsMs(n)), shown_to: Audience::Contacts };
+        assert_round_trip::<PresenceTable>(&user, &presence);
+        assert_round_trip::<ContactTable>(&(user.clone(), peer), &ContactRow { name: row_text.clone(), added: TsMs(n) });
+        let profile = ProfileRow { name: row_text, contacts: n as u32, ..ProfileRow::default() };
+        assert_round_trip::<ProfileTable>(&user, &profile);
         assert_round_trip::<JobTable>(&Job::Sweep(node), &());
         assert_round_trip::<JobTable>(&Job::RemoveCursors(user, device), &());
     }

@@ -74,7 +74,7 @@ impl Receiver {
         let verdict = self.with(frame.shard, |s| s.heard_from(from, |stream| stream.on_frame(frame.position)));
         self.note(frame.shard, verdict);
         if verdict != Verdict::Ignore {
-            frame.items.into_iter().for_each(|item| hand(cluster, item));
+            frame.items.into_iter().for_each(|item| hand(cluster, from, frame.shard, item));
         }
     }
 
@@ -153,6 +153,9 @@ async fn sync(cluster: Arc<Cluster>, shard: ShardId) {
             }
         }
         if cluster.receiver.with(shard, |s| s.stream.is_live()) {
+            if let Some(owned) = cluster.owner_of(shard) {
+                cluster.watch_again(owned);
+            }
             return;
         }
     }
@@ -208,13 +211,14 @@ pub async fn run_silence(cluster: Arc<Cluster>, lease: Duration) {
             if let Some(owned) = cluster.owner_of(shard) {
                 tracing::warn!(%shard, "no keepalive from the shard's leader for a lease, closing its users' sessions");
                 cluster.sessions.close(&owned, 4006);
+                cluster.watch_again(&owned);
             }
             cluster.receiver.to_sync.add(shard, (), |(), ()| {});
         }
     }
 }
 
-fn hand(cluster: &Cluster, item: PushItem) {
+fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
     match item {
         PushItem::Head { conv, entries, sessions } => {
             let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
@@ -235,6 +239,7 @@ fn hand(cluster: &Cluster, item: PushItem) {
                 cluster.sessions.deliver(&to, &Push::Conv { conv: conv.clone(), rev });
             }
         }
+        PushItem::Presence { users } => cluster.on_presence(from, shard, users),
         PushItem::End { to, why } => cluster.sessions.deliver(&to, &Push::End(why)),
     }
 }
