@@ -185,7 +185,11 @@ impl Meta {
         Ok(Self {
             shard,
             clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
-            settings: table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings { version: 0, feature_level: 1, ..Settings::default() }),
+            settings: table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings {
+                version: 0,
+                feature_level: 1,
+                ..Settings::default()
+            }),
             slots: table::get::<SlotsTable>(rows, &())?,
         })
     }

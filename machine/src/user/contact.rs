@@ -88,6 +88,7 @@ pub fn page(view: &View<'_>, user: &UserId, after: Option<&UserId>, limit: u32) 
     };
     let limit = limit.clamp(1, limits::CONTACTS_PER_PAGE_MAX) as usize;
     let (page, more) = table::page::<ContactTable>(view, &from, &end, limit)?;
-    let view = |((_, user), row): ((UserId, UserId), ContactRow)| ContactView { user, name: row.name, added: row.added };
+    let view =
+        |((_, user), row): ((UserId, UserId), ContactRow)| ContactView { user, name: row.name, added: row.added };
     Ok(Answer::Contacts { contacts: page.into_iter().map(view).collect(), more })
 }

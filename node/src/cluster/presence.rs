@@ -1,8 +1,8 @@
 //! Presence across nodes: who is here is read from the sessions at the shard of the user; changes come as hints.
 //!
-//! 1. A gateway whose client watches users asks the leaders of their shards; each leader remembers which gateway asked for
-//!    whom, then reads. 2. Apply says that a user came or went; the leader pushes a hint to those gateways, on the numbered
-//!    stream. 3. The gateway gathers hints, asks again and tells whom it is news to.
+//! How: 1. a gateway whose client watches users asks the leaders of their shards; each leader remembers which gateway asked for
+//!    whom, then reads; 2. apply says that a user came or went; the leader pushes a hint to those gateways, on the numbered
+//!    stream; 3. the gateway gathers hints, asks again and tells whom it is news to.
 //! Invariants: nothing is proposed for presence. A hint that is lost leaves a hole in the stream, and a new leader begins a
 //! new one: after either the gateway asks for all it watches there. So what a watcher was told becomes true within a bound,
 //! or "unknown" where no quorum answers.
@@ -102,8 +102,7 @@ impl Cluster {
             }
         }
         let parts = by_shard.into_iter().flat_map(|(shard, of_shard)| {
-            let parts: Vec<Vec<usize>> =
-                of_shard.chunks(limits::PRESENCE_PAIRS_MAX).map(<[usize]>::to_vec).collect();
+            let parts: Vec<Vec<usize>> = of_shard.chunks(limits::PRESENCE_PAIRS_MAX).map(<[usize]>::to_vec).collect();
             parts.into_iter().map(move |part| (shard, part))
         });
         let looks = parts.map(async |(shard, part)| {

@@ -24,9 +24,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::leader::Leading;
 use super::local::{Local, LocalError};
 
-use super::wire::Plan;
 use super::pending::Pending;
 use super::serve::Service;
+use super::wire::Plan;
 use super::{Cluster, Metrics, control, figures, keepalive, presence, push, tables, typing};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};

@@ -1,7 +1,7 @@
 //! `typing`, from the gateway of who types to the gateways of the other members. In memory only; any hop may lose it.
 //!
-//! 1. The gateway casts to the leader of the conversation's shard, which knows the members. 2. It casts the names to the
-//! leaders of their shards, which know the sessions. 3. Those cast to the gateways. Nothing is proposed, nothing waits for a
+//! How: 1. the gateway casts to the leader of the conversation's shard, which knows the members; 2. it casts the names to the
+//! leaders of their shards, which know the sessions; 3. those cast to the gateways. Nothing is proposed, nothing waits for a
 //! quorum, and no numbered stream carries it: a lost one is not worth a resync.
 //! Invariant: one per sender and conversation in 3 s, decided at the conversation's leader, whatever devices and gateways
 //! the sender uses.

@@ -13,8 +13,8 @@ use flotilla_machine::reply::MarkReply;
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::frame::codec::decode_client;
 use flotilla_proto::frame::{
-    self, Activity, CaughtUp, ClientFrame, ClientMessage, CloseCode, CodecLimits, Decoded, EntryFrame, ErrorBody, FrameError,
-    Goaway, Ready, RevToken, ServerFrame, Signal, Urls,
+    self, Activity, CaughtUp, ClientFrame, ClientMessage, CloseCode, CodecLimits, Decoded, EntryFrame, ErrorBody,
+    FrameError, Goaway, Ready, RevToken, ServerFrame, Signal, Urls,
 };
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -30,10 +30,10 @@ use super::requests::bad_code;
 use super::sends::Sends;
 use super::session::{Action, Session};
 use super::shared::Shared;
+use super::signals::{self, Signals};
 use super::socket::{Incoming, Socket};
 use super::window::Item;
 use super::withdrawals::Attempt;
-use super::signals::{self, Signals};
 use super::{asks, ops};
 use crate::backend::{CallError, Freshness, NodeView, Push, Route, Wanted};
 
@@ -69,7 +69,8 @@ where
         }
     };
     shared.figures.sessions.add(1);
-    let mut connection = Box::new(Connection::new(shared.clone(), socket, peer, open, (hello.window, hello.state), start));
+    let mut connection =
+        Box::new(Connection::new(shared.clone(), socket, peer, open, (hello.window, hello.state), start));
     drop(hello);
     connection.ready(id);
     let code = connection.serve(rest).await;

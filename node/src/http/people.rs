@@ -93,7 +93,8 @@ pub async fn contacts(shared: &Shared, me: Me, mut request: Request) -> Outcome 
     let query = Query::Contacts { user: me.user.clone(), after, limit };
     match shared.backend.query(Route::User(me.user), query, Freshness::Linearizable).await {
         Ok(Answer::Contacts { contacts, more }) => {
-            let one = |c: &flotilla_machine::query::ContactView| json!({ "user": c.user, "name": c.name, "added": c.added });
+            let one =
+                |c: &flotilla_machine::query::ContactView| json!({ "user": c.user, "name": c.name, "added": c.added });
             Ok(json!({ "contacts": contacts.iter().map(one).collect::<Vec<_>>(), "more": more }))
         }
         Ok(_) => Err(errors::internal("contacts")),

@@ -69,12 +69,7 @@ pub fn members(
 
 /// The current members by the shards of their inboxes; nobody where there are too many, or where the peer has blocked the
 /// one who asks.
-pub fn audience(
-    view: &View<'_>,
-    conv: &ConvId,
-    row: &ConversationRow,
-    asking: &MemberRow,
-) -> Result<Answer, Fatal> {
+pub fn audience(view: &View<'_>, conv: &ConvId, row: &ConversationRow, asking: &MemberRow) -> Result<Answer, Fatal> {
     if !asking.is_member() {
         return Ok(Answer::NotMember);
     }

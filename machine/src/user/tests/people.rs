@@ -95,7 +95,11 @@ fn contacts_are_listed_renamed_removed_and_bounded() {
     shard.done(keep(&ann, &user("bob"), Some("Bobby")));
     shard.done(keep(&ann, &user("dave"), None));
     shard.done(keep(&ann, &user("dave"), None));
-    let page = |after: Option<&str>, limit| match shard.ask(Query::Contacts { user: user("ann"), after: after.map(user), limit }) {
+    let page = |after: Option<&str>, limit| match shard.ask(Query::Contacts {
+        user: user("ann"),
+        after: after.map(user),
+        limit,
+    }) {
         Answer::Contacts { contacts, more } => (contacts.into_iter().map(|c| c.name).collect::<Vec<_>>(), more),
         other => panic!("expected contacts, got {other:?}"),
     };

@@ -6,15 +6,15 @@ use proptest::prelude::*;
 use super::kit;
 use crate::command::Audience;
 use crate::table::assert_round_trip;
-use crate::user::contact::{ContactRow, ContactTable};
-use crate::user::presence::{PresenceRow, PresenceTable};
-use crate::user::profile::{ProfileRow, ProfileTable};
 use crate::user::account::{UserRow, UserTable};
+use crate::user::contact::{ContactRow, ContactTable};
 use crate::user::cursor::CursorTable;
 use crate::user::device::{Barred, DeviceRow, DeviceTable, GoneTable};
 use crate::user::inbox::{InboxTable, RevTable, Row};
 use crate::user::job::{Job, JobTable};
 use crate::user::marks::{Due, DueTable};
+use crate::user::presence::{PresenceRow, PresenceTable};
+use crate::user::profile::{ProfileRow, ProfileTable};
 use crate::user::session::{AtNode, SessionNodeTable, SessionRow, SessionTable};
 use crate::user::token::{Family, TokenTable};
 
