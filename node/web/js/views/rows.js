@@ -96,7 +96,7 @@ function message(row, context) {
 /** @param {number} seq @param {Context['actions']} actions */
 function tools(seq, actions) {
   const on = (/** @type {(seq: number, at: HTMLElement) => void} */ act) => (/** @type {any} */ event) => act(seq, event.currentTarget);
-  return h('div', { class: 'tools', role: 'group', 'aria-label': 'Message' }, iconButton('react', 'React', on(actions.pick)), iconButton('reply', 'Reply', on(actions.reply)), iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
+  return h('div', { class: 'tools', role: 'group', 'aria-label': 'Actions' }, iconButton('react', 'React', on(actions.pick)), iconButton('reply', 'Reply', on(actions.reply)), iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
 }
 
 /** @param {Row} row @param {any} one @param {string} tick */

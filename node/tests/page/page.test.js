@@ -1,0 +1,238 @@
+// The page in Chromium against three real nodes: people, tabs, kills, no network, late joiners. Needs FLOTILLA_BIN and chromium.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Dev, People, bubble, counters, holds, noBinary, noBrowser, openDirect, shown, until, write } from './support/dev.js';
+
+const skip = noBinary || noBrowser;
+/** @type {Dev} */ let dev;
+/** @type {People} */ let people;
+
+before(async () => {
+  if (skip) return;
+  [dev, people] = await Promise.all([Dev.start(), People.start()]);
+});
+after(async () => {
+  await people?.end();
+  await dev?.end();
+});
+
+/** @param {any} page */
+const close = page => page.context().close();
+
+test('two people register, write to each other, and see how far their messages came', { skip }, async () => {
+  const pages = [];
+  for (const [at, user] of ['anna', 'ben'].entries()) {
+    const page = await people.tab(await people.browserOf(), dev.urls[at]);
+    await page.getByRole('button', { name: 'Create an account' }).click();
+    await page.getByLabel('Name').fill(user);
+    await page.getByLabel('Password').fill('correct horse');
+    await page.getByRole('button', { name: 'Create account' }).click();
+    await people.online(page);
+    pages.push(page);
+  }
+  const [anna, ben] = pages;
+  await openDirect(anna, 'ben');
+  await write(anna, 'hello ben');
+  await bubble(anna, 'hello ben').getByLabel(/Sent|Delivered/).waitFor();
+  await ben.locator('.room', { hasText: 'anna' }).locator('.badge', { hasText: '1' }).waitFor();
+  await bubble(anna, 'hello ben').getByLabel('Delivered').waitFor();
+  await until(async () => (await ben.title()).startsWith('(1)'), 'the title counts');
+  await ben.locator('.room', { hasText: 'anna' }).click();
+  await bubble(ben, 'hello ben').waitFor();
+  await ben.locator('.new-mark').waitFor();
+  await bubble(anna, 'hello ben').getByLabel('Read').waitFor();
+  await ben.locator('.room .badge').waitFor({ state: 'hidden' });
+
+  await write(ben, 'hello anna <b>not bold</b> https://example.org/x');
+  await bubble(anna, 'not bold').locator('a[href="https://example.org/x"]').waitFor();
+  assert.ok((await shown(anna)).includes('hello anna <b>not bold</b> https://example.org/x'), 'text is text');
+
+  // Reply, react, edit, delete: by pointer and by keyboard.
+  await bubble(ben, 'hello ben').hover();
+  await bubble(ben, 'hello ben').getByRole('button', { name: 'Reply' }).click();
+  await write(ben, 'I say it again');
+  await bubble(anna, 'I say it again').locator('.quote', { hasText: 'hello ben' }).waitFor();
+  await bubble(anna, 'I say it again').hover();
+  await bubble(anna, 'I say it again').getByRole('button', { name: 'React' }).click();
+  await anna.locator('.menu.emoji button').first().click();
+  await bubble(ben, 'I say it again').locator('.reaction', { hasText: '👍' }).waitFor();
+  await bubble(ben, 'I say it again').locator('.reaction').click();
+  await bubble(anna, 'I say it again').locator('.reaction', { hasText: '2' }).waitFor();
+  await bubble(anna, 'I say it again').locator('.reaction').click();
+  await bubble(ben, 'I say it again').locator('.reaction', { hasText: '2' }).waitFor({ state: 'hidden' });
+  await ben.getByRole('textbox', { name: 'Message', exact: true }).focus();
+  await ben.keyboard.press('ArrowUp');
+  await ben.getByRole('textbox', { name: 'Message', exact: true }).fill('I say it differently');
+  await ben.keyboard.press('Enter');
+  await bubble(anna, 'I say it differently').getByText('edited').waitFor();
+  await write(ben, 'nonsense');
+  await bubble(anna, 'nonsense').waitFor();
+  await ben.keyboard.press('Shift+ArrowUp');
+  await ben.keyboard.press('Delete');
+  await ben.getByRole('button', { name: 'Delete', exact: true }).click();
+  await anna.getByText('This message was deleted.').waitFor();
+  assert.ok(!(await shown(anna)).includes('nonsense'));
+
+  // Nobody of this name.
+  await anna.getByRole('button', { name: /New conversation/ }).first().click();
+  await anna.getByLabel('With whom?').fill('nobody-here');
+  await anna.getByRole('button', { name: 'Start' }).click();
+  await anna.getByText('There is nobody of this name.').waitFor();
+  await anna.keyboard.press('Escape');
+
+  // A reload keeps the person; logging out takes what was stored along.
+  await anna.reload();
+  await people.online(anna);
+  await bubble(anna, 'hello ben').waitFor();
+  await anna.getByRole('button', { name: /Menu/ }).click();
+  await anna.getByRole('menuitem', { name: 'Log out' }).click();
+  await anna.getByRole('button', { name: 'Log out', exact: true }).click();
+  await anna.getByRole('heading', { name: 'Log in' }).waitFor();
+  await until(async () => (await anna.evaluate('indexedDB.databases()')).length === 0, 'the store is gone');
+  await anna.getByLabel('Name').fill('anna');
+  await anna.getByLabel('Password').fill('wrong horse');
+  await anna.getByRole('button', { name: 'Log in' }).click();
+  await anna.locator('#login-error', { hasText: 'The name or the password is wrong.' }).waitFor();
+  await anna.getByLabel('Password').fill('correct horse');
+  await anna.getByRole('button', { name: 'Log in' }).click();
+  await people.online(anna);
+  await anna.locator('.room', { hasText: 'ben' }).click();
+  await bubble(anna, 'hello ben').waitFor();
+  for (const page of [anna, ben]) await close(page);
+});
+
+test('two tabs of one person show the same, both can write, and what one reads is read in the other', { skip }, async () => {
+  const one = await people.demo('clara', dev.urls[0]);
+  const two = await people.tab(one.context(), dev.urls[0]);
+  await people.online(two);
+  const dan = await people.demo('dan', dev.urls[1]);
+  await openDirect(one, 'dan');
+  await write(one, 'from the first tab');
+  await two.locator('.room', { hasText: 'dan' }).click();
+  await bubble(two, 'from the first tab').waitFor();
+  await write(two, 'from the second tab');
+  await bubble(one, 'from the second tab').getByLabel(/Sent|Delivered/).waitFor();
+  await one.evaluate("location.hash = ''");
+  await two.evaluate("location.hash = ''");
+  await dan.locator('.room', { hasText: 'clara' }).click();
+  await write(dan, 'to both');
+  for (const page of [one, two]) await page.locator('.room .badge', { hasText: '1' }).waitFor();
+  await one.locator('.room', { hasText: 'dan' }).click();
+  await two.locator('.room .badge').waitFor({ state: 'hidden' });
+  await bubble(dan, 'to both').getByLabel('Read').waitFor();
+  // The first tab holds the connection; the second goes on without it.
+  await one.close();
+  await holds(two, 'window.flotilla.client.isLeader');
+  await people.online(two);
+  await two.locator('.room', { hasText: 'dan' }).click();
+  await write(two, 'alone now');
+  await bubble(dan, 'alone now').waitFor();
+  await close(two);
+  await close(dan);
+});
+
+test('the node that leads the conversation is killed while messages fly: lost 0, doubled 0', { skip }, async () => {
+  const [emma, finn] = [await people.demo('emma', dev.urls[0]), await people.demo('finn', dev.urls[1])];
+  await openDirect(emma, 'finn');
+  await write(emma, 'ready?');
+  await finn.locator('.room', { hasText: 'emma' }).click();
+  await bubble(finn, 'ready?').waitFor();
+  const strip = emma.locator('.strip');
+  await strip.locator('.node.leads').waitFor();
+  const leader = Number((await strip.locator('.node.leads .node-name').textContent()).replace(/\D/g, ''));
+  await emma.getByRole('button', { name: 'Send 100' }).click();
+  await bubble(finn, 'Message 10 of 100').waitFor();
+  await dev.turn(emma, leader, 'Kill');
+  // Killed once more: the node that this page talks to, if that is another one and two remain.
+  await until(async () => (await counters(emma)).accepted === 101, 'all 101 accepted', 60_000);
+  await bubble(finn, 'Message 100 of 100').waitFor();
+  await strip.locator('.node.leads').waitFor();
+  const next = Number((await strip.locator('.node.leads .node-name').textContent()).replace(/\D/g, ''));
+  assert.notEqual(next, leader, 'another node leads');
+  await dev.turn(emma, leader, 'Restart');
+  await strip.locator(`.node[data-state="up"]`).nth(2).waitFor();
+  for (const page of [emma, finn]) {
+    await until(async () => (await counters(page)).delivered >= 100, 'delivered');
+    const { lost, doubled } = await counters(page);
+    assert.deepEqual({ lost, doubled }, { lost: 0, doubled: 0 });
+    const texts = await page.evaluate(async () => {
+      const { client } = /** @type {any} */ (window).flotilla;
+      const entries = await client.entries('d04emma04finn', { limit: 1000 });
+      return entries.map((/** @type {any} */ e) => `${e.seq} ${new TextDecoder().decode(e.body)}`);
+    });
+    assert.deepEqual(texts, ['1 ready?', ...Array.from({ length: 100 }, (_, n) => `${n + 2} Message ${n + 1} of 100`)]);
+  }
+  await close(emma);
+  await close(finn);
+});
+
+test('without any node it reads and writes, also after a reload, and sends when the nodes are back', { skip }, async () => {
+  const [greta, hugo] = [await people.demo('greta', dev.urls[0]), await people.demo('hugo', dev.urls[1])];
+  await openDirect(greta, 'hugo');
+  await write(greta, 'while all is well');
+  await hugo.locator('.room', { hasText: 'greta' }).click();
+  await bubble(hugo, 'while all is well').waitFor();
+  await holds(greta, 'navigator.serviceWorker.controller !== null');
+  for (const node of [1, 2, 3]) await dev.turn(greta, node, 'Kill');
+  await greta.getByText('Reconnecting').first().waitFor();
+  await write(greta, 'written without a node');
+  await bubble(greta, 'written without a node').getByLabel('Sending').waitFor();
+  await greta.context().setOffline(true);
+  await greta.reload();
+  await bubble(greta, 'while all is well').waitFor();
+  await bubble(greta, 'written without a node').getByLabel('Sending').waitFor();
+  await write(greta, 'written after a reload');
+  await greta.getByText('You are offline').first().waitFor();
+  assert.equal(await greta.evaluate('window.flotilla.client.outbox().then(o => o.length)'), 2);
+  for (const node of [1, 2, 3]) await dev.turn(hugo, node, 'Restart');
+  await greta.context().setOffline(false);
+  await bubble(hugo, 'written after a reload').waitFor({ timeout: 60_000 });
+  const texts = await shown(hugo);
+  assert.deepEqual(texts, ['while all is well', 'written without a node', 'written after a reload']);
+  await bubble(greta, 'written after a reload').getByLabel(/Sent|Delivered|Read/).waitFor();
+  await greta.locator('.notice').waitFor({ state: 'hidden' });
+  await close(greta);
+  await close(hugo);
+});
+
+test('a late joiner sees what the group allows, and a new device of an old member sees everything', { skip }, async () => {
+  const [ida, jan, kim] = [await people.demo('ida', dev.urls[0]), await people.demo('jan', dev.urls[1]), await people.demo('kim', dev.urls[2])];
+  for (const [name, all] of /** @type {const} */ ([['Open crew', true], ['Closed crew', false]])) {
+    await ida.getByRole('button', { name: /New conversation/ }).first().click();
+    await ida.getByLabel('With whom?').fill('jan');
+    await ida.getByRole('button', { name: 'Make it a group' }).click();
+    await ida.getByLabel('Name of the group').fill(name);
+    if (all) await ida.getByLabel('Who joins later sees earlier messages').check();
+    await ida.getByRole('button', { name: 'Create group' }).click();
+    await ida.getByRole('heading', { name }).first().waitFor();
+    for (let n = 1; n <= 5; n++) await write(ida, `${name} ${n}`);
+    await bubble(ida, `${name} 5`).getByLabel(/Sent|Delivered/).waitFor();
+    await ida.getByTitle('Members and settings').click();
+    await ida.getByLabel('People to add').fill('kim');
+    await ida.getByRole('button', { name: 'Add', exact: true }).click();
+    await ida.locator('.people li', { hasText: 'kim' }).waitFor();
+    await ida.keyboard.press('Escape');
+    await write(ida, `${name} after`);
+    await kim.locator('.room', { hasText: name }).click();
+    await bubble(kim, `${name} after`).waitFor();
+    await kim.getByText('ida added you').waitFor();
+    if (all) await bubble(kim, `${name} 1`).waitFor();
+    else assert.deepEqual((await shown(kim)).filter(text => text.endsWith('1')), []);
+    await write(kim, `thanks from kim, ${name}`);
+    await bubble(ida, 'thanks from kim').locator('.sender', { hasText: 'kim' }).waitFor();
+  }
+  // Everybody has read: the ticks of a group.
+  await jan.locator('.room', { hasText: 'Closed crew' }).click();
+  await bubble(ida, 'Closed crew after').getByLabel('Read').waitFor();
+
+  const again = await people.demo('jan', dev.urls[2]);
+  await again.locator('.room', { hasText: 'Open crew' }).click();
+  await bubble(again, 'Open crew 1').waitFor();
+  await again.getByText('ida created the group').waitFor();
+  for (const page of [ida, jan, kim, again]) await close(page);
+});
+
+test('no page met an error', { skip }, () => {
+  assert.deepEqual(people.errors, []);
+});

@@ -1,0 +1,143 @@
+// `flotilla dev` as a child process, and Chromium with people in it. Only processes that were started here are signalled.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { createInterface } from 'node:readline';
+import { binary, until } from '../../../../client-js/tests/support/cluster.js';
+
+export { pause, until } from '../../../../client-js/tests/support/cluster.js';
+export { skip as noBinary } from '../../../../client-js/tests/support/cluster.js';
+export { skip as noBrowser } from '../../../../client-js/tests/support/chromium.js';
+
+const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const START_MS = 120_000;
+
+/** @param {number} port */
+function isFree(port) {
+  const server = createServer();
+  return new Promise(done => server.once('error', () => done(false)).listen(port, '127.0.0.1', () => server.close(() => done(true))));
+}
+
+/** The first of three ports in a row that are free. */
+async function freePorts() {
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 14_000);
+    if ((await Promise.all([0, 1, 2].map(n => isFree(port + n)))).every(Boolean)) return port;
+  }
+}
+
+export class Dev {
+  /** @type {string[]} */
+  lines = [];
+
+  /** @param {import('node:child_process').ChildProcess} child @param {number} port */
+  constructor(child, port) {
+    this.child = child;
+    this.urls = [0, 1, 2].map(n => `http://127.0.0.1:${port + n}`);
+  }
+
+  static async start() {
+    const [client, peer] = [await freePorts(), await freePorts()];
+    const child = spawn(/** @type {string} */ (binary), ['dev', '--client-port', String(client), '--peer-port', String(peer), '--shards', '4'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const dev = new Dev(child, client);
+    process.on('exit', () => child.kill('SIGTERM'));
+    createInterface({ input: /** @type {any} */ (child.stdout) }).on('line', line => dev.lines.push(line));
+    await until(() => dev.lines.some(line => line.includes('Ctrl-C here stops')) || child.exitCode !== null, 'flotilla dev is up', START_MS);
+    if (child.exitCode !== null) throw new Error(`flotilla dev ended with ${child.exitCode}`);
+    return dev;
+  }
+
+  /** Nodes are killed and started by a page's strip. @param {any} page @param {number} node @param {'Kill' | 'Restart'} what */
+  async turn(page, node, what) {
+    await page.getByRole('button', { name: `${what} node ${node}` }).click();
+    await page.getByRole('button', { name: `${what === 'Kill' ? 'Restart' : 'Kill'} node ${node}` }).waitFor();
+  }
+
+  async end() {
+    if (this.child.exitCode !== null) return;
+    const gone = once(this.child, 'exit');
+    this.child.kill('SIGTERM');
+    await gone;
+  }
+}
+
+export class People {
+  /** @type {string[]} */
+  errors = [];
+
+  /** @param {any} browser */
+  constructor(browser) {
+    this.browser = browser;
+  }
+
+  static async start() {
+    // Where the JavaScript client's tests have it.
+    const { createRequire } = await import('node:module');
+    const { chromium } = createRequire(new URL('../../../../client-js/package.json', import.meta.url))('playwright-core');
+    if (!existsSync(EXECUTABLE)) throw new Error(`${EXECUTABLE} is not there`);
+    return new People(await chromium.launch({ executablePath: EXECUTABLE, headless: true, args: FLAGS }));
+  }
+
+  /** A browser of its own. @param {any} [options] */
+  async browserOf(options = {}) {
+    return this.browser.newContext({ viewport: { width: 1200, height: 780 }, ...options });
+  }
+
+  /** @param {any} context @param {string} url */
+  async tab(context, url) {
+    const page = await context.newPage();
+    page.setDefaultTimeout(30_000);
+    page.on('pageerror', (/** @type {Error} */ error) => this.errors.push(error.stack ?? error.message));
+    page.on('console', (/** @type {any} */ m) => {
+      // A node that is dead makes the browser itself complain.
+      if (m.type() === 'error' && !/ERR_|WebSocket|Failed to load resource/.test(m.text())) this.errors.push(m.text());
+    });
+    await page.goto(url);
+    return page;
+  }
+
+  /** A demo user in a browser of its own. @param {string} user @param {string} url @param {any} [options] */
+  async demo(user, url, options) {
+    const page = await this.tab(await this.browserOf(options), `${url}/?as=${user}`);
+    await this.online(page);
+    return page;
+  }
+
+  /** @param {any} page */
+  online(page) {
+    return holds(page, 'window.flotilla?.client.status.state === "online"');
+  }
+
+  end() {
+    return this.browser.close();
+  }
+}
+
+/** Waits for an expression; Playwright's own way needs `eval`, which the page's policy forbids. @param {any} page @param {string} expression */
+export const holds = (page, expression) => until(() => page.evaluate(expression).catch(() => false), expression, 60_000);
+
+/** @param {any} page @param {string} peer */
+export async function openDirect(page, peer) {
+  await page.getByRole('button', { name: /New conversation/ }).first().click();
+  await page.getByLabel('With whom?').fill(peer);
+  await page.getByRole('button', { name: 'Start' }).click();
+  await page.getByRole('textbox', { name: 'Message', exact: true }).waitFor();
+}
+
+/** @param {any} page @param {string} text */
+export async function write(page, text) {
+  await page.getByRole('textbox', { name: 'Message', exact: true }).fill(text);
+  await page.keyboard.press('Enter');
+}
+
+/** @param {any} page @param {string} text */
+export const bubble = (page, text) => page.locator('.row.message', { has: page.locator('.text', { hasText: text }) }).last();
+
+/** Texts of the rows that exist now, oldest first. @param {any} page @returns {Promise<string[]>} */
+export const shown = page => page.locator('.row.message .text').evaluateAll((/** @type {any[]} */ all) => all.map(el => [...el.childNodes].filter(n => !n.classList?.contains('meta')).map(n => n.textContent).join('')));
+
+/** The counters of the strip. @param {any} page @returns {Promise<Record<string, number>>} */
+export const counters = page => page.locator('.counter').evaluateAll((/** @type {any[]} */ all) => Object.fromEntries(all.map(el => [el.firstElementChild.textContent.trim(), Number(el.lastElementChild.textContent.replace(/\D/g, ''))])));

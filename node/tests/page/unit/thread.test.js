@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Rooms } from '../../../web/js/rooms.js';
+import { Thread } from '../../../web/js/thread.js';
+
+const bytes = (/** @type {string} */ text) => new TextEncoder().encode(text);
+/** @param {number} seq @param {any} [more] */
+const entry = (seq, more = {}) => ({ conv: 'g', seq, n: seq, cid: `c${seq}`, from: 'bob', kind: 'message', ts: 1_000_000 + seq * 1_000, body: bytes(`m${seq}`), ...more });
+
+/** A client whose store and server hold one log. @param {any[]} log @param {{ local?: number }} [options] local: from this seq on in the store */
+function client(log, { local = 1 } = {}) {
+  const slice = (/** @type {any[]} */ all, /** @type {any} */ { before = Infinity, limit = 50 }) => all.filter(e => e.seq < before).slice(-limit);
+  return {
+    user: 'alice',
+    status: { state: 'online' },
+    outcomes: async () => /** @type {any[]} */ ([]),
+    outbox: async () => /** @type {any[]} */ ([]),
+    conversations: async () => /** @type {any[]} */ ([]),
+    entries: async (/** @type {string} */ _conv, /** @type {any} */ range) => slice(log.filter(e => e.seq >= local), range),
+    page: async (/** @type {string} */ _conv, /** @type {any} */ range) => {
+      const entries = slice(log, range);
+      return { entries, more: (entries[0]?.seq ?? 1) > 1 };
+    },
+  };
+}
+/** @param {Thread} thread */
+const rows = thread => thread.rows().slice(1).map(r => `${r.type} ${r.seq ?? r.key}`);
+
+test('pages lead back to the beginning, and what comes is added once', async () => {
+  const log = Array.from({ length: 500 }, (_, i) => entry(i + 1));
+  const thread = new Thread(client(log), 'g', new Set());
+  await thread.open(500, 0);
+  assert.equal(thread.rows().length, 61);
+  while (thread.more) await thread.older();
+  assert.deepEqual(rows(thread), log.map(e => `message ${e.seq}`));
+  for (const seq of [501, 502, 501]) thread.onEntry(entry(seq));
+  assert.equal(thread.last, 502);
+  assert.equal(thread.rows().length, 503);
+});
+
+test('a far hit is reached through the store in a few steps', async () => {
+  const log = Array.from({ length: 5_000 }, (_, i) => entry(i + 1));
+  const thread = new Thread(client(log), 'g', new Set());
+  await thread.open(5_000, 0);
+  assert.ok(await thread.reach(3));
+  assert.ok(/** @type {number} */ (thread.first) <= 3);
+  assert.ok(!(await thread.reach(99_999)));
+});
+
+test('what was written stands at the end until the log has it, and only once', async () => {
+  const thread = new Thread(client([entry(1)]), 'g', new Set());
+  await thread.open(1, 0);
+  const command = { cid: 'x', conv: 'g', saved_ms: 2_000_000, content: { kind: 'message', body: bytes('mine') } };
+  thread.onOutbox(command);
+  assert.deepEqual(rows(thread), ['message 1', 'pending x']);
+  thread.onOutcome('x', { state: 'accepted', accepted: {} });
+  assert.equal(thread.rows().at(-1)?.pending?.state, 'accepted');
+  thread.onEntry(entry(2, { cid: 'x', from: 'alice', body: bytes('mine') }));
+  assert.deepEqual(rows(thread), ['message 1', 'message 2']);
+  assert.equal(thread.rows().at(-1)?.key, 'x', 'the row stays the same one');
+  thread.onOutbox(command);
+  assert.equal(thread.rows().length, 3, 'another tab was late to tell');
+});
+
+test('edits, deletions and reactions are shown before they are answered, and gone when they are refused', async () => {
+  const thread = new Thread(client([entry(1, { from: 'alice' }), entry(2)]), 'g', new Set());
+  await thread.open(2, 0);
+  const about = (/** @type {string} */ cid, /** @type {any} */ content) => thread.onOutbox({ cid, conv: 'g', saved_ms: 0, content });
+  about('e', { kind: 'edit', target: 1, body: bytes('better') });
+  about('r', { kind: 'react', target: 2, emoji: '👍', on: true });
+  assert.deepEqual([thread.message(1)?.text, thread.message(2)?.reactions['👍']], ['better', ['alice']]);
+  about('d', { kind: 'delete', target: 1 });
+  assert.equal(thread.message(1)?.deleted, true);
+  thread.onOutcome('d', { state: 'rejected', error: { code: 'conflict', message: '' } });
+  assert.equal(thread.message(1)?.deleted, false);
+  assert.equal(rows(thread).length, 2, 'they are no rows');
+});
+
+test('a refused message stays until the person says otherwise', async () => {
+  const thread = new Thread(client([]), 'g', new Set());
+  await thread.open(0, 0);
+  thread.onOutbox({ cid: 'x', conv: 'g', saved_ms: 5, content: { kind: 'message', body: bytes('hi') } });
+  thread.onOutcome('x', { state: 'rejected', error: { code: 'not_member', message: 'no' } });
+  assert.equal(thread.rows().at(-1)?.pending?.code, 'not_member');
+  thread.dismiss('x');
+  assert.equal(thread.rows().length, 1);
+});
+
+test('holes are said, days are parted, and the first unread one is marked', async () => {
+  const day = 86_400_000;
+  const thread = new Thread(client([entry(1), entry(2, { ts: 1_000_000 + 3 * day }), entry(7, { ts: 1_000_000 + 3 * day })]), 'g', new Set());
+  await thread.open(1, 2);
+  assert.deepEqual(rows(thread), ['message 1', 'message 2', 'gap gap 7', 'message 7']);
+  assert.deepEqual(thread.rows().slice(1).map(r => [r.day, r.isNew === true]), [[true, false], [true, true], [false, false], [false, false]]);
+  assert.deepEqual(thread.rows()[3].gap, [3, 6]);
+});
+
+test('unread counts follow the server and the entries between its words', async () => {
+  const rooms = new Rooms(client([]), { names: {}, save: () => {} });
+  const conv = { conv: 'd05alice03bob', kind: 'direct', head: 4, n_head: 4, read: 2, unread: 2, rev: '1', member: true, peer: { user: 'bob', delivered: 4, read: 3 } };
+  rooms.onConv(conv);
+  const room = /** @type {any} */ (rooms.get(conv.conv));
+  assert.equal(rooms.unread(room), 2);
+  rooms.onEntry({ ...entry(5), conv: conv.conv, n: 5 });
+  rooms.onEntry({ ...entry(6), conv: conv.conv, kind: 'react', target: 5, emoji: '👍', on: true, n: 5 });
+  assert.equal(rooms.unread(room), 3);
+  rooms.onRead(conv.conv, 6, 5);
+  assert.equal(rooms.unread(room), 0);
+  rooms.onConv(conv);
+  assert.equal(rooms.unread(room), 0, 'the server does not know yet');
+  rooms.onEntry({ ...entry(7), conv: conv.conv, n: 6 });
+  assert.equal(rooms.unread(room), 1);
+  rooms.onEntry({ ...entry(8), conv: conv.conv, from: 'alice', n: 7 });
+  assert.equal(rooms.unread(room), 0, 'who writes has read');
+  assert.deepEqual([3, 4, 5].map(seq => rooms.progress(room, seq)), ['read', 'delivered', 'sent']);
+});
