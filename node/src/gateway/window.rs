@@ -95,7 +95,8 @@ struct Conv {
     /// The device's cursor when this connection first looked; none: not read yet.
     base: Option<Seq>,
     next: Seq,
-    acked: (Seq, Count),
+    /// The countable n is known only of what was acked on this connection.
+    acked: (Seq, Option<Count>),
     /// Highest sent item and its n.
     sent: (Seq, Count),
     head: Seq,
@@ -204,7 +205,8 @@ impl DeliveryWindow {
     /// The countable n at `seq`, if it is at hand.
     pub fn n_at(&self, conv: &ConvId, seq: Seq) -> Option<Count> {
         let c = self.convs.get(conv)?;
-        let known = [(c.head, c.n_head), c.sent, c.acked];
+        let acked = c.acked.1.map_or((Seq::ZERO, Count(0)), |n| (c.acked.0, n));
+        let known = [(c.head, c.n_head), c.sent, acked];
         let hit = known.iter().find(|(s, _)| *s == seq && *s > Seq::ZERO).map(|(_, n)| *n);
         hit.or_else(|| c.unacked.iter().find(|u| u.last == seq).map(|u| u.n))
     }
@@ -282,7 +284,7 @@ impl DeliveryWindow {
             c.failed = false;
             c.base = Some(row.cursor);
             c.next = row.cursor.next();
-            c.acked = (row.cursor, Count(0));
+            c.acked = (row.cursor, None);
             self.align(&row.conv);
         }
         let Some(c) = self.convs.get_mut(&row.conv) else { return };
@@ -376,7 +378,7 @@ impl DeliveryWindow {
         }
         let mut n = c.acked.1;
         while let Some(front) = c.unacked.front().filter(|u| u.last <= seq) {
-            n = front.n.max(n);
+            n = Some(front.n.max(n.unwrap_or_default()));
             c.unacked.pop_front();
             self.unacked -= 1;
         }
@@ -384,7 +386,7 @@ impl DeliveryWindow {
         c.acking = true;
         c.touched = now;
         self.line_up(conv);
-        Acked::Mark { n }
+        Acked::Mark { n: n.unwrap_or_default() }
     }
 
     /// The user's shard has moved the cursor up to `seq`, or will not hear of it any more.

@@ -170,3 +170,17 @@ fn heads_that_rode_together_leave_no_hole_in_the_revisions() {
     session.on_changed(page(vec![], 14), 300);
     assert_eq!(session.last_rev, Rev(16), "what was told meanwhile counts");
 }
+
+/// What lies at the cursor was acked on another connection: its n is not known here, and 0 would count everything as unread.
+#[test]
+fn a_read_mark_at_the_cursor_asks_for_the_count_there() {
+    let mut session = Session::new(Rev(10), Rev(10), None);
+    session.next(0, true);
+    session.on_changed(page(vec![], 10), 0);
+    session.next(0, true);
+    session.on_pending(page(vec![row(&conv(1), 7, 5)], 10), 0);
+    session.on_read(AckItem { conv: conv(1), seq: Seq(5) }, 0);
+    let actions: Vec<Action> = std::iter::from_fn(|| session.next(limits::MARKS_GATHER_MS, true)).take(8).collect();
+    assert!(actions.contains(&Action::AskCount { conv: conv(1), seq: Seq(5) }), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Marks(_))), "{actions:?}");
+}
