@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::{Accepted, EntryFrame, ErrorBody, Gap, History, HistoryReply};
+use flotilla_proto::frame::{Accepted, Conv, EntryFrame, ErrorBody, Gap, History, HistoryReply};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Seq, SessionNo, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -80,6 +80,15 @@ pub enum Op {
     Acked {
         conv: ConvId,
         seq: Seq,
+    },
+    /// The person has read up to here.
+    Read {
+        conv: ConvId,
+        seq: Seq,
+    },
+    /// The state of a conversation, as it came from the server.
+    Conv {
+        conv: Box<Conv>,
     },
     /// The store was lost: from here on this is another device.
     Reset,

@@ -31,4 +31,5 @@ pub mod scenarios;
 pub mod shrink;
 pub mod swarm;
 pub mod trace;
+pub mod views;
 pub mod workload;

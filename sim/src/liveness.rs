@@ -9,9 +9,10 @@ use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq};
 use tokio::time::{Instant, sleep};
 
-use crate::checkers::{World, finished};
+use crate::checkers::{World, finished, settled};
 use crate::cluster::Cluster;
 use crate::judge::heads;
+use crate::views;
 use crate::workload::Chat;
 
 const SERVES: Duration = Duration::from_secs(30);
@@ -55,6 +56,13 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
         ask(&look)
     })
     .await?;
+    // Strangers ack what they were not sent, and what they say counts for nothing.
+    let users = chat.people.iter().map(|person| person.user.clone()).collect();
+    until(cluster, "both sides say the same", PAID, async || {
+        cluster.watch.with_world(|world| settled::differ(world, &users))
+    })
+    .await?;
+    views::agree(cluster, chat).await?;
     until(cluster, "replicas are equal", EQUAL, async || {
         cluster.watch.with_world(|world| finished::unequal(world, &nodes))
     })

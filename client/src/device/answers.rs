@@ -263,6 +263,7 @@ impl Actor {
     }
 
     fn on_conv(&mut self, conv: Conv, work: &mut Work) {
+        self.record(Op::Conv { conv: Box::new(conv.clone()) });
         if self.link.as_ref().is_some_and(|l| l.caught_up) {
             self.rev = Some(conv.rev.clone());
             work.changes.push(Change::Rev(self.rev.clone()));

@@ -89,6 +89,8 @@ impl Actor {
         if self.reads.get(&conv).is_some_and(|mark| *mark >= seq) {
             return;
         }
+        // Before the store has it: from then on it may be sent, also by the next process.
+        self.record(Op::Read { conv: conv.clone(), seq });
         if self.commit(vec![Change::Read { conv: conv.clone(), seq }]).await {
             self.reads.insert(conv.clone(), seq);
             self.reads_open.insert(conv.clone());

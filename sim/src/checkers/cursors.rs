@@ -7,6 +7,7 @@ use flotilla_machine::user::device::{DeviceTable, GoneTable};
 use flotilla_machine::user::inbox::InboxTable;
 use flotilla_proto::ids::{ConvId, DeviceId, Seq, SessionNo, UserId};
 
+use super::model::end;
 use super::{Checker, Event, RowChange, Site, World};
 
 pub struct Cursors;
@@ -32,7 +33,7 @@ fn on_row(world: &World, view: &View<'_>, rows: &[RowChange], row: &RowChange) -
         return if revoked { Ok(1) } else { Err(format!("the cursor of {user}'s {device} in {conv} was removed")) };
     };
     let head = table::get::<InboxTable>(view, &(user.clone(), conv.clone())).ok().flatten();
-    let head = head.map_or(Seq::ZERO, |row| row.effective_head());
+    let head = head.map_or(Seq::ZERO, |row| end(&row.part, row.head, row.n_head).0);
     if new > head {
         return Err(format!("the cursor of {user}'s {device} in {conv} is {new}, above the head {head}"));
     }

@@ -10,6 +10,7 @@ use flotilla_machine::user::inbox::InboxTable;
 use flotilla_proto::ids::{ConvId, Seq, ShardId, UserId};
 use flotilla_proto::slots;
 
+use super::world::Told;
 use super::{Checker, Event, RowChange, Site, World};
 
 pub struct FanOut;
@@ -70,7 +71,7 @@ fn told(
     gone: bool,
     (user, member): &(UserId, MemberRow),
 ) -> Result<u64, String> {
-    let (head, mseq) = world.inboxes.get(&(user.clone(), conv.clone())).copied().unwrap_or_default();
+    let Told { head, mseq, .. } = world.inboxes.get(&(user.clone(), conv.clone())).copied().unwrap_or_default();
     let stays = member.part.intervals.last().is_some_and(|stay| stay.until.is_none() && stay.from <= confirmed);
     if stays && head < confirmed {
         return Err(format!(

@@ -18,10 +18,11 @@ use flotilla_machine::user::inbox::InboxTable;
 use flotilla_machine::user::marks::DueTable;
 use flotilla_machine::user::session::SessionTable;
 use flotilla_proto::frame::Accepted;
-use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, ShardId};
+use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, Seq, ShardId};
 use flotilla_raft::keys;
 
 use super::World;
+use super::model::{end, receives};
 
 /// The states that one node holds, but for the control group's.
 fn states<T>(world: &World, node: u16, mut look: impl FnMut(ShardId, &View<'_>) -> Option<T>) -> Option<T> {
@@ -91,8 +92,9 @@ pub fn behind(world: &World, node: u16, devices: &[DeviceId]) -> Option<String> 
                 return None;
             }
             let row = table::get::<InboxTable>(view, &(user.clone(), conv.clone())).ok().flatten()?;
-            let pending = row.part.pending(at, row.head);
-            pending.then(|| format!("{user}'s {device} stands at {at} of {conv}, the head is {}", row.effective_head()))
+            let (head, _) = end(&row.part, row.head, row.n_head);
+            let pending = (at.0 + 1..=head.0).any(|seq| receives(&row.part, Seq(seq)));
+            pending.then(|| format!("{user}'s {device} stands at {at} of {conv}, the head is {head}"))
         })
     })
 }

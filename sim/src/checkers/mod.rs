@@ -3,8 +3,9 @@
 //!
 //! - [`engine`] a node's engine, watched · [`decode`] its batches as events · [`world`] what is known of the whole cluster
 //! - raft: [`votes`], [`leaders`], [`one_log`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
-//! - conversations: [`entries`], [`fan_out`] · users: [`watermarks`], [`cursors`], [`sessions`]
-//! - clients: [`committed`] · at the end: [`finished`]
+//! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`]
+//! - users: [`watermarks`], [`inbox`], [`cursors`], [`sessions`]
+//! - clients: [`committed`], [`frames`] · at the end: [`finished`], [`settled`]
 //!
 //! Invariant: checkers only read, and nothing in the product waits for them. A checker is told of a write after it was
 //! made, at the instant, before anybody else could act on it.
@@ -17,12 +18,17 @@ pub mod engine;
 pub mod entries;
 pub mod fan_out;
 pub mod finished;
+pub mod frames;
+pub mod inbox;
 pub mod leaders;
+pub mod model;
 pub mod one_log;
 pub mod pointers;
 pub mod purge;
 pub mod quorum;
+pub mod rules;
 pub mod sessions;
+pub mod settled;
 #[cfg(test)]
 mod testkit;
 pub mod votes;
@@ -71,11 +77,14 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(pointers::Pointers::default()),
         Box::new(agreement::Agreement::default()),
         Box::new(entries::Entries::default()),
+        Box::new(rules::Rules::default()),
         Box::new(fan_out::FanOut),
         Box::new(watermarks::Watermarks),
+        Box::new(inbox::Inbox),
         Box::new(cursors::Cursors),
         Box::new(sessions::Sessions::default()),
         Box::new(committed::Committed),
+        Box::new(frames::Frames::default()),
     ]
 }
 
@@ -189,6 +198,7 @@ impl Watch {
 
 impl Inner {
     fn tell(&mut self, site: &Site<'_>, event: &Event) {
+        self.world.before_event(site, event);
         for checker in &mut self.checkers {
             let result = checker.on_event(&self.world, site, event);
             note(&mut self.verified, &mut self.violations, &self.trace, checker.promise(), result);

@@ -19,7 +19,7 @@ use flotilla_machine::user::inbox::{InboxTable, Row as InboxRow};
 use flotilla_machine::user::session::{AtNode, SessionNodeTable, SessionRow, SessionTable};
 use flotilla_machine::{Stamp, Txn};
 use flotilla_proto::codec;
-use flotilla_proto::entry::{Entry, What, body_hash};
+use flotilla_proto::entry::{Entry, Role, body_hash};
 use flotilla_proto::frame::EntryFrame;
 use flotilla_proto::ids::*;
 use flotilla_proto::member::{Interval, MembershipPart, Mode};
@@ -305,11 +305,11 @@ pub fn device(name: &str) -> DeviceId {
 
 /// An entry that follows another one.
 pub fn entry(seq: u64, cid: u128, before: Option<&Entry>) -> Entry {
-    let what = What::Leave { heir: None };
+    let what = flotilla_client::device::message("hello");
     let mut entry = Entry {
         conv: conv(),
         seq: Seq(seq),
-        n: Count(0),
+        n: Count(seq),
         msg_id: MsgId(seq),
         ts: TsMs(1),
         from: user("ann"),
@@ -344,9 +344,9 @@ pub fn said_to(head: u64, mut more: Vec<Raw>) -> Vec<Raw> {
     more
 }
 
-fn part(mseq: u64) -> MembershipPart {
+pub fn part(mseq: u64) -> MembershipPart {
     let stay = Interval { from: Seq(1), n_before: Count(0), until: None, n_until: Count(0), history_from: Seq(1) };
-    MembershipPart { mseq: Seq(mseq), intervals: vec![stay], mode: Mode::default(), role: None }
+    MembershipPart { mseq: Seq(mseq), intervals: vec![stay], mode: Mode::default(), role: Some(Role::Member) }
 }
 
 pub fn member(name: &str, mseq: u64) -> Raw {

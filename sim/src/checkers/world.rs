@@ -10,10 +10,15 @@ use std::time::Duration;
 use flotilla_client::history::{Op, Record};
 use flotilla_machine::conversation::tables::conversation::Conversations;
 use flotilla_machine::conversation::tables::entry::Entries;
-use flotilla_machine::table::View;
+use flotilla_machine::conversation::tables::member::Members;
+use flotilla_machine::table::{self, View};
 use flotilla_machine::user::account::UserTable;
-use flotilla_machine::user::inbox::InboxTable;
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, Hash32, MsgId, NodeId, ReplicaId, Seq, SessionNo, ShardId, UserId};
+use flotilla_machine::user::cursor::CursorTable;
+use flotilla_machine::user::device::DeviceTable;
+use flotilla_machine::user::inbox::{InboxTable, Row};
+use flotilla_proto::ids::{
+    Cid, ConvId, Count, DeviceId, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
+};
 use flotilla_raft::group::Facts as GroupFacts;
 use flotilla_raft::keys;
 use flotilla_raft::state::Pointer;
@@ -22,6 +27,7 @@ use flotilla_raft::{Leadership, Vote};
 use flotilla_storage::{MemDisk, Read};
 
 use super::decode::{Event, RowChange};
+use super::model::Model;
 use crate::trace;
 
 /// A node at the instant after a write.
@@ -66,9 +72,20 @@ pub struct Known {
     pub chain: Hash32,
     pub msg_id: MsgId,
     pub cid: Cid,
+    pub n: Count,
     pub from: UserId,
     pub shard: ShardId,
     pub at: Duration,
+}
+
+/// The highest that was ever applied to a user's row of a conversation, field by field.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    pub head: Seq,
+    pub n_head: Count,
+    pub mseq: Seq,
+    pub delivered: Seq,
+    pub read: Seq,
 }
 
 pub struct World {
@@ -88,8 +105,19 @@ pub struct World {
     pub heads: BTreeMap<ConvId, Seq>,
     /// Which shard holds a user.
     pub users: BTreeMap<UserId, ShardId>,
-    /// The highest head and membership part that was ever applied to a user's row.
-    pub inboxes: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
+    pub inboxes: BTreeMap<(UserId, ConvId), Told>,
+    /// Users' rows by revision; under each the last that was applied.
+    pub rows: BTreeMap<(UserId, ConvId), BTreeMap<Rev, Row>>,
+    /// Each conversation told again from its entries, and what was wrong with the first one that the rules do not allow.
+    pub models: BTreeMap<ConvId, (Model, Option<String>)>,
+    /// The highest marks (delivered, read) that were ever applied to a member's row.
+    pub receipts: BTreeMap<(ConvId, UserId), (Seq, Seq)>,
+    /// Up to where a device's cursor was ever moved.
+    pub cursors: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
+    /// Where the heads of its user stood when a device was registered.
+    pub registered: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
+    /// What any device of a user has acked, and what the person has read.
+    pub marks: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
     /// By the label in the history.
     pub sessions: BTreeMap<String, (DeviceId, SessionNo)>,
     /// What a device has acked, by the session on which it did.
@@ -110,6 +138,12 @@ impl World {
             heads: BTreeMap::new(),
             users: BTreeMap::new(),
             inboxes: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            models: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            marks: BTreeMap::new(),
             sessions: BTreeMap::new(),
             acked: BTreeMap::new(),
         }
@@ -152,6 +186,7 @@ impl World {
             Event::Applied { shard, pointer, rows, .. } => {
                 self.raise(*shard, pointer);
                 rows.iter().for_each(|row| self.on_row(site, *shard, row));
+                rows.iter().for_each(|row| self.on_device(row));
             }
             Event::State { shard, pointer, installed, .. } => {
                 self.raise(*shard, pointer);
@@ -177,6 +212,7 @@ impl World {
                 chain: entry.chain,
                 msg_id: entry.msg_id,
                 cid: entry.cid,
+                n: entry.n,
                 from: entry.from,
                 shard,
                 at: site.at,
@@ -188,10 +224,53 @@ impl World {
         } else if let Some((user, _, Some(_))) = row.of::<UserTable>() {
             self.users.insert(user, shard);
         } else if let Some((key, _, Some(row))) = row.of::<InboxTable>() {
-            let (head, mseq) = self.inboxes.entry(key).or_default();
-            *head = row.head.max(*head);
-            *mseq = row.part.mseq.max(*mseq);
+            let told = self.inboxes.entry(key.clone()).or_default();
+            told.head = row.head.max(told.head);
+            told.n_head = row.n_head.max(told.n_head);
+            told.mseq = row.part.mseq.max(told.mseq);
+            told.delivered = row.delivered.max(told.delivered);
+            told.read = row.read.max(told.read);
+            let last = self.rows.entry(key).or_default().entry(row.rev).or_insert_with(|| row.clone());
+            if row.delivered > last.delivered {
+                *last = row;
+            }
+        } else if let Some((key, _, Some(row))) = row.of::<Members>() {
+            let (delivered, read) = self.receipts.entry(key).or_default();
+            *delivered = row.delivered.max(*delivered);
+            *read = row.read.max(*read);
+        } else if let Some(((_, device, conv), _, Some(at))) = row.of::<CursorTable>() {
+            let cursor = self.cursors.entry(device).or_default().entry(conv).or_default();
+            *cursor = at.max(*cursor);
         }
+    }
+
+    /// After all rows of a batch: heads that rose in it may have risen before the device was registered.
+    fn on_device(&mut self, row: &RowChange) {
+        let Some(((user, device), None, Some(_))) = row.of::<DeviceTable>() else { return };
+        let mine = self.inboxes.iter().filter(|((of, _), _)| *of == user);
+        let heads = mine.map(|((_, conv), told)| (conv.clone(), told.head)).collect();
+        self.registered.entry(device).or_insert(heads);
+    }
+
+    /// Before the checkers see it: the log goes first, and what follows from it is compared with it.
+    pub(super) fn before_event(&mut self, site: &Site<'_>, event: &Event) {
+        let Event::Applied { shard, pointer, rows, .. } = event else { return };
+        for row in rows {
+            let Some((conv, _, Some(row))) = row.of::<Conversations>() else { continue };
+            let (model, wrong) = self.models.entry(conv.clone()).or_default();
+            while wrong.is_none() && model.head < row.head {
+                let key = (conv.clone(), model.head.next());
+                // What is damaged here will be read elsewhere.
+                let entry = site.with_state(*shard, pointer, |view| table::get::<Entries>(view, &key).ok().flatten());
+                let Some(entry) = entry else { break };
+                *wrong = model.step(&entry).err();
+            }
+        }
+    }
+
+    /// Up to where any device of the user has acked the conversation, and the person has read it.
+    pub fn marked(&self, user: &UserId, conv: &ConvId) -> (Seq, Seq) {
+        self.marks.get(&(user.clone(), conv.clone())).copied().unwrap_or_default()
     }
 
     /// Before the checkers see it.
@@ -200,7 +279,13 @@ impl World {
             Op::Connected { device, session, .. } => {
                 self.sessions.insert(record.device.clone(), (*device, *session));
             }
+            Op::Read { conv, seq } => {
+                let (_, read) = self.marks.entry((record.user.clone(), conv.clone())).or_default();
+                *read = (*seq).max(*read);
+            }
             Op::Acked { conv, seq } => {
+                let (most, _) = self.marks.entry((record.user.clone(), conv.clone())).or_default();
+                *most = (*seq).max(*most);
                 let Some((device, session)) = self.sessions.get(&record.device) else { return };
                 let by_session = self.acked.entry((*device, conv.clone())).or_default();
                 let acked = by_session.entry(*session).or_default();

@@ -321,6 +321,8 @@ impl Builder {
             Op::Page { ask, .. } => (Kind::Node, None, Some(&ask.conv)),
             Op::Hole { conv, .. } => (Kind::Refused, None, Some(conv)),
             Op::Acked { conv, .. } => (Kind::Ack, None, Some(conv)),
+            Op::Read { conv, .. } => (Kind::Ack, None, Some(conv)),
+            Op::Conv { conv } => (Kind::Deliver, None, Some(&conv.conv)),
             Op::Connected { .. } | Op::CaughtUp | Op::Closed { .. } | Op::Reset => (Kind::Session, None, None),
             Op::Note { .. } => (Kind::Node, None, None),
         };

@@ -1,0 +1,106 @@
+//! What a person sees who opens the application after all is over: the list of conversations and the whole history of each,
+//! asked through the real client. It must be what the log says.
+
+use flotilla_proto::frame::{EntryFrame, History, SyncRequest};
+use flotilla_proto::ids::{ConvId, Rev, Seq, UserId};
+
+use crate::checkers::model::may_read;
+use crate::checkers::{World, frames};
+use crate::cluster::Cluster;
+use crate::workload::{Chat, Person};
+
+/// Small, so that there are several.
+const PAGE: u32 = 23;
+
+pub async fn agree(cluster: &Cluster, chat: &Chat) -> Result<(), String> {
+    for person in &chat.people {
+        list(cluster, person).await.map_err(|what| format!("the list of {}: {what}", person.user))?;
+        let mine = |world: &World| {
+            let of = world.models.iter().filter(|(_, (model, _))| model.part(&person.user).is_some());
+            of.map(|(conv, _)| conv.clone()).collect::<Vec<ConvId>>()
+        };
+        for conv in cluster.watch.with_world(mine) {
+            history(cluster, person, &conv).await.map_err(|what| format!("{} pages {conv}: {what}", person.user))?;
+        }
+    }
+    Ok(())
+}
+
+async fn list(cluster: &Cluster, person: &Person) -> Result<(), String> {
+    let (mut seen, mut request) = (Vec::new(), SyncRequest { rev: None, limit: Some(3) });
+    loop {
+        let reply = person.handle().sync(request).await.map_err(|error| error.to_string())?;
+        for conv in &reply.convs {
+            let known = cluster.watch.with_world(|world| frames::on_conv(world, &person.user, conv));
+            let rev = known?;
+            let newest = cluster.watch.with_world(|world| newest(world, &person.user, &conv.conv));
+            if Some(rev) != newest {
+                return Err(format!("{} is listed at revision {rev}, the newest is {newest:?}", conv.conv));
+            }
+            seen.push(conv.conv.clone());
+        }
+        if !reply.more {
+            break;
+        }
+        request = SyncRequest { rev: Some(reply.rev), limit: Some(3) };
+    }
+    let shown = |world: &World| {
+        let of = world.models.iter().filter(|(_, (model, _))| model.part(&person.user).is_some());
+        of.map(|(conv, _)| conv.clone()).find(|conv| !seen.contains(conv))
+    };
+    match cluster.watch.with_world(shown) {
+        Some(conv) => Err(format!("{conv} is missing")),
+        None => Ok(()),
+    }
+}
+
+fn newest(world: &World, user: &UserId, conv: &ConvId) -> Option<Rev> {
+    world.rows.get(&(user.clone(), conv.clone()))?.keys().next_back().copied()
+}
+
+/// Up and down, page by page: exactly what the user's stays open.
+async fn history(cluster: &Cluster, person: &Person, conv: &ConvId) -> Result<(), String> {
+    let due = cluster.watch.with_world(|world| {
+        let (model, _) = &world.models[conv];
+        let part = &model.parts[&person.user];
+        model.lines.keys().copied().filter(|seq| may_read(part, *seq)).collect::<Vec<Seq>>()
+    });
+    let mut up: Vec<Seq> = Vec::new();
+    loop {
+        let after = Some(up.last().copied().unwrap_or(Seq::ZERO));
+        let (entries, more) = page(cluster, person, History { after, ..asked(conv) }).await?;
+        up.extend(entries.iter().map(|entry| entry.seq));
+        if !more || entries.is_empty() {
+            break;
+        }
+    }
+    let mut down: Vec<Seq> = Vec::new();
+    loop {
+        let before = down.last().copied();
+        let (entries, more) = page(cluster, person, History { before, ..asked(conv) }).await?;
+        down.extend(entries.iter().rev().map(|entry| entry.seq));
+        if !more || entries.is_empty() {
+            break;
+        }
+    }
+    down.reverse();
+    for (way, seqs) in [("up", up), ("down", down)] {
+        if seqs != due {
+            return Err(format!("{way} come {seqs:?}, readable are {due:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn asked(conv: &ConvId) -> History {
+    History { conv: conv.clone(), before: None, after: None, around: None, limit: Some(PAGE) }
+}
+
+async fn page(cluster: &Cluster, person: &Person, asked: History) -> Result<(Vec<EntryFrame>, bool), String> {
+    let handle = person.handle();
+    let status = handle.status().await.ok_or("the device is gone")?;
+    let stored = status.positions.get(&asked.conv).copied().unwrap_or_default();
+    let page = handle.history(asked.clone()).await.map_err(|error| error.to_string())?;
+    cluster.watch.with_world(|world| frames::on_page(world, &person.user, &asked, stored, &page))?;
+    Ok((page.entries, page.more))
+}
