@@ -1,12 +1,14 @@
 //! Nodes of the real code, each on a simulated machine with a disk that survives it, and the tool that asks them.
 //!
-//! - `seat` what a node is started with · `disks` slow, full and failing ones · `links` what keeps machines from hearing each other
+//! - `seat` what a node is started with · `disks` slow, full and failing ones · `members` operators at work
+//!   · `links` what keeps machines from hearing each other
 //!
 //! Invariant: a disk is crashed before its node is killed, so that nothing which still runs while the node goes down, a
 //! destructor or a forgotten task, reaches what the next life of the node will find.
 
 mod disks;
 mod links;
+mod members;
 mod seat;
 
 use std::cell::RefCell;
@@ -18,7 +20,6 @@ use std::time::Duration;
 
 use flotilla_node::cli::ask::{NodeAddr, ask};
 use flotilla_node::cli::init::{self, InitArgs};
-use flotilla_node::cli::rejoin::{self, RejoinArgs};
 use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
@@ -278,26 +279,6 @@ impl Cluster {
         let end = tokio::time::Instant::now() + patience;
         while self.seats[node].running().is_some() && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// A new machine with an empty disk in place of a dead one, taken back by the others.
-    pub fn wipe(&self, node: usize) {
-        self.say(format!("replaces node{} by an empty machine", self.seats[node].number));
-        self.watch.wiped(self.seats[node].number);
-        self.seats[node].disk.wipe();
-    }
-
-    /// As `flotilla cluster rejoin` does it, again until it is done.
-    pub async fn take_back(&self, node: usize) {
-        let number = self.seats[node].number;
-        for _ in 0..120 {
-            let args = RejoinArgs { nodes: self.addrs(), node: number, insecure_peers: true };
-            match self.on_tool(async move { rejoin::run(args).await }).await {
-                Ok(()) => return self.say(format!("has node{number} taken back")),
-                Err(error) => self.say(format!("cannot have node{number} taken back yet: {error:#}")),
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 

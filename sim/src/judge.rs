@@ -10,7 +10,6 @@ use std::time::Duration;
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_client::oracle::{self, Demand, Verdict};
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::CloseCode;
 use flotilla_proto::ids::{ConvId, Seq, ShardId};
 
 use crate::checkers::finished;
@@ -131,20 +130,6 @@ async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
         }
     }
     violations
-}
-
-/// What of the load has happened: some of it only the clients have seen.
-pub fn load(chat: &Chat, records: &[Record]) -> report::Counts {
-    let mut load = chat.shown.counts();
-    let replaced = |record: &&Record| {
-        let stopped = CloseCode::SessionReplaced.number();
-        matches!(&record.op, Op::Closed { code, .. } if *code == stopped && !record.device.starts_with("strange"))
-    };
-    let count = records.iter().filter(replaced).count() as u64;
-    if count > 0 {
-        load.insert("places".into(), count);
-    }
-    load
 }
 
 /// What the run demanded and did not get.

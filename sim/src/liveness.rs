@@ -18,6 +18,7 @@ use crate::workload::Chat;
 const SERVES: Duration = Duration::from_secs(30);
 const DELIVERED: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(30);
+const WISHED: Duration = Duration::from_secs(30);
 const PAID: Duration = Duration::from_secs(20);
 const ACKED: Duration = Duration::from_secs(20);
 const SESSIONS: Duration = Duration::from_secs(30);
@@ -38,6 +39,7 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
     delivered(cluster, FRESH, chat, recorder, records).await?;
     refused(&fresh, records)?;
     cluster.trace.say("run        fresh sends work");
+    until(cluster, "memberships are as wished", WISHED, async || cluster.unwished()).await?;
     let nodes = cluster.core();
     let ask = |look: &dyn Fn(&World, u16) -> Option<String>| {
         cluster.watch.with_world(|world| nodes.iter().find_map(|node| look(world, *node)))

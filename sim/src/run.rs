@@ -16,7 +16,7 @@ use madsim::runtime::Runtime;
 use crate::cluster::Cluster;
 use crate::judge::{self, Outcome};
 use crate::nemesis;
-use crate::options::Options;
+use crate::options::{Options, stream};
 use crate::plants;
 use crate::report::{Counts, Summary};
 use crate::trace::{self, Line, Trace};
@@ -169,16 +169,17 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
+    let mut elsewhere = stream(options.seed, 4);
     let (sent, covered, ()) = futures::future::join3(
         chat.send_all(options),
         nemesis::run(options, &cluster, &chat),
-        chat.two_places(options, &cluster),
+        chat.two_places(&mut elsewhere, options.load.places, &cluster),
     )
     .await;
     sent?;
     trace.say("run        all is sent and healed");
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
-    chat.settles().await;
+    chat.settles(options, &cluster).await;
     let records = &mut left.records;
 
     let unmet = judge::settle(options, &cluster, &chat, recorder, records).await;
@@ -188,7 +189,7 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
     violations.extend(chat.shown.violations());
-    left.load = judge::load(&chat, records);
+    left.load = chat.shown.counts();
     violations.extend(unmet);
     let checked = checked.into_iter().chain(cluster.watch.verified());
     left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();

@@ -106,12 +106,29 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
                 sleep(STEP).await;
             }
         }
-        Fault::Wipe { node } => {
-            cluster.kill(*node, Disk::Lost, 0);
-            cluster.wipe(*node);
-            sleep(lasts).await;
-            cluster.restart(*node);
-            cluster.take_back(*node).await;
+        Fault::Wipe { node } => wipe(cluster, *node, 1, lasts).await,
+        Fault::Rejoin { node, lost: true } => {
+            wipe(cluster, *node, 2, lasts).await;
+            return "rejoin, two admins".into();
+        }
+        Fault::Rejoin { node, lost: false } => {
+            futures::future::join(cluster.readmit(*node, 1), cluster.readmit(*node, 2)).await;
+            return "rejoin of a node that has lost nothing".into();
+        }
+        Fault::Replace { node, shard, admins } => {
+            if !cluster.replace(*node, ShardId(*shard), *admins).await {
+                return "replace, nobody took it".into();
+            }
+            // The others may begin before it is there.
+            sleep(lasts / 2).await;
+            again(cluster, *node, lasts / 2).await;
+            return format!("replace, {admins} admins");
+        }
+        Fault::Grow { from, shard } => {
+            let Some(node) = cluster.grow(*from, ShardId(*shard)).await else {
+                return "grow, nobody took it".into();
+            };
+            again(cluster, node, lasts).await;
         }
         Fault::Isolate { node, inward, outward } => {
             isolate(cluster, *node, *inward, *outward, lasts).await;
@@ -214,6 +231,22 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
         }
     }
     fault.kind().to_owned()
+}
+
+/// A node's machine is replaced by an empty one; so many admins have it taken back.
+async fn wipe(cluster: &Cluster, node: usize, admins: usize, lasts: Duration) {
+    cluster.kill(node, Disk::Lost, 0);
+    cluster.wipe(node);
+    sleep(lasts).await;
+    cluster.restart(node);
+    cluster.take_back(node, admins).await;
+}
+
+/// The node starts again: it opens replicas that were given to it meanwhile.
+async fn again(cluster: &Cluster, node: usize, lasts: Duration) {
+    cluster.kill(node, Disk::Kept, 0);
+    sleep(lasts).await;
+    cluster.restart(node);
 }
 
 async fn isolate(cluster: &Cluster, node: usize, inward: bool, outward: bool, lasts: Duration) {

@@ -60,7 +60,7 @@ impl Options {
         }
         // Most seeds heal everything, the others leave a minority dead for good.
         // Not where a copy was lost: two of three would be gone.
-        let whole = options.lanes.iter().flatten().all(|timed| !LOSSES.contains(&timed.fault.kind()));
+        let whole = options.lanes.iter().flatten().all(|timed| !timed.fault.is_loss());
         if nodes > 1 && rng.random_bool(0.3) && whole {
             options.dead = vec![rng.random_range(0..nodes)];
         }
@@ -75,7 +75,9 @@ impl Options {
         let mut rng = stream(self.seed, 2);
         let on: Vec<&str> = LATER.into_iter().filter(|_| rng.random_bool(0.5)).collect();
         let count = rng.random_range(1..=3);
-        let lane = lane(&mut rng, self, &on, count);
+        let mut lane = lane(&mut rng, self, &on, count);
+        let mut whole = self.dead.is_empty() && !self.lanes.iter().flatten().any(|timed| timed.fault.is_loss());
+        lane.retain(|timed| !timed.fault.is_loss() || std::mem::take(&mut whole));
         self.lanes.push(lane);
     }
 }
@@ -190,6 +192,11 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         "transfer" => Fault::Transfer { shard, to: node },
         "silent" => Fault::Silent { user },
         "client-crash" => Fault::ClientCrash { user },
+        "rejoin" | "replace" | "grow" if alone => return None,
+        "rejoin" => Fault::Rejoin { node, lost: rng.random_bool(0.5) },
+        "replace" => Fault::Replace { node, shard, admins: rng.random_range(1..=2) },
+        "grow" if nodes < 4 => return None,
+        "grow" => Fault::Grow { from: node, shard },
         "client-reset" => Fault::ClientReset { user, bytes: rng.random_range(0..=2_000) },
         other => unreachable!("a kind of fault that nobody draws: {other}"),
     };

@@ -37,6 +37,12 @@ pub enum Fault {
     Rolling,
     /// A node's machine is replaced: its directory is empty, and the cluster takes it back.
     Wipe { node: usize },
+    /// Two admins at once have a node taken back, which has lost everything, or nothing.
+    Rejoin { node: usize, lost: bool },
+    /// A node's replica of a shard is replaced by one with a new id, as so many admins ask at once.
+    Replace { node: usize, shard: u16, admins: usize },
+    /// A group gets one more replica, on the first node from this one on that has none.
+    Grow { from: usize, shard: u16 },
 
     /// A node hears nobody, or nobody hears it, or both; clients included.
     Isolate { node: usize, inward: bool, outward: bool },
@@ -137,7 +143,7 @@ pub const NETWORK: [&str; 12] = [
 const OTHER: [&str; 9] =
     ["slow", "sync-error", "full", "corrupt", "clock", "drift", "transfer", "silent", "client-crash"];
 /// Drawn from a stream of their own: see `draw`.
-pub const LATER: [&str; 1] = ["client-reset"];
+pub const LATER: [&str; 4] = ["client-reset", "rejoin", "replace", "grow"];
 
 /// Every kind of fault, as [`Fault::kind`] names it.
 pub const KINDS: [&str; PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len()] =
@@ -157,6 +163,12 @@ const fn joined<const N: usize>(parts: [&[&'static str]; 4]) -> [&'static str; N
 }
 
 impl Fault {
+    /// It takes a copy away: at most one such fault in a run, and none where a node stays dead.
+    pub fn is_loss(&self) -> bool {
+        let lost = matches!(self, Self::Rejoin { lost: true, .. });
+        lost || matches!(self, Self::Wipe { .. } | Self::Corrupt { .. } | Self::Replace { .. })
+    }
+
     /// The name by which a kind is switched off, counted and printed.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -188,6 +200,9 @@ impl Fault {
             Self::Silent { .. } => "silent",
             Self::ClientCrash { .. } => "client-crash",
             Self::ClientReset { .. } => "client-reset",
+            Self::Rejoin { .. } => "rejoin",
+            Self::Replace { .. } => "replace",
+            Self::Grow { .. } => "grow",
         }
     }
 }

@@ -163,6 +163,8 @@ mod tests {
         assert!(some(&|f| matches!(f, Fault::Cut { .. })) && some(&|f| matches!(f, Fault::Loss { .. })));
         assert!(KINDS.iter().all(|kind| faults.iter().any(|f| f.kind() == *kind)), "every kind is drawn");
         assert!(runs.iter().all(|run| 2 * run.dead.len() < run.nodes), "a majority lives");
+        let lost = |run: &Options| run.lanes.iter().flatten().filter(|timed| timed.fault.is_loss()).count();
+        assert!(runs.iter().all(|run| lost(run) + run.dead.len() <= 1), "a majority keeps its copies");
         assert!(runs.windows(2).any(|pair| pair[0].pause != pair[1].pause));
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flotilla_client::history::Op;
-use flotilla_proto::ids::{ConvId, Seq};
+use flotilla_proto::ids::Seq;
 use tokio::time::sleep;
 
 use super::kit::{must, shown};
@@ -36,10 +36,7 @@ const AFTER_CLEARS: Duration = Duration::from_millis(500);
 /// The two leaders are kept on different nodes that cannot hear each other: so the message is accepted and not fanned out.
 fn dies_before_fan_out(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         stage.gets(&bob, &conv, Seq(1)).await?;
 
         let (log, inbox) = (stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?);
@@ -64,10 +61,7 @@ fn dies_before_fan_out(stage: &Stage) -> Told<'_> {
 
 fn dies_after_push(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         stage.gets(&bob, &conv, Seq(1)).await?;
 
         let inbox = stage.inbox_leader_of(&bob).await?;

@@ -45,10 +45,8 @@ const HELLOS: u64 = 40;
 
 fn hello_races(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        let mut last = alice.sends(&conv, "hello").await?.seq;
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let mut last = Seq(1);
         let mut raced = 0;
         for number in 0..HELLOS {
             bob.app_dies();
@@ -78,10 +76,7 @@ const DONE: Duration = Duration::from_secs(8);
 /// The first hello waits at a node for a leader, and its app is gone when there is one.
 fn late_hello(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         let inbox = stage.inbox_leader_of(&bob).await?;
         let here = stage.other(&[inbox]);
         let there = stage.other(&[inbox, here]);
@@ -112,10 +107,7 @@ fn late_hello(stage: &Stage) -> Told<'_> {
 /// Other nodes are known to it and not reached: trying only those would never end.
 fn only_node(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         let (inbox, log) = (stage.inbox_leader_of(&bob).await?, stage.leader_of(&conv).await?);
         let only = stage.other(&[inbox, log]);
         stage.moves(&bob, only).await?;

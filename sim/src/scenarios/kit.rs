@@ -180,6 +180,23 @@ impl Stage {
         (alice, bob.unwrap_or_else(|| "bob".into()))
     }
 
+    /// Two of them, connected, who have said hello: seq 1 of their conversation.
+    pub async fn talk_apart(&self) -> Result<(Rc<Person>, Rc<Person>, ConvId), Fail> {
+        let (alice, bob) = self.apart();
+        let (alice, bob) = (self.person(&alice).await?, self.person(&bob).await?);
+        let conv = ConvId::direct(&alice.user, &bob.user);
+        alice.sends(&conv, "hello").await?;
+        Ok((alice, bob, conv))
+    }
+
+    /// Puts the second on a node that leads neither the conversation nor its inbox, and the first elsewhere. Gives that node.
+    pub async fn part(&self, alice: &Person, bob: &Person, conv: &ConvId) -> Result<usize, Fail> {
+        let gateway = self.other(&[self.leader_of(conv).await?, self.inbox_leader_of(bob).await?]);
+        self.moves(bob, gateway).await?;
+        self.moves(alice, self.other(&[gateway])).await?;
+        Ok(gateway)
+    }
+
     // Who leads.
 
     pub fn shard_of(&self, conv: &ConvId) -> ShardId {

@@ -72,10 +72,7 @@ fn is_accepted(record: &flotilla_client::history::Record, cid: flotilla_proto::i
 
 fn minority_leader(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         let inbox = stage.inbox_leader_of(&bob).await?;
         stage.moves(&bob, inbox).await?;
         stage.moves(&alice, stage.other(&[inbox])).await?;

@@ -47,10 +47,7 @@ fn sights(stage: &Stage, person: &Person, conv: &ConvId) -> Vec<Seq> {
 
 fn acks_in_flight(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
         let inbox = stage.inbox_leader_of(&bob).await?;
         let there = stage.leader_of(&conv).await?;
         let here = stage.other(&[inbox, there]);
@@ -116,13 +113,8 @@ fn full_window(stage: &Stage) -> Told<'_> {
 
 fn stopped_past_lease(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
-        let gateway = stage.other(&[stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?]);
-        stage.moves(&bob, gateway).await?;
-        stage.moves(&alice, stage.other(&[gateway])).await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let gateway = stage.part(&alice, &bob, &conv).await?;
 
         stage.stop(gateway);
         let lapsed = stage.trace.count("no renewal for a lease: the node has lapsed");
@@ -155,13 +147,8 @@ fn stopped_past_lease(stage: &Stage) -> Told<'_> {
 
 fn away_with_gateway(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
-        let (alice, bob) = stage.apart();
-        let (alice, bob) = (stage.person(&alice).await?, stage.person(&bob).await?);
-        let conv = ConvId::direct(&alice.user, &bob.user);
-        alice.sends(&conv, "hello").await?;
-        let gateway = stage.other(&[stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?]);
-        stage.moves(&alice, stage.other(&[gateway])).await?;
-        stage.moves(&bob, gateway).await?;
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let gateway = stage.part(&alice, &bob, &conv).await?;
         stage.kill(gateway, Disk::Kept);
         bob.app_dies();
         bob.sees_only(&[]);

@@ -26,7 +26,7 @@ use flotilla_proto::frame::Target;
 use flotilla_proto::ids::{Cid, ConvId, UserId};
 
 use crate::cluster::Cluster;
-use crate::options::Options;
+use crate::options::{Options, stream};
 pub use person::Person;
 pub use shown::Shown;
 pub use strange::Stranger;
@@ -52,9 +52,14 @@ pub struct Chat {
 impl Chat {
     /// Accounts, devices, groups.
     pub async fn open(options: &Options, cluster: &Cluster, recorder: &Recorder) -> anyhow::Result<Self> {
-        let watch = cluster.watch.clone();
-        recorder.tap(move |record| watch.on_record(record));
         let (mut people, shown) = (Vec::new(), Shown::default());
+        let (watch, seen) = (cluster.watch.clone(), shown.clone());
+        recorder.tap(move |record| {
+            watch.on_record(record);
+            if places::is_takeover(record) {
+                seen.add("places");
+            }
+        });
         for index in 0..options.users {
             people.push(Arc::new(Person::enter(index, cluster.urls(), recorder.clone(), shown.clone()).await?));
         }
@@ -103,7 +108,10 @@ impl Chat {
 
     /// Everything is healed and nobody is anywhere else: whose device was stopped by a second place opens it again, and
     /// strangers show what they have not shown yet.
-    pub async fn settles(&self) {
+    pub async fn settles(&self, options: &Options, cluster: &Cluster) {
+        if options.load.places > 0 && !self.shown.counts().contains_key("places") {
+            self.two_places(&mut stream(options.seed, 5), 1, cluster).await;
+        }
         for person in &self.people {
             person.comes_back().await;
         }

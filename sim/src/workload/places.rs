@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_client::device::{Handle, message};
+use flotilla_client::history::{Op, Record};
 use flotilla_client::store::{Change, MemStore, Store};
+use flotilla_proto::frame::CloseCode;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Chat, Person, person, target_of};
+use super::{Chat, Person, person, strange, target_of};
 use crate::cluster::Cluster;
-use crate::options::{Options, stream};
 
 /// So long the second place waits to be served.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,13 +23,12 @@ const LOOK: Duration = Duration::from_millis(50);
 
 impl Chat {
     /// One takeover after the other, while people write and things break.
-    pub async fn two_places(&self, options: &Options, cluster: &Cluster) {
-        let mut rng = stream(options.seed, 4);
-        for _ in 0..options.load.places {
+    pub async fn two_places(&self, rng: &mut StdRng, times: u32, cluster: &Cluster) {
+        for _ in 0..times {
             sleep(Duration::from_millis(rng.random_range(200..=3_000))).await;
             let person = &self.people[rng.random_range(0..self.people.len())];
             cluster.say(format!("opens the device of {} in a second place", person.user));
-            self.second_place(&mut rng, person).await;
+            self.second_place(rng, person).await;
             cluster.say(format!("ends the second place of {}", person.user));
             person.comes_back().await;
         }
@@ -64,6 +64,12 @@ impl Chat {
         }
         person.ends_elsewhere(&store);
     }
+}
+
+/// A place learns that another one has taken the session. What strangers do to themselves is no such thing.
+pub(super) fn is_takeover(record: &Record) -> bool {
+    let stopped = CloseCode::SessionReplaced.number();
+    matches!(record.op, Op::Closed { code, .. } if code == stopped) && !strange::is_one(&record.user)
 }
 
 async fn is_served(handle: &Handle) -> bool {

@@ -31,6 +31,12 @@ const PARTS: [&str; 3] = ["strange-acks", "late-acks", "old-hellos"];
 /// Addresses above those of other machines of people.
 const STRANGERS: u8 = 200;
 
+const NAME: &str = "strange";
+
+pub fn is_one(user: &UserId) -> bool {
+    user.as_str().starts_with(NAME)
+}
+
 pub struct Stranger {
     pub user: UserId,
     state: Arc<Mutex<State>>,
@@ -54,7 +60,7 @@ impl Stranger {
         shown: Shown,
         others: Vec<ConvId>,
     ) -> anyhow::Result<Self> {
-        let name = format!("strange{}", index + 1);
+        let name = format!("{NAME}{}", index + 1);
         let ip = Ipv4Addr::new(10, 0, 1, STRANGERS.saturating_add(u8::try_from(index).unwrap_or(u8::MAX)));
         let machine = machine(&name, ip);
         let user = UserId::parse(&name).context("a user's name")?;
