@@ -196,7 +196,8 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         "rejoin" => Fault::Rejoin { node, lost: rng.random_bool(0.5) },
         "replace" => Fault::Replace { node, shard, admins: rng.random_range(1..=2) },
         "grow" if nodes < 4 => return None,
-        "grow" => Fault::Grow { from: node, shard },
+        // The control group is everywhere already.
+        "grow" => Fault::Grow { from: node, shard: shard.max(1) },
         "client-reset" => Fault::ClientReset { user, bytes: rng.random_range(0..=2_000) },
         other => unreachable!("a kind of fault that nobody draws: {other}"),
     };
