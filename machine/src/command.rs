@@ -130,6 +130,54 @@ pub enum Command {
         contact: UserId,
         name: Option<String>,
     },
+    /// User side. What a user settles about one conversation, for itself.
+    SetConv {
+        user: UserId,
+        conv: ConvId,
+        change: ConvChange,
+    },
+}
+
+/// What a user has settled about one conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConvSettings {
+    /// Since when it is pinned.
+    pub pinned: Option<TsMs>,
+    /// Until when it is muted.
+    pub muted_until: Option<TsMs>,
+    pub archived: bool,
+    /// Marked as unread, whatever the read mark says.
+    pub unread: bool,
+    /// Read marks are not shown to others.
+    pub hide_read: bool,
+}
+
+/// What changes of it; none: stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConvChange {
+    pub pinned: Option<bool>,
+    /// 0: not muted.
+    pub muted_until: Option<TsMs>,
+    pub archived: Option<bool>,
+    pub unread: Option<bool>,
+    pub hide_read: Option<bool>,
+}
+
+impl ConvSettings {
+    /// What is pinned already stays where it is.
+    pub fn changed(self, change: &ConvChange, now: TsMs) -> Self {
+        Self {
+            pinned: match change.pinned {
+                Some(true) => self.pinned.or(Some(now)),
+                Some(false) => None,
+                None => self.pinned,
+            },
+            muted_until: change.muted_until.or(self.muted_until).filter(|until| until.0 > 0),
+            archived: change.archived.unwrap_or(self.archived),
+            unread: change.unread.unwrap_or(self.unread),
+            hide_read: change.hide_read.unwrap_or(self.hide_read),
+        }
+    }
 }
 
 /// Who may see something of a user.

@@ -132,6 +132,7 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         }
         Command::SetPrivacy { user, presence } => user::set_privacy(ctx, user, *presence),
         Command::SetContact { user, contact, name } => user::set_contact(ctx, user, contact, name.as_deref()),
+        Command::SetConv { user, conv, change } => user::set_conv(ctx, user, conv, change),
         Command::Notify(items) => user::notify(ctx, items),
         Command::Marks(items) => user::marks(ctx, items),
         Command::PeerMarks(items) => user::peer_marks(ctx, items),
@@ -164,6 +165,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Row { .. }
         | Query::Sessions { .. }
         | Query::Presence { .. }
+        | Query::Recent { .. }
         | Query::Contacts { .. }
         | Query::Privacy { .. }
         | Query::Account { .. } => user::query(&view, &meta()?, query),

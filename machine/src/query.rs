@@ -8,7 +8,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::member::MembershipPart;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Audience, KeyRow, NodeInfo, Notify, Receipt, Settings};
+use crate::command::{Audience, ConvSettings, KeyRow, NodeInfo, Notify, Receipt, Settings};
 use flotilla_proto::slots::SlotTable;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,30 @@ pub enum Query {
     Privacy {
         user: UserId,
     },
+    /// User shard. Rows in the order of a list: pinned ones first, then by latest activity; those after `after`.
+    Recent {
+        user: UserId,
+        device: DeviceId,
+        after: Option<Place>,
+        archived: Option<bool>,
+        limit: u32,
+    },
+}
+
+/// A row's place in the list by activity; the highest comes first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub pinned: bool,
+    /// Since when it is pinned, or the latest activity.
+    pub at: TsMs,
+    pub conv: ConvId,
+}
+
+impl InboxRow {
+    pub fn place(&self) -> Place {
+        let at = self.settings.pinned.unwrap_or(self.last_ts);
+        Place { pinned: self.settings.pinned.is_some(), at, conv: self.conv.clone() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +240,7 @@ pub struct InboxRow {
     pub peer_read: Seq,
     /// The asking device's cursor; the effective head where no cursor row exists.
     pub cursor: Seq,
+    pub settings: ConvSettings,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -86,6 +86,13 @@ pub const TYPING_MEMBERS_MAX: usize = 100;
 pub const TYPING_KEYS_MAX: usize = 16_384;
 /// Conversations whose last `typing` one connection remembers.
 pub const TYPING_CONVS_MAX: usize = 32;
+/// Conversations in one page of the list with previews, and previews read at once.
+pub const PREVIEWS_PER_PAGE: u32 = 50;
+pub const PREVIEWS_AT_ONCE: usize = 8;
+/// Entries that are looked at for the last message, what is read of them, and what is shown of a body.
+pub const PREVIEW_ENTRIES: u32 = 8;
+pub const PREVIEW_READ_BYTES: u32 = 16 * 1024;
+pub const PREVIEW_BYTES: usize = 300;
 /// Rows of inboxes in one answer.
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.

@@ -91,6 +91,19 @@ fn receipt() -> impl Strategy<Value = Receipt> {
     })
 }
 
+fn conv_change() -> impl Strategy<Value = ConvChange> {
+    let flags = [prop::option::of(any::<bool>()), prop::option::of(any::<bool>()), prop::option::of(any::<bool>())];
+    (flags, prop::option::of(any::<bool>()), prop::option::of(number())).prop_map(
+        |([pinned, archived, unread], hide_read, until)| ConvChange {
+            pinned,
+            archived,
+            unread,
+            hide_read,
+            muted_until: until.map(TsMs),
+        },
+    )
+}
+
 fn audience() -> impl Strategy<Value = Audience> {
     prop_oneof![Just(Audience::Everyone), Just(Audience::Contacts), Just(Audience::Nobody)]
 }
@@ -131,6 +144,7 @@ pub fn user_side() -> BoxedStrategy<Command> {
             .prop_map(|(n, l, limit)| Command::Fence { node: NodeId(n), lowest: Incarnation(l), limit }),
         1 => any::<u32>().prop_map(|limit| Command::StepJob { limit }),
         1 => (name(), audience()).prop_map(|(user, presence)| Command::SetPrivacy { user, presence }),
+        3 => (name(), conv(), conv_change()).prop_map(|(user, conv, change)| Command::SetConv { user, conv, change }),
         2 => (name(), name(), prop::option::of(prop_oneof![4 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))]))
             .prop_map(|(user, contact, name)| Command::SetContact { user, contact, name }),
     ]

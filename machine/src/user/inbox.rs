@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{UserRow, UserTable};
 use super::{cursor, key};
 use crate::apply::Ctx;
-use crate::command::{Notify, NotifyUser, Receipt};
+use crate::command::{ConvSettings, Notify, NotifyUser, Receipt};
 use crate::effect::Effect;
 use crate::query::InboxRow;
 use crate::table::{self, KeyReader, Table, kind};
@@ -69,7 +69,7 @@ impl Row {
     }
 
     /// As one device of the user sees it. `cursor` none: no row, so it stands at the effective head.
-    pub fn view(self, conv: ConvId, cursor: Option<Seq>) -> InboxRow {
+    pub fn view(self, conv: ConvId, cursor: Option<Seq>, settings: ConvSettings) -> InboxRow {
         let cursor = cursor.unwrap_or_else(|| self.effective_head());
         InboxRow {
             conv,
@@ -86,6 +86,7 @@ impl Row {
             peer_delivered: self.peer_delivered,
             peer_read: self.peer_read,
             cursor,
+            settings,
         }
     }
 }
@@ -133,6 +134,8 @@ pub struct Change<'k> {
     pub account: UserRow,
     pub old: Option<Row>,
     pub row: Row,
+    /// Something beside the row changed that the user's devices are to hear of.
+    beside: bool,
 }
 
 impl<'k> Change<'k> {
@@ -141,16 +144,23 @@ impl<'k> Change<'k> {
         let Some(account) = table::get::<UserTable>(txn, user)? else { return Ok(None) };
         let old = table::get::<InboxTable>(txn, &(user.clone(), conv.clone()))?;
         let row = old.clone().unwrap_or_default();
-        Ok(Some(Self { user, conv, account, old, row }))
+        Ok(Some(Self { user, conv, account, old, row, beside: false }))
+    }
+
+    /// A new revision, also if the row stays as it was.
+    pub fn touch(mut self, ctx: &mut Ctx<'_, '_>) -> Result<usize, Fatal> {
+        self.beside = true;
+        self.commit(ctx)
     }
 
     fn is_changed(&self) -> bool {
-        self.old.as_ref() != Some(&self.row)
+        self.beside || self.old.as_ref() != Some(&self.row)
     }
 
     /// Nothing changed but what only receipts tell of: no revision, no frame.
     fn is_pure_ack(&self) -> bool {
-        self.old.as_ref().is_some_and(|old| Row { delivered: self.row.delivered, ..old.clone() } == self.row)
+        !self.beside
+            && self.old.as_ref().is_some_and(|old| Row { delivered: self.row.delivered, ..old.clone() } == self.row)
     }
 
     /// Writes the row, its revision and the cursors that must stand before its head advances. Gives the rows touched.
@@ -192,7 +202,7 @@ impl<'k> Change<'k> {
         let head = self.row.effective_head();
         let head_before = self.old.as_ref().map_or(Seq::ZERO, Row::effective_head);
         let (user, conv, rev) = (self.user.clone(), self.conv.clone(), self.row.rev);
-        if self.is_more_than_a_head(head > head_before) {
+        if self.beside || self.is_more_than_a_head(head > head_before) {
             ctx.effects.push(Effect::Conv { user: user.clone(), conv: conv.clone(), rev });
         }
         if head > head_before {

@@ -14,10 +14,10 @@ use flotilla_proto::plant::{self, Plant};
 use serde::{Deserialize, Serialize};
 
 use super::inbox::Change;
-use super::{cursor, device, key, session};
+use super::{conv_settings, cursor, device, key, session};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome, check_batch};
-use crate::command::{ClearReceipt, Mark, MarkKind};
+use crate::command::{ClearReceipt, ConvSettings, Mark, MarkKind};
 use crate::effect::Effect;
 use crate::reply::{MarkReply, Reply};
 use crate::table::{self, KeyReader, Table, kind};
@@ -46,8 +46,11 @@ impl Table for DueTable {
     }
 }
 
-/// Rows that one mark touches at worst: user, row, two places of the index, receipt, and a cursor of every device.
-const ROWS_PER_MARK: usize = 5 + limits::DEVICES_PER_USER_MAX;
+/// Rows that one mark touches at worst: user, row, two places of the index, receipt, and a cursor of every device; since
+/// conversations have settings, those too.
+fn rows_per_mark(ctx: &Ctx<'_, '_>) -> usize {
+    5 + limits::DEVICES_PER_USER_MAX + usize::from(ctx.meta.has_level(conv_settings::LEVEL))
+}
 
 /// Answers each mark in order. A batch with a foreign slot is refused whole. Marks that come once the rows of this command
 /// are used up are answered `Ahead`: the gateway keeps them and comes again.
@@ -56,10 +59,11 @@ pub fn marks(ctx: &mut Ctx<'_, '_>, items: &[Mark]) -> Outcome {
     for item in items {
         ctx.meta.check_user(&item.user)?;
     }
+    let rows_per_mark = rows_per_mark(ctx);
     let mut rows = limits::ROWS_PER_COMMAND_MAX;
     let mut replies = Vec::with_capacity(items.len());
     for item in items {
-        if rows < ROWS_PER_MARK {
+        if rows < rows_per_mark {
             replies.push(MarkReply::Ahead);
             continue;
         }
@@ -102,8 +106,18 @@ fn mark(ctx: &mut Ctx<'_, '_>, m: &Mark) -> Result<(MarkReply, usize), Fatal> {
     }
     change.row.delivered = change.row.delivered.max(inside);
     let row = change.row.clone();
+    // Only reads look at what is settled: acks are on the path of every message.
+    let settings = match m.kind {
+        MarkKind::Read => conv_settings::of(ctx.txn, &m.user, &m.conv)?,
+        MarkKind::Ack => ConvSettings::default(),
+    };
     // First the cursors that must stand before the head advances, then the device's own may move.
-    let mut touched = change.commit(ctx)?;
+    let mut touched = if settings.unread {
+        conv_settings::put(ctx, &m.user, &m.conv, &ConvSettings { unread: false, ..settings });
+        change.touch(ctx)? + 1
+    } else {
+        change.commit(ctx)?
+    };
     if m.kind == MarkKind::Ack
         && let Some(at) = cursor::find(ctx.txn, &m.user, m.device, &m.conv)?
         && m.seq > at
@@ -113,10 +127,14 @@ fn mark(ctx: &mut Ctx<'_, '_>, m: &Mark) -> Result<(MarkReply, usize), Fatal> {
         cursor::put(ctx.txn, &m.user, m.device, &m.conv, to);
         touched += 1;
     }
-    let news = row.read > old.read || row.delivered > old.delivered && row.part.mode == Mode::Push;
+    let read_shown = row.read > old.read && !settings.hide_read;
+    let news = read_shown || row.delivered > old.delivered && row.part.mode == Mode::Push;
     if news {
         let read = row.part.floor(row.read).unwrap_or(Seq::ZERO);
-        owe(ctx, &m.user, &m.conv, Due { delivered: row.delivered.max(read), read })?;
+        // An ack says nothing of reads, which may be hidden: each read that is shown has owed itself.
+        let silent = ctx.meta.has_level(conv_settings::LEVEL) && !read_shown;
+        let due = Due { delivered: row.delivered.max(read), read: if silent { Seq::ZERO } else { read } };
+        owe(ctx, &m.user, &m.conv, due)?;
         touched += 1;
     }
     Ok((MarkReply::Done, touched))

@@ -2,7 +2,7 @@
 //!
 //! - [`account`] users and passwords · [`device`] login, names, revocation · [`token`] refresh tokens and their rotation
 //! - [`session`] open and close · [`job`] fences, and work in steps
-//! - [`inbox`] the row of one conversation and its revisions · [`cursor`] a device's place in it
+//! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
 //! - [`presence`] who is here, and who may see it · [`contact`], [`profile`] what a user keeps of others and says of itself
 //! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod contact;
+pub mod conv_settings;
 pub mod cursor;
 pub mod device;
 pub mod heads;
@@ -29,6 +30,7 @@ pub mod token;
 
 pub use account::{register, set_password};
 pub use contact::set_contact;
+pub use conv_settings::set_conv;
 pub use device::{login, rename_device, revoke_device};
 pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};

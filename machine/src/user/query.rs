@@ -12,11 +12,13 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{contact, cursor, device, key, presence, session, token};
+use super::{contact, conv_settings, cursor, device, key, presence, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
-use crate::query::{Account, Answer, DeviceView, InboxRow, LiveSession, Query, RowsPage, SessionNews, SessionSince};
+use crate::query::{
+    Account, Answer, DeviceView, InboxRow, LiveSession, Place, Query, RowsPage, SessionNews, SessionSince,
+};
 use crate::table::{self, Table, View, kind};
 
 /// Rows read at once while looking for those that are asked for.
@@ -29,6 +31,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         | Query::Rows { user, .. }
         | Query::Row { user, .. }
         | Query::Contacts { user, .. }
+        | Query::Recent { user, .. }
         | Query::Privacy { user }
         | Query::Account { user } => Some(user),
         _ => None,
@@ -52,6 +55,12 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
             let limit = page_limit(*limit);
             rows_of_device(view, user, *device, |rev| {
                 by_conversation(view, user, *device, after.as_ref(), limit, rev, &|_, _| true)
+            })
+        }
+        Query::Recent { user, device, after, archived, limit } => {
+            let limit = page_limit(*limit);
+            rows_of_device(view, user, *device, |rev| {
+                recent(view, user, *device, after.as_ref(), *archived, limit, rev)
             })
         }
         Query::Row { user, device, conv } => row(view, user, *device, conv),
@@ -95,7 +104,7 @@ fn shown(view: &View<'_>, user: &UserId, device: DeviceId, conv: &ConvId) -> Res
         return Ok(None);
     }
     let at = cursor::find(view, user, device, conv)?;
-    Ok(Some(row.view(conv.clone(), at)))
+    Ok(Some(row.view(conv.clone(), at, conv_settings::of(view, user, conv)?)))
 }
 
 /// Rows above a revision, in rev order.
@@ -149,6 +158,7 @@ fn by_conversation(
         let (Some(((_, first), _)), Some((last, _))) = (chunk.first(), chunk.last()) else { return Ok(page) };
         from = table::above(InboxTable::key(last));
         let cursors = cursors_between(view, user, device, first, &last.1)?;
+        let settings = conv_settings::between(view, user, first, &last.1)?;
         for ((_, conv), row) in chunk {
             let at = cursors.get(&conv).copied();
             if !row.is_shown() || !keep(&row, at) {
@@ -158,12 +168,50 @@ fn by_conversation(
                 page.more = true;
                 return Ok(page);
             }
-            page.rows.push(row.view(conv, at));
+            let settings = settings.get(&conv).copied().unwrap_or_default();
+            page.rows.push(row.view(conv, at, settings));
         }
         if !rest {
             return Ok(page);
         }
     }
+}
+
+/// The list by activity. All rows are looked at, a bounded number is kept: a user's conversations are at most 10,000, and
+/// an index by activity would be written for every message.
+fn recent(
+    view: &View<'_>,
+    user: &UserId,
+    device: DeviceId,
+    after: Option<&Place>,
+    archived: Option<bool>,
+    limit: usize,
+    rev: Rev,
+) -> Result<RowsPage, Fatal> {
+    let settings = conv_settings::of_user(view, user)?;
+    let mut best: BTreeMap<Place, Row> = BTreeMap::new();
+    table::scan_prefix::<InboxTable>(view, &key::of(kind::INBOX, user).build(), &mut |(_, conv), row| {
+        let of_conv = settings.get(&conv).copied().unwrap_or_default();
+        let at = of_conv.pinned.unwrap_or(row.last_ts);
+        let place = Place { pinned: of_conv.pinned.is_some(), at, conv };
+        let wanted = row.is_shown() && archived.is_none_or(|archived| archived == of_conv.archived);
+        if wanted && after.is_none_or(|after| place < *after) {
+            best.insert(place, row);
+            // One more than asked for says whether there is more.
+            if best.len() > limit + 1 {
+                best.pop_first();
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    let more = best.len() > limit;
+    let mut rows = Vec::new();
+    for (place, row) in best.into_iter().rev().take(limit) {
+        let at = cursor::find(view, user, device, &place.conv)?;
+        let of_conv = settings.get(&place.conv).copied().unwrap_or_default();
+        rows.push(row.view(place.conv, at, of_conv));
+    }
+    Ok(RowsPage { rows, more, rev })
 }
 
 fn cursors_between(

@@ -15,7 +15,7 @@ use flotilla_proto::slots::SlotTable;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of every message of this module.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 
 /// The kind bytes under which the peer transport carries these.
 pub const KIND_NODE: u8 = 16;

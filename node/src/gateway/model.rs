@@ -156,6 +156,7 @@ impl World {
             peer_delivered: Seq(0),
             peer_read: Seq(0),
             cursor: Seq(self.cursors[device]),
+            settings: Default::default(),
         }
     }
 

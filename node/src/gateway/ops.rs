@@ -11,6 +11,7 @@ use flotilla_proto::limits;
 use super::errors;
 use super::shared::Shared;
 use crate::backend::{CallError, Freshness, Route};
+use crate::http::lists;
 
 /// How often `NeedPeers` may send an append back.
 const PEER_CHECKS_MAX: usize = 3;
@@ -177,6 +178,6 @@ pub fn conv_frame(user: &UserId, epoch: Epoch, row: &InboxRow) -> frame::Conv {
         member: row.part.is_member(),
         mseq: row.part.mseq,
         last_ts: row.last_ts,
-        settings: None,
+        settings: lists::settings_value(&row.settings),
     }
 }

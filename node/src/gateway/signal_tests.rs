@@ -107,3 +107,37 @@ async fn typing_reaches_the_others_once_in_three_seconds_and_is_never_stored() {
 fn is_first(frame: &ServerFrame) -> bool {
     matches!(frame, ServerFrame::Entry(entry) if entry.seq == Seq(1))
 }
+
+/// A setting of one device is a `conv` frame at the others, in rev order; a read takes the mark "unread" away everywhere.
+#[tokio::test]
+async fn what_one_device_settles_the_others_hear() {
+    let node = Node::start().await;
+    let mut alice = node.caught_up("alice", "1").await;
+    let mut bob = node.caught_up("bob", "1").await;
+    let mut other = node.caught_up("bob", "2").await;
+    let conv = alice.send("bob", 1, "hi").await.conv;
+    bob.entry().await;
+    bob.ack(&conv, 1).await;
+    let method = format!("PATCH conversations/{conv}/settings");
+    let params = serde_json::json!({ "unread": true, "hide_read": true });
+    let id = bob.ask(ClientFrame::Call(Call { method, key: None, params })).await;
+    assert!(matches!(bob.answer(id).await, ServerFrame::Reply(_)));
+    let settled = |name: &'static str, wanted: bool| {
+        move |f: &ServerFrame| match f {
+            ServerFrame::Conv(conv) => conv.settings.as_ref().is_some_and(|s| s[name] == true) == wanted,
+            _ => false,
+        }
+    };
+    other.until(settled("unread", true)).await;
+    bob.say(ClientFrame::Read(AckItem { conv: conv.clone(), seq: Seq(1) })).await;
+    let ServerFrame::Conv(read) = other.until(settled("unread", false)).await else { unreachable!("just matched") };
+    assert_eq!((read.read, read.settings.is_some_and(|s| s["hide_read"] == true)), (Seq(1), true));
+    // Delivered reaches alice, read does not.
+    let ServerFrame::Conv(seen) = alice
+        .until(|f| matches!(f, ServerFrame::Conv(c) if c.peer.as_ref().is_some_and(|p| p.delivered == Seq(1))))
+        .await
+    else {
+        unreachable!("just matched")
+    };
+    assert_eq!(seen.peer.map(|p| p.read), Some(Seq(0)));
+}

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::server::Peer;
-use super::{accounts, groups, inbox, people};
+use super::{accounts, groups, inbox, lists, people};
 use crate::auth::Caller;
 use crate::gateway::errors;
 use crate::gateway::shared::Shared;
@@ -82,6 +82,10 @@ pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
         ("GET", ["devices"]) => accounts::devices(shared, me).await,
         ("PATCH", ["devices", id]) => accounts::rename_device(shared, me, id, request).await,
         ("DELETE", ["devices", id]) => accounts::revoke_device(shared, me, id, request).await,
+        ("GET", ["conversations"]) if request.params.get("order").is_some_and(|order| order == "activity") => {
+            lists::by_activity(shared, me, request).await
+        }
+        ("PATCH", ["conversations", id, "settings"]) => lists::settle(shared, me, id, request).await,
         ("GET", ["conversations"]) => groups::list(shared, me, request).await,
         ("POST", ["groups"]) => groups::create(shared, me, request).await,
         ("GET", ["conversations", id]) => groups::show(shared, me, id).await,

@@ -190,3 +190,61 @@ async fn presence_privacy_and_contacts_over_rest() {
     let many: Vec<String> = (0..=flotilla_proto::limits::WATCH_MAX).map(|n| format!("u{n}")).collect();
     assert_eq!(node.get(&format!("/v1/presence?users={}", many.join(",")), "dev:bob").await.0, 400);
 }
+
+#[tokio::test]
+async fn the_list_by_activity_shows_the_last_messages_and_what_is_settled() {
+    let node = Node::start().await;
+    for user in ["alice", "bob", "carol"] {
+        node.caught_up(user, "1").await;
+    }
+    let (_, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob"]}"#).await;
+    let crew = text(&group, "conv").to_owned();
+    let direct = ConvId::direct(&UserId::parse("bob").expect("valid"), &UserId::parse("carol").expect("valid"));
+    let send = async |token: &str, conv: &str, body: &str| {
+        let (status, sent) = node.post(&format!("/v1/conversations/{conv}/messages"), token, body).await;
+        assert_eq!(status, 200, "{sent}");
+    };
+    send("dev:carol", direct.as_str(), &json!({ "body": "aGk" }).to_string()).await;
+    send("dev:alice", &crew, &json!({ "body": "A".repeat(1_000) }).to_string()).await;
+    let (_, page) = node.get("/v1/conversations?order=activity&previews=true", "dev:bob").await;
+    let of = |page: &Value, i: usize| page["convs"][i].clone();
+    assert_eq!((text(&of(&page, 0), "conv"), text(&of(&page, 0), "name")), (crew.as_str(), "crew"), "{page}");
+    assert_eq!(
+        (of(&page, 0)["last"]["cut"].clone(), of(&page, 1)["last"]["body"].clone()),
+        (json!(true), json!("aGk"))
+    );
+    let bob = [("authorization", "Bearer dev:bob")];
+    let settings = format!("/v1/conversations/{direct}/settings");
+    let (status, answer) =
+        node.http("PATCH", &settings, &bob, r#"{"pinned":true,"unread":true,"muted_until":7}"#).await;
+    assert_eq!(status, 200, "{answer}");
+    let (_, first) = node.get("/v1/conversations?order=activity&limit=1", "dev:bob").await;
+    assert_eq!((text(&of(&first, 0), "conv"), &first["more"]), (direct.as_str(), &json!(true)));
+    let settled = &of(&first, 0)["settings"];
+    assert_eq!((&settled["unread"], &settled["muted_until"]), (&json!(true), &json!(7)));
+    let next = format!("/v1/conversations?order=activity&after={}", text(&first, "next"));
+    let (_, rest) = node.get(&next, "dev:bob").await;
+    assert_eq!(
+        (text(&of(&rest, 0), "conv"), &rest["more"], &rest["next"]),
+        (crew.as_str(), &json!(false), &Value::Null)
+    );
+    assert_eq!(
+        node.http("PATCH", &settings, &bob, r#"{"archived":true,"pinned":false,"muted_until":null}"#).await.0,
+        200
+    );
+    let (_, shown) = node.get("/v1/conversations?order=activity&archived=false", "dev:bob").await;
+    assert_eq!(shown["convs"].as_array().map(Vec::len), Some(1));
+    for (path, body, wanted) in [
+        (settings.as_str(), "{}", 400),
+        (settings.as_str(), r#"{"pinned":"yes"}"#, 400),
+        (settings.as_str(), r#"{"color":"red"}"#, 400),
+        ("/v1/conversations/x/settings", r#"{"pinned":true}"#, 404),
+    ] {
+        assert_eq!(node.http("PATCH", path, &bob, body).await.0, wanted, "{path} {body}");
+    }
+    let stranger = [("authorization", "Bearer dev:alice")];
+    assert_eq!(node.http("PATCH", &settings, &stranger, r#"{"pinned":true}"#).await.0, 404, "not hers");
+    for query in ["after=nonsense", "archived=perhaps", "limit=x"] {
+        assert_eq!(node.get(&format!("/v1/conversations?order=activity&{query}"), "dev:bob").await.0, 400, "{query}");
+    }
+}

@@ -174,7 +174,8 @@ pub struct Conv {
     pub mseq: Seq,
     #[serde(default)]
     pub last_ts: TsMs,
-    /// Mute, pin and such. Reserved.
+    /// What the user has settled: `pinned` (since when), `muted_until`, and where they are true `archived`, `unread`,
+    /// `hide_read`. None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<serde_json::Value>,
 }

@@ -8,5 +8,6 @@ pub(crate) mod kit;
 mod marks;
 mod people;
 mod sessions;
+mod settled;
 mod tables;
 mod whole;

@@ -4,10 +4,11 @@ use flotilla_proto::ids::*;
 use proptest::prelude::*;
 
 use super::kit;
-use crate::command::Audience;
+use crate::command::{Audience, ConvSettings};
 use crate::table::assert_round_trip;
 use crate::user::account::{UserRow, UserTable};
 use crate::user::contact::{ContactRow, ContactTable};
+use crate::user::conv_settings::ConvSettingsTable;
 use crate::user::cursor::CursorTable;
 use crate::user::device::{Barred, DeviceRow, DeviceTable, GoneTable};
 use crate::user::inbox::{InboxTable, RevTable, Row};
@@ -45,8 +46,10 @@ proptest! {
         assert_round_trip::<InboxTable>(&(user.clone(), conv.clone()), &row);
         assert_round_trip::<RevTable>(&(user.clone(), Rev(n)), &conv);
         assert_round_trip::<CursorTable>(&(user.clone(), device, conv.clone()), &Seq(n));
-        assert_round_trip::<DueTable>(&(user.clone(), conv), &Due { delivered: Seq(n), read: Seq(n) });
+        assert_round_trip::<DueTable>(&(user.clone(), conv.clone()), &Due { delivered: Seq(n), read: Seq(n) });
         let presence = PresenceRow { last_seen: Some(TsMs(n)), shown_to: Audience::Contacts };
+        let settings = ConvSettings { pinned: Some(TsMs(n)), unread: n % 2 == 0, ..ConvSettings::default() };
+        assert_round_trip::<ConvSettingsTable>(&(user.clone(), conv.clone()), &settings);
         assert_round_trip::<PresenceTable>(&user, &presence);
         assert_round_trip::<ContactTable>(&(user.clone(), peer), &ContactRow { name: row_text.clone(), added: TsMs(n) });
         let profile = ProfileRow { name: row_text, contacts: n as u32, ..ProfileRow::default() };

@@ -79,6 +79,7 @@ fn row(conv: &ConvId, head: u64, cursor: u64) -> InboxRow {
         peer_delivered: zero,
         peer_read: zero,
         cursor: Seq(cursor),
+        settings: Default::default(),
     }
 }
 
