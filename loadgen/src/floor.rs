@@ -73,7 +73,7 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
     }
     let mut cluster = place.local(&[]).await?;
     cluster.local()?.spread().await?;
-    loads(options, &cluster, &mut table).await?;
+    loads(options, &mut cluster, &mut table).await?;
     kills(options, &mut cluster, &mut table).await?;
     let restart = restart::Options { entries: options.entries, pairs: 64 };
     let restart = restart::run(&restart, &mut cluster).await?;
@@ -112,7 +112,7 @@ async fn idle_connections(options: &Options, cluster: &Cluster, table: &mut Tabl
     Ok(())
 }
 
-async fn loads(options: &Options, cluster: &Cluster, table: &mut Table) -> anyhow::Result<()> {
+async fn loads(options: &Options, cluster: &mut Cluster, table: &mut Table) -> anyhow::Result<()> {
     let open = direct::Options::open(64, 500.0).lasting(2.0, options.seconds);
     let report = direct::run(&open, cluster).await?;
     report.print();

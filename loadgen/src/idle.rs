@@ -13,21 +13,16 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
-use flotilla_proto::frame::Encoding;
-use flotilla_proto::ids::UserId;
-use futures::StreamExt;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::Outcome;
 use crate::cluster::{Cluster, Place};
-use crate::line::{Line, Who};
+use crate::engine::Engine;
 use crate::process::mib;
+use crate::workload::setup;
 
-const CONNECTING_AT_ONCE: usize = 64;
-/// Below the server's 25 s, so that no ping is needed and none is missed.
-const LOOK: Duration = Duration::from_secs(5);
-/// A node that has just started may still say "not ready"; a client comes back.
+const AT_ONCE: usize = 64;
+/// A node needs a moment to see that connections are gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Args)]
@@ -96,30 +91,33 @@ impl Idle {
 }
 
 pub async fn run(options: &Options, cluster: &Cluster) -> anyhow::Result<Idle> {
+    // The engine waits by itself; what it asks of the nodes' metrics is waited for here too.
+    tokio::task::block_in_place(|| hold(options, cluster))
+}
+
+fn hold(options: &Options, cluster: &Cluster) -> anyhow::Result<Idle> {
     let settle = Duration::from_secs_f64(options.settle);
-    let tag = rand::random::<u64>();
-    let names = (0..options.connections).map(|at| Ok(Who::new(UserId::parse(&format!("i{at}.{tag:x}"))?)));
-    let people = names.collect::<anyhow::Result<Vec<_>>>()?;
-    let before = look(cluster, 0).await;
-    let people = introduce(cluster, people).await?;
-    gone(cluster).await?;
-    tokio::time::sleep(settle).await;
-    let known = look(cluster, 0).await;
-    let (mut lines, mut steps, mut closed) = (Vec::new(), Vec::new(), 0);
-    for part in people.chunks(options.connections.div_ceil(options.steps as usize).max(1)) {
-        let first = lines.len() + closed;
-        let mut opening = futures::stream::iter(part.iter().cloned().enumerate())
-            .map(|(at, who)| open(cluster, first + at, who))
-            .buffer_unordered(CONNECTING_AT_ONCE);
-        while let Some(opened) = opening.next().await {
-            lines.push(opened?.0);
-        }
-        closed += hold(&mut lines, settle).await;
-        steps.push(look(cluster, lines.len()).await);
+    let mut engine = Engine::new(&cluster.urls, 0)?;
+    let mut people = Vec::new();
+    for at in 0..options.connections {
+        let name = engine.name('i', at)?;
+        people.push(engine.device(name, at));
     }
-    let at_rest = cluster.usage();
-    closed += hold(&mut lines, Duration::from_secs_f64(options.seconds)).await;
-    let after = cluster.usage();
+    let before = look(cluster, 0);
+    introduce(&mut engine, &people)?;
+    gone(&mut engine, cluster)?;
+    rest(&mut engine, settle)?;
+    let known = look(cluster, 0);
+    engine.tally.reconnects = 0;
+    let mut steps = Vec::new();
+    for part in people.chunks(options.connections.div_ceil(options.steps as usize).max(1)) {
+        setup::online(&mut engine, part.iter().copied())?;
+        rest(&mut engine, settle)?;
+        steps.push(look(cluster, engine.online));
+    }
+    let (at_rest, began) = (cluster.usage(), std::time::Instant::now());
+    rest(&mut engine, Duration::from_secs_f64(options.seconds))?;
+    let (after, seconds) = (cluster.usage(), began.elapsed().as_secs_f64());
     let cpu: f64 = at_rest.iter().zip(&after).map(|(b, a)| a.cpu.saturating_sub(b.cpu).as_secs_f64()).sum();
     let kib = |of: &dyn Fn(&Step) -> f64| slope(&steps, of) * 1024.0;
     let last = steps.last().unwrap_or(&known);
@@ -131,8 +129,8 @@ pub async fn run(options: &Options, cluster: &Cluster) -> anyhow::Result<Idle> {
         before,
         known,
         steps,
-        cpu_percent: 100.0 * cpu / options.seconds,
-        closed,
+        cpu_percent: 100.0 * cpu / seconds,
+        closed: engine.tally.reconnects as usize,
     })
 }
 
@@ -142,9 +140,13 @@ impl Step {
     }
 }
 
-async fn look(cluster: &Cluster, connections: usize) -> Step {
+fn metric(cluster: &Cluster, name: &str) -> f64 {
+    tokio::runtime::Handle::current().block_on(cluster.metric(name))
+}
+
+fn look(cluster: &Cluster, connections: usize) -> Step {
     let rss_mib = cluster.usage().iter().map(|usage| mib(usage.rss_bytes)).collect();
-    let storage_mib = mib(cluster.metric("flotilla_storage_memory_bytes").await as u64);
+    let storage_mib = mib(metric(cluster, "flotilla_storage_memory_bytes") as u64);
     Step { connections, rss_mib, storage_mib }
 }
 
@@ -162,61 +164,32 @@ fn slope(steps: &[Step], of: impl Fn(&Step) -> f64) -> f64 {
     over / under
 }
 
-async fn open(cluster: &Cluster, at: usize, mut who: Who) -> anyhow::Result<(Line, Who)> {
-    let url = &cluster.urls[at % cluster.urls.len()];
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Line::open(url, Encoding::Json, 512, &mut who).await {
-            Ok((line, _)) => return Ok((line, who)),
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
-}
-
 /// Everyone logs in once and leaves; never more than a few are there.
-async fn introduce(cluster: &Cluster, people: Vec<Who>) -> anyhow::Result<Vec<Who>> {
-    let coming = futures::stream::iter(people.into_iter().enumerate()).map(|(at, who)| async move {
-        let (_left, who) = open(cluster, at, who).await?;
-        anyhow::Ok(who)
-    });
-    let mut coming = coming.buffered(CONNECTING_AT_ONCE);
-    let mut known = Vec::new();
-    while let Some(who) = coming.next().await {
-        known.push(who?);
-    }
-    Ok(known)
-}
-
-/// Until the nodes have closed every session. Nodes without metrics are not waited for.
-async fn gone(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while cluster.metric("flotilla_sessions").await > 0.0 {
-        ensure!(Instant::now() < deadline, "sessions stay although their connections are gone");
-        tokio::time::sleep(Duration::from_millis(200)).await;
+fn introduce(engine: &mut Engine, people: &[usize]) -> anyhow::Result<()> {
+    for part in people.chunks(AT_ONCE) {
+        setup::online(engine, part.iter().copied())?;
+        for at in part {
+            engine.dismiss(*at);
+        }
     }
     Ok(())
 }
 
-/// Answers what the server says meanwhile; how many connections it closed.
-async fn hold(lines: &mut Vec<Line>, time: Duration) -> usize {
-    let end = Instant::now() + time;
-    let before = lines.len();
-    while Instant::now() < end {
-        tokio::time::sleep_until(end.min(Instant::now() + LOOK)).await;
-        let mut kept = Vec::with_capacity(lines.len());
-        for mut line in lines.drain(..) {
-            let open = match futures::FutureExt::now_or_never(line.receive()) {
-                Some(Err(_)) => false,
-                Some(Ok(_)) | None => line.flush().await.is_ok(),
-            };
-            if open {
-                kept.push(line);
-            }
-        }
-        *lines = kept;
+/// Until the nodes have closed every session. Nodes without metrics are not waited for.
+fn gone(engine: &mut Engine, cluster: &Cluster) -> anyhow::Result<()> {
+    let limit = engine.clock.now().after(PATIENCE);
+    while metric(cluster, "flotilla_sessions") > 0.0 {
+        ensure!(engine.clock.now() < limit, "sessions stay although their connections are gone");
+        rest(engine, Duration::from_millis(200))?;
     }
-    before - lines.len()
+    Ok(())
+}
+
+/// Answers what the nodes say meanwhile.
+fn rest(engine: &mut Engine, time: Duration) -> anyhow::Result<()> {
+    let end = engine.clock.now().after(time);
+    engine.turn_until(end, |_| false)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,22 +1,24 @@
 //! `flotilla-loadgen`: loads a cluster the way clients do, judges what came back, and says how fast it was.
 //!
 //! - [`engine`] all devices on one thread, the judge, the counts · [`schedule`] when sends of an open loop are due
-//! - [`workload`] who is there and what they do · [`channel`] what is not there yet
-//! - [`idle`] (with [`line`], one raw WebSocket), [`failover`], [`restart`], [`snapshot`] single questions · [`floor`] the
-//!   set of least figures that must hold · [`path`] where the time of one message goes, from the nodes' traces
+//! - [`workload`] who is there and what they do · [`channel`] what is not there yet · [`chaos`] nodes die meanwhile ·
+//!   [`find_max`] the knee
 //! - [`standard`] the set of rows with floors and goals, and the table that is kept
+//! - [`idle`], [`failover`], [`restart`], [`snapshot`] single questions · [`floor`] the least figures of a young cluster ·
+//!   [`path`] where the time of one message goes, from the nodes' traces
 //! - [`cluster`] local nodes as child processes · [`process`], [`sample`] what the system says about them
-//! - [`report`] figures, tables, files
+//! - [`report`] figures, bounds, differences, charts
 //!
 //! Invariant: a run that saw anything lost, doubled or reordered ends with exit code 1.
 
 mod channel;
+mod chaos;
 mod cluster;
 mod engine;
 mod failover;
+mod find_max;
 mod floor;
 mod idle;
-mod line;
 mod path;
 mod process;
 mod report;
@@ -31,10 +33,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use cluster::Place;
+use report::output::Output;
 use workload::{Shape, Workload};
 
 #[derive(Debug, Parser)]
@@ -57,9 +60,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Direct conversations, both sides online on different nodes
-    Direct(workload::direct::Options),
+    Direct(Measured<workload::direct::Options>),
     /// Groups of which everybody is online
-    Group(workload::group::Options),
+    Group(Measured<workload::group::Options>),
+    /// Recipients that are away while others send to them, and then come back
+    Offline(Measured<workload::offline::Options>),
+    /// Everybody reconnects at the same instant
+    Storm(Measured<workload::storm::Options>),
+    /// The shape of a day: mostly direct, some groups, typing, reads, reconnects
+    Mixed(Measured<workload::mixed::Options>),
     /// Read fan-out, one to many: not in this version of the server
     Channel,
     /// Connections that are logged in and silent: what they cost the nodes
@@ -76,6 +85,25 @@ enum Command {
     Standard(standard::Options),
     /// Where the time of one message goes, hop by hop (local cluster only, or the logs of traced nodes)
     Path(path::Options),
+}
+
+/// A workload and what may be done around it.
+#[derive(Debug, Args)]
+struct Measured<W: Args> {
+    #[command(flatten)]
+    load: W,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    chaos: chaos::Options,
+    #[command(flatten)]
+    search: find_max::Options,
 }
 
 /// What a run ends with.
@@ -121,8 +149,11 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
 
 async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
     match command {
-        Command::Direct(options) => measured(options.workload(), &options.shape, place).await,
-        Command::Group(options) => measured(options.workload(), &options.shape, place).await,
+        Command::Direct(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Group(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Offline(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Storm(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Mixed(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Channel => channel::command(),
         Command::Idle(options) => idle::command(&options, place).await,
         Command::Failover(options) => failover::command(&options, place).await,
@@ -134,9 +165,24 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
     }
 }
 
-async fn measured(workload: Arc<dyn Workload>, shape: &Shape, place: &Place) -> anyhow::Result<Outcome> {
-    let cluster = place.cluster().await?;
-    let report = workload::run(workload, shape, &cluster).await?;
-    report.print();
-    Outcome::new(report.ok(), &report)
+async fn measured(workload: Arc<dyn Workload>, shape: &Shape, how: &How, place: &Place) -> anyhow::Result<Outcome> {
+    how.output.check()?;
+    anyhow::ensure!(!how.chaos.chaos || place.urls.is_empty(), "--chaos works with local nodes only: leave --urls out");
+    let mut cluster = place.cluster().await?;
+    if how.search.find_max {
+        let (knee, steps) = find_max::run(&how.search, workload, shape, &mut cluster).await?;
+        println!("the knee: {knee:.0}/s");
+        let clean = steps.iter().all(|step| step.report.ok());
+        if let Some(best) = steps.iter().filter(|step| step.held).max_by(|a, b| a.rate.total_cmp(&b.rate)) {
+            let ok = how.output.finish(&best.report)?;
+            return Outcome::new(
+                ok && clean,
+                &serde_json::json!({"version": report::VERSION, "knee": knee, "steps": steps}),
+            );
+        }
+        return Outcome::new(false, &serde_json::json!({"version": report::VERSION, "knee": knee, "steps": steps}));
+    }
+    let chaos = how.chaos.chaos.then_some(&how.chaos);
+    let report = workload::run(workload, shape, &mut cluster, chaos).await?;
+    Outcome::new(how.output.finish(&report)?, &report)
 }

@@ -51,7 +51,7 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
         let mut cluster = place.local(&env).await?;
         cluster.local()?.spread().await?;
         let load = direct::Options::open(options.pairs, options.rate).lasting(2.0, options.seconds);
-        direct::run(&load, &cluster).await?.print();
+        direct::run(&load, &mut cluster).await?.print();
         for node in &cluster.local()?.nodes {
             stamps.read(&node.log)?;
         }

@@ -185,9 +185,9 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
     let mut clean = true;
     for row in rows().into_iter().filter(|row| wanted(row.name)) {
         let (workload, shape) = row.load.parts();
-        let cluster = place.local(&[]).await?;
+        let mut cluster = place.local(&[]).await?;
         let seconds = options.seconds;
-        let report = workload::run(workload, &shape.lasting(2.0, seconds), &cluster).await?;
+        let report = workload::run(workload, &shape.lasting(2.0, seconds), &mut cluster, None).await?;
         drop(cluster);
         print!("{}: ", row.name);
         report.print();

@@ -45,10 +45,30 @@ impl Engine {
         }
     }
 
+    /// Breaks a connection without a word; the device comes back at once, to another node.
+    pub fn break_off(&mut self, at: usize, now: At) {
+        if self.devices[at].phase == Phase::Away {
+            return;
+        }
+        self.tally.reconnects += 1;
+        self.note_closed(at, "broken off");
+        self.drop_socket(at);
+        self.try_another(at);
+        self.redials.push(Reverse((now, at as u32)));
+    }
+
     /// Closes a connection from here. Not a reconnect: it comes back only when it is invited.
     pub fn dismiss(&mut self, at: usize) {
         self.devices[at].wanted = false;
         self.drop_socket(at);
+    }
+
+    /// Any other node, so that those who leave one together do not meet at the next.
+    fn try_another(&mut self, at: usize) {
+        let (device, nodes) = (&mut self.devices[at], self.nodes.len());
+        if !device.loyal && nodes > 1 {
+            device.node = (device.node + rand::random_range(1..nodes)) % nodes;
+        }
     }
 
     fn drop_socket(&mut self, at: usize) {
@@ -65,18 +85,17 @@ impl Engine {
         device.disconnected();
     }
 
-    /// The connection is gone: counts it, and comes back to another node after a while.
+    /// The connection is gone: counts it; the device comes back to another node after a while.
     pub(super) fn lose(&mut self, at: usize, why: &str) {
         if self.devices[at].phase == Phase::Away {
             return;
         }
         self.tally.error(&format!("connection: {why}"));
         self.tally.reconnects += 1;
+        self.note_closed(at, why);
         self.drop_socket(at);
+        self.try_another(at);
         let device = &mut self.devices[at];
-        if !device.loyal {
-            device.node = (device.node + 1) % self.nodes.len().max(1);
-        }
         device.failures += 1;
         if device.wanted {
             let wait = BACKOFF * (1 << device.failures.min(BACKOFF_MAX_DOUBLINGS));
@@ -138,8 +157,7 @@ impl Engine {
 
     fn on_readable(&mut self, at: usize, to_the_end: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        loop {
-            let Some(socket) = &mut self.devices[at].socket else { break };
+        while let Some(socket) = &mut self.devices[at].socket {
             let mut partial = std::mem::take(&mut socket.partial);
             match socket.read(&mut scratch) {
                 Ok(None) => {
@@ -198,7 +216,10 @@ impl Engine {
         while let Some((piece, length)) = socket::input(&bytes[used..])? {
             used += length;
             match piece {
-                Input::Message(message) => frames::read(message, |frame| self.on_frame(at, frame, now))?,
+                Input::Message(message) => {
+                    self.note_message(at, message);
+                    frames::read(message, |frame| self.on_frame(at, frame, now))?;
+                }
                 Input::Ping(payload) => {
                     if let Some(socket) = self.devices[at].socket.as_mut().filter(|_| !payload.is_empty()) {
                         socket.pong(payload);

@@ -138,7 +138,12 @@ impl Device {
         Some(free as u32 + 1)
     }
 
-    /// What was sent under a request id, which is free again.
+    /// What was sent under a request id.
+    pub fn sending(&self, id: u32) -> Option<Sending> {
+        *self.slots.get(usize::try_from(id.checked_sub(1)?).ok()?)?
+    }
+
+    /// The same, and the id is free again.
     pub fn free_slot(&mut self, id: u32) -> Option<Sending> {
         let sending = self.slots.get_mut(usize::try_from(id.checked_sub(1)?).ok()?)?.take();
         self.used -= usize::from(sending.is_some());

@@ -1,6 +1,7 @@
 //! A measured run on an engine whose devices are online: warm-up, window, drain.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::tally::{Second, Tally, Window};
@@ -11,9 +12,6 @@ use crate::schedule::Schedule;
 /// When sends are made.
 #[derive(Debug, Clone)]
 pub enum Pace {
-    /// Nothing is sent.
-    #[allow(dead_code)]
-    Silent,
     /// At fixed instants, whatever the answers.
     Open(Schedule),
     /// So many unanswered of each sender at any time.
@@ -33,15 +31,33 @@ pub struct Load {
     pub live: bool,
 }
 
-/// What is done at the `n`th instant of an open loop: with the intended time and the time.
-pub type Act = Box<dyn FnMut(&mut Engine, u64, At, At) + Send>;
+/// Who is there, and what they do.
+pub trait Workload: Send + Sync + 'static {
+    fn name(&self) -> String;
+
+    /// Everybody online who is to be, conversations made.
+    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()>;
+
+    /// What is done at the `n`th instant of an open loop.
+    fn act(&self, engine: &mut Engine, n: u64, due: At, now: At) {
+        engine.send_in_turn(n, due, now);
+    }
+
+    /// Besides, once a second: `of_window` is the part of the window that is over, below 0 in the warm-up.
+    fn each_second(&self, _engine: &mut Engine, _of_window: f64) {}
+
+    /// When no more sends are made, and before everything is awaited.
+    fn after(&self, _engine: &mut Engine) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
 
 /// A pace under way.
 pub struct Script {
+    workload: Arc<dyn Workload>,
     pace: Pace,
     /// Everybody who sends: conversation and sender.
     senders: Vec<(u32, u16)>,
-    act: Option<Act>,
     next: u64,
     start: At,
     to: At,
@@ -61,7 +77,7 @@ impl Engine {
     pub fn load(
         &mut self,
         load: &Load,
-        act: Option<Act>,
+        workload: &Arc<dyn Workload>,
         started: impl FnOnce(Times),
         mut stop: impl FnMut() -> bool,
     ) -> anyhow::Result<()> {
@@ -71,7 +87,7 @@ impl Engine {
         let [begin, first, last] = [start, from, to].map(|at| self.clock.instant(at));
         started(Times { start: begin, from: first, to: last });
         self.tally = Tally::new();
-        self.window = Window { from, to, gap: load.gap };
+        self.window = Window { from, to, is_open: matches!(load.pace, Pace::Open(_)), gap: load.gap };
         self.next_tick = start.after(tally::TICK);
         let mut senders = Vec::new();
         for (conv, conversation) in self.conversations.iter().enumerate() {
@@ -85,7 +101,7 @@ impl Engine {
             self.turn(start)?;
         }
         let (pace, live) = (load.pace.clone(), load.live);
-        self.script = Some(Script { pace, senders, act, next: 0, start, to, live });
+        self.script = Some(Script { workload: workload.clone(), pace, senders, next: 0, start, to, live });
         self.begin_closed_loop();
         let mut stopped = false;
         while self.clock.now() < to && !stopped {
@@ -98,8 +114,10 @@ impl Engine {
         if let Some(script) = &mut self.script {
             script.to = At(0);
         }
+        workload.after(self)?;
         let limit = self.clock.now().after(load.drain);
-        self.turn_until(limit, |engine| engine.conversations.iter().all(|c| c.ledger.is_settled()))?;
+        self.turn_until(limit, Engine::is_settled)?;
+        self.look_for_receipts(limit)?;
         if load.live {
             clear_line();
         }
@@ -148,21 +166,35 @@ impl Engine {
             let Some(script) = &mut self.script else { return };
             let n = script.next;
             script.next += 1;
-            if let Some(mut act) = script.act.take() {
-                act(self, n, due, now);
-                if let Some(script) = &mut self.script {
-                    script.act = Some(act);
-                }
-            } else if let Some((conv, sender)) = script.senders.get(n as usize % script.senders.len().max(1)).copied() {
-                self.send(conv, sender, due, now);
-            }
+            let workload = script.workload.clone();
+            workload.act(self, n, due, now);
         }
+    }
+
+    /// The `n`th send of an open loop in which all senders take turns.
+    pub fn send_in_turn(&mut self, n: u64, due: At, now: At) {
+        let Some(Script { senders, .. }) = &self.script else { return };
+        if let Some((conv, sender)) = senders.get(n as usize % senders.len().max(1)).copied() {
+            self.send(conv, sender, due, now);
+        }
+    }
+
+    /// Whether nothing is awaited any more.
+    pub fn is_settled(&self) -> bool {
+        self.conversations.iter().all(|conversation| conversation.ledger.is_settled())
     }
 
     /// Once a second.
     pub(super) fn tick(&mut self, now: At) {
         self.look_for_unanswered(now);
         let online = self.online;
+        let Some(script) = &self.script else { return };
+        let workload = script.workload.clone();
+        if now < script.to {
+            let Window { from, to, .. } = self.window;
+            let of_window = (now.0 as f64 - from.0 as f64) / (to.0 as f64 - from.0 as f64);
+            workload.each_second(self, of_window);
+        }
         let Some(script) = &self.script else { return };
         let (live, left, whole) = (script.live, script.to.since(now), script.to.since(script.start));
         let second = self.tally.second(now, online);
@@ -178,7 +210,7 @@ fn show(second: &Second, left_us: u64, whole_us: u64) {
         return;
     }
     const WIDTH: usize = 24;
-    let done = if whole_us == 0 { WIDTH } else { WIDTH - (WIDTH as u64 * left_us / whole_us) as usize };
+    let done = WIDTH - (WIDTH as u64 * left_us).checked_div(whole_us).unwrap_or(0) as usize;
     eprint!(
         "\r\x1b[K[{}{}] {:>3} s left  {:>7} accepted/s  {:>7} delivered/s  accept {:.1}/{:.1} ms  deliver {:.1}/{:.1} ms  {} errors",
         "=".repeat(done),

@@ -3,6 +3,7 @@
 //!
 //! - [`socket`] bytes and messages · [`frames`] messages and frames · [`device`] one client · [`ledger`] the judge
 //! - [`conversation`] who is in it · [`connect`] dialling, greeting, losing · [`traffic`] sends, answers, entries, acks
+//! - [`receipts`] whether senders hear of deliveries · [`history`] whole histories of a few conversations, for the oracle
 //! - [`load`] a measured run · [`tally`] its counts · [`time`] the clock
 //!
 //! It shares two processors with what it measures. So there are no tasks, locks or timers per message; sockets are read
@@ -14,8 +15,10 @@ pub mod connect;
 pub mod conversation;
 pub mod device;
 pub mod frames;
+mod history;
 pub mod ledger;
 pub mod load;
+mod receipts;
 pub mod socket;
 pub mod tally;
 pub mod time;
@@ -26,6 +29,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use anyhow::Context;
+use flotilla_client::history::Recorder;
 use flotilla_proto::frame::ErrorBody;
 use mio::{Events, Poll, Token};
 
@@ -77,6 +81,12 @@ pub struct Engine {
     /// When nothing else happens, the once-a-second work is done at this time.
     next_tick: At,
     tag: u64,
+    /// Devices that were away and came back, once a workload has measured it.
+    pub returned: Option<crate::report::Return>,
+    /// Histories are kept of so many of the first conversations, if they are direct ones.
+    pub kept: usize,
+    recorder: Recorder,
+    body: Vec<u8>,
 }
 
 impl Engine {
@@ -118,6 +128,10 @@ impl Engine {
             tally: Tally::new(),
             next_tick: clock.now(),
             tag: rand::random(),
+            returned: None,
+            kept: 0,
+            recorder: Recorder::memory(),
+            body,
         })
     }
 

@@ -25,13 +25,15 @@ pub fn histogram() -> Histogram<u64> {
 pub struct Window {
     pub from: At,
     pub to: At,
+    /// Sends are due at fixed instants: the generator itself can be late.
+    pub is_open: bool,
     /// Times between two `accepted` of a conversation above this are kept.
     pub gap: Option<Duration>,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { from: At::NEVER, to: At::NEVER, gap: None }
+        Self { from: At::NEVER, to: At::NEVER, is_open: false, gap: None }
     }
 }
 
@@ -64,6 +66,14 @@ pub struct Gap {
     pub left: At,
 }
 
+/// A shard in which nothing was accepted for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardGap {
+    pub shard: u16,
+    pub from: At,
+    pub to: At,
+}
+
 pub struct Tally {
     pub sent: u64,
     pub accept: Histogram<u64>,
@@ -81,6 +91,10 @@ pub struct Tally {
     pub faults: Faults,
     pub seconds: Vec<Second>,
     pub gaps: Vec<Gap>,
+    /// The same by shard: no conversation of it had an `accepted`.
+    pub shard_gaps: Vec<ShardGap>,
+    /// When each shard had its last one.
+    pub by_shard: BTreeMap<u16, At>,
     now: Second,
     accept_now: Histogram<u64>,
     deliver_now: Histogram<u64>,
@@ -103,6 +117,8 @@ impl Tally {
             faults: Faults::default(),
             seconds: Vec::new(),
             gaps: Vec::new(),
+            shard_gaps: Vec::new(),
+            by_shard: BTreeMap::new(),
             now: Second::default(),
             accept_now: histogram(),
             deliver_now: histogram(),
@@ -136,6 +152,17 @@ impl Tally {
             && self.gaps.len() < GAPS_MAX
         {
             self.gaps.push(Gap { conv, from: previous, to: now, left: sent.left });
+        }
+    }
+
+    /// Something was accepted in a shard.
+    pub fn of_shard(&mut self, shard: u16, now: At, window: &Window) {
+        let Some(gap) = window.gap else { return };
+        if let Some(from) = self.by_shard.insert(shard, now)
+            && now.since(from) >= gap.as_micros() as u64
+            && self.shard_gaps.len() < GAPS_MAX
+        {
+            self.shard_gaps.push(ShardGap { shard, from, to: now });
         }
     }
 
@@ -175,7 +202,7 @@ mod tests {
     /// within 100 us otherwise. `from_intended`: latency counts from when a send was due, else from when it left, which is
     /// when the one before was answered.
     fn stalled(from_intended: bool) -> Histogram<u64> {
-        let window = Window { from: At(0), to: At(10_000_000), gap: None };
+        let window = Window { from: At(0), to: At(10_000_000), is_open: true, gap: None };
         let (mut tally, mut ledger) = (Tally::new(), Ledger::new(1, 1, 1));
         let mut free = At(0);
         for n in 0..10_000 {
@@ -202,7 +229,7 @@ mod tests {
 
     #[test]
     fn only_what_falls_into_the_window_is_measured_and_every_second_has_its_line() {
-        let window = Window { from: At(1_000), to: At(2_000), gap: Some(Duration::from_micros(400)) };
+        let window = Window { from: At(1_000), to: At(2_000), is_open: true, gap: Some(Duration::from_micros(400)) };
         let (mut tally, mut ledger) = (Tally::new(), Ledger::new(1, 1, 1));
         let mut previous = At(0);
         for (intended, answered) in [(900, 1_100), (1_100, 1_200), (1_900, 2_100)] {

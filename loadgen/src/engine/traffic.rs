@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use flotilla_proto::frame::{Call, ClientFrame, ClientMessage, ErrorBody, Reply, ServerFrame, ServerMessage};
-use flotilla_proto::ids::Cid;
+use flotilla_proto::frame::{
+    AckItem, Call, ClientFrame, ClientMessage, ErrorBody, Reply, ServerFrame, ServerMessage, Typing,
+};
+use flotilla_proto::ids::{Cid, Seq};
 use flotilla_proto::limits;
 use serde_json::Value;
 
@@ -28,6 +30,9 @@ impl Engine {
         let number = self.conversations[conv as usize].ledger.make(sender, intended);
         if self.window.measures(intended) {
             self.tally.sent += 1;
+            if self.window.is_open {
+                self.tally.late(now.since(intended));
+            }
         }
         self.dispatch(conv, number, now);
     }
@@ -46,15 +51,30 @@ impl Engine {
             return;
         };
         let again = conversation.ledger.leaves(number, now);
-        if !again && self.window.measures(intended) {
-            self.tally.late(now.since(intended));
-        }
         let age_s = again.then(|| now.since(intended) / 1_000_000);
         let (target, cid, tail) = (&conversation.targets[sender], conversation.ledger.cid(number), &self.tail);
         if let Some(socket) = &mut device.socket {
             socket.frame(|out| frames::send(out, id, target, cid, age_s, tail));
         }
+        if !again && self.kept > 0 {
+            self.note_sent(at, conv, cid);
+        }
         self.touch(at);
+    }
+
+    /// This device's user is writing.
+    pub fn typing(&mut self, at: usize, conv: u32) {
+        let conv = self.conversations[conv as usize].id.clone();
+        self.put(at, &ClientMessage { id: None, frame: ClientFrame::Typing(Typing { conv }) });
+    }
+
+    /// This device's user has read everything that it has.
+    pub fn read(&mut self, at: usize, conv: u32) {
+        let last = self.devices[at].positions.iter().find(|p| p.conv == conv).map(|p| p.watch.last);
+        if let Some(seq) = last.filter(|seq| *seq > 0) {
+            let item = AckItem { conv: self.conversations[conv as usize].id.clone(), seq: Seq(seq) };
+            self.put(at, &ClientMessage { id: None, frame: ClientFrame::Read(item) });
+        }
     }
 
     /// Asks for a REST operation over the socket; the answer comes by [`Engine::answer`].
@@ -140,7 +160,9 @@ impl Engine {
         let conversation = &mut self.conversations[conv as usize];
         if let Some(sent) = conversation.ledger.on_accepted(number, seq, chain, &mut self.tally.faults) {
             let previous = std::mem::replace(&mut conversation.last_accepted, now);
+            let shard = conversation.shard.map_or(0, |shard| shard.0);
             self.tally.accepted(conv, &sent, previous, now, &self.window);
+            self.tally.of_shard(shard, now, &self.window);
             self.answered(conv, sent.sender, now);
         }
         self.next_of_backlog(at, now);
@@ -186,7 +208,8 @@ impl Engine {
         self.ack_now(at);
     }
 
-    fn ack_now(&mut self, at: usize) {
+    /// Everything that this device has and has not acked.
+    pub fn ack_now(&mut self, at: usize) {
         let device = &mut self.devices[at];
         device.unacked = 0;
         let Some(socket) = &mut device.socket else { return };

@@ -7,7 +7,6 @@ use clap::Args;
 use super::{Shape, Workload, setup};
 use crate::cluster::Cluster;
 use crate::engine::Engine;
-use crate::engine::load::Act;
 use crate::report::Report;
 
 #[derive(Debug, Clone, Args)]
@@ -37,8 +36,8 @@ impl Options {
     }
 }
 
-pub async fn run(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
-    super::run(options.workload(), &options.shape, cluster).await
+pub async fn run(options: &Options, cluster: &mut Cluster) -> anyhow::Result<Report> {
+    super::run(options.workload(), &options.shape, cluster, None).await
 }
 
 struct Direct {
@@ -50,19 +49,23 @@ impl Workload for Direct {
         format!("direct, {} pairs", self.pairs)
     }
 
-    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<Option<Act>> {
-        let nodes = engine.nodes();
-        let mut all = Vec::new();
-        for at in 0..self.pairs {
-            let [a, b] = seats(nodes, at);
-            let (a, b) = (engine.device(engine.name('a', at)?, a), engine.device(engine.name('b', at)?, b));
-            engine.direct([a, b], false);
-            all.extend([a, b]);
-        }
-        setup::online(engine, all)?;
-        setup::introduce(engine)?;
-        Ok(None)
+    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
+        pairs(engine, self.pairs, false)
     }
+}
+
+/// Pairs online and known to each other.
+pub fn pairs(engine: &mut Engine, pairs: usize, both_send: bool) -> anyhow::Result<()> {
+    let nodes = engine.nodes();
+    let mut all = Vec::new();
+    for at in 0..pairs {
+        let [a, b] = seats(nodes, at);
+        let (a, b) = (engine.device(engine.name('a', at)?, a), engine.device(engine.name('b', at)?, b));
+        engine.direct([a, b], both_send);
+        all.extend([a, b]);
+    }
+    setup::online(engine, all)?;
+    setup::introduce(engine)
 }
 
 /// The nodes of both sides: different ones, every combination in turn.

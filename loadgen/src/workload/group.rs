@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::{Shape, Workload, setup};
 use crate::engine::Engine;
-use crate::engine::load::Act;
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -45,7 +44,7 @@ impl Workload for Group {
         format!("group, {groups} of {members}, {senders} senders each")
     }
 
-    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<Option<Act>> {
+    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         let mut groups = Vec::new();
         for group in 0..self.groups {
             let mut members = Vec::new();
@@ -58,7 +57,6 @@ impl Workload for Group {
         }
         setup::online(engine, groups.iter().flat_map(|(members, _)| members.clone()))?;
         setup::groups(engine, &groups)?;
-        setup::introduce(engine)?;
-        Ok(None)
+        setup::introduce(engine)
     }
 }

@@ -1,21 +1,28 @@
 //! The workloads: who is there, who sends to whom, at what pace. Each prepares an engine; [`run`] does the rest.
 //!
-//! - [`direct`] pairs · [`group`] groups, all online · [`setup`] what they share
+//! - [`direct`] pairs · [`group`] groups, all online · [`offline`] recipients that are away and come back · [`storm`]
+//!   everybody reconnects at once · [`mixed`] a day's shape · [`setup`] what they share
 
 pub mod direct;
 pub mod group;
+pub mod mixed;
+pub mod offline;
 pub mod setup;
+pub mod storm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use flotilla_client::oracle::Verdict;
 use tokio::sync::oneshot;
 
+use crate::chaos;
 use crate::cluster::Cluster;
 use crate::engine::Engine;
-use crate::engine::load::{Act, Load, Pace, Times};
+pub use crate::engine::load::Workload;
+use crate::engine::load::{Load, Pace, Times};
 use crate::report::Report;
 use crate::sample::{Sampler, Taken};
 use crate::schedule::Schedule;
@@ -42,11 +49,14 @@ pub struct Shape {
     /// Seconds within which everything must have arrived after the last send
     #[arg(long, default_value_t = 15.0)]
     pub drain: f64,
+    /// Direct conversations whose whole history is kept and judged by the oracle of the simulator and the tests
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub oracle: usize,
 }
 
 impl Shape {
     pub fn closed(in_flight: usize) -> Self {
-        Self { rate: None, in_flight: Some(in_flight), seconds: None, warm_up: 2.0, body: 256, drain: 15.0 }
+        Self { rate: None, in_flight: Some(in_flight), seconds: None, warm_up: 2.0, body: 256, drain: 15.0, oracle: 1 }
     }
 
     pub fn open(rate: f64) -> Self {
@@ -81,14 +91,6 @@ impl Shape {
     }
 }
 
-/// Who is there, and what they do.
-pub trait Workload: Send + Sync + 'static {
-    fn name(&self) -> String;
-
-    /// Everybody online, conversations made. What is done at each instant of an open loop, if it is more than a send.
-    fn prepare(&self, engine: &mut Engine) -> anyhow::Result<Option<Act>>;
-}
-
 /// What others may do to a run while it is under way.
 #[derive(Clone, Default)]
 pub struct Hold {
@@ -96,6 +98,8 @@ pub struct Hold {
     pub stop: Arc<AtomicBool>,
     /// Times without `accepted` above this are kept, by conversation.
     pub gap: Option<Duration>,
+    /// Direct conversations whose whole history is kept and judged by the client's oracle.
+    pub kept: usize,
 }
 
 /// A run that is being prepared or under way.
@@ -110,20 +114,28 @@ pub fn start(workload: Arc<dyn Workload>, shape: &Shape, urls: &[String], hold: 
     let (urls, body, load) = (urls.to_vec(), shape.body, shape.load(hold.gap));
     let engine = tokio::task::spawn_blocking(move || {
         let mut engine = Engine::new(&urls, body)?;
-        let act = workload.prepare(&mut engine)?;
+        engine.kept = hold.kept;
+        workload.prepare(&mut engine)?;
         let told = |times| {
             // Nobody waits for them any more: the run is being ended.
             let _ = tell.send(times);
         };
-        engine.load(&load, act, told, || hold.stop.load(Ordering::Relaxed))?;
+        engine.load(&load, &workload, told, || hold.stop.load(Ordering::Relaxed))?;
         Ok(engine)
     });
     Running { started, engine }
 }
 
-pub async fn run(workload: Arc<dyn Workload>, shape: &Shape, cluster: &Cluster) -> anyhow::Result<Report> {
+/// Runs a load and reports it; with chaos, nodes die meanwhile.
+pub async fn run(
+    workload: Arc<dyn Workload>,
+    shape: &Shape,
+    cluster: &mut Cluster,
+    chaos: Option<&chaos::Options>,
+) -> anyhow::Result<Report> {
     let name = format!("{}, {}", workload.name(), shape.says());
-    let running = start(workload, shape, &cluster.urls, Hold::default());
+    let hold = Hold { gap: chaos.map(|_| chaos::GAP), kept: shape.oracle, ..Hold::default() };
+    let running = start(workload, shape, &cluster.urls, hold);
     let Ok(times) = running.started.await else {
         running.engine.await??;
         anyhow::bail!("the run ended before it began");
@@ -131,11 +143,25 @@ pub async fn run(workload: Arc<dyn Workload>, shape: &Shape, cluster: &Cluster) 
     let sampler = Sampler::start(cluster.pids(), times.start);
     tokio::time::sleep_until(times.from.into()).await;
     let before = Taken::of(cluster).await;
+    let kills = match chaos {
+        Some(options) => chaos::reign(options, cluster, times.from, times.to).await?,
+        None => Vec::new(),
+    };
     tokio::time::sleep_until(times.to.into()).await;
     let after = Taken::of(cluster).await;
     let engine = running.engine.await??;
     let mut report = Report::of(name, &engine, times);
-    report.cost(&before, &after);
+    report.cost(&before, &after, kills.is_empty());
     report.samples = sampler.end();
+    if chaos.is_some() {
+        chaos::tell(&mut report, &kills, &engine, times.start);
+    }
+    match engine.oracle() {
+        None | Some(Verdict::Holds(_)) => {}
+        Some(verdict) => {
+            eprintln!("the oracle says of the conversations whose history was kept: {verdict}");
+            report.faults.oracle += 1;
+        }
+    }
     Ok(report)
 }
