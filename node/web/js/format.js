@@ -47,9 +47,11 @@ export function initials(name) {
 
 /** One of twelve colours, always the same for a name. @param {string} name */
 export function hue(name) {
-  let hash = 7;
-  for (const char of name) hash = (hash * 31 + (char.codePointAt(0) ?? 0)) >>> 0;
-  return hash % 12;
+  let hash = 0x811c9dc5;
+  for (const char of name) hash = Math.imul(hash ^ (char.codePointAt(0) ?? 0), 0x01000193) >>> 0;
+  // Short names differ in the low bits only.
+  hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d) >>> 0;
+  return (hash >>> 12) % 12;
 }
 
 /** @param {number} count @param {string} one @param {string} [many] */

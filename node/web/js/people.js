@@ -75,6 +75,6 @@ export class People {
   /** @param {string | undefined} user @returns {{ state: string, at?: number } | undefined} undefined: not known */
   presence(user) {
     const known = user === undefined ? undefined : this.#presence.get(user);
-    return known && known.state !== 'unknown' ? known : undefined;
+    return known && known.state !== 'unknown' && known.state !== 'hidden' ? known : undefined;
   }
 }

@@ -24,6 +24,11 @@ const PREFETCH = 12;
  * @property {any[] | null} members
  */
 
+/** @param {Room} room @returns {{ pinned?: number, muted_until?: number, archived?: boolean, unread?: boolean }} */
+export const settings = room => room.state?.settings ?? {};
+/** @param {Room} room */
+export const isMuted = room => (settings(room).muted_until ?? 0) > Date.now();
+
 export class Rooms {
   /** @type {Map<string, Room>} */
   #rooms = new Map();
@@ -74,10 +79,10 @@ export class Rooms {
     return this.#rooms.get(conv);
   }
 
-  /** Latest activity first. @returns {Room[]} */
+  /** Pinned ones first, then by latest activity. @returns {Room[]} */
   list() {
     const listed = [...this.#rooms.values()].filter(room => room.state?.member !== false || room.last);
-    return listed.sort((a, b) => b.ts - a.ts || (a.conv < b.conv ? -1 : 1));
+    return listed.sort((a, b) => (settings(b).pinned ?? 0) - (settings(a).pinned ?? 0) || b.ts - a.ts || (a.conv < b.conv ? -1 : 1));
   }
 
   /** @param {Room} room */
@@ -85,10 +90,19 @@ export class Rooms {
     return Math.max(0, room.n - room.readN);
   }
 
+  /** Muted and archived ones aside. */
   get unreadInAll() {
     let sum = 0;
-    for (const room of this.#rooms.values()) sum += this.unread(room);
+    for (const room of this.#rooms.values()) if (!isMuted(room) && !settings(room).archived) sum += this.unread(room);
     return sum;
+  }
+
+  /**
+   * What this person wants of a conversation, on all devices. The server's `conv` confirms it.
+   * @param {Room} room @param {{ pinned?: boolean, muted_until?: number, archived?: boolean, unread?: boolean }} change
+   */
+  async settle(room, change) {
+    await this.#client.call(`PATCH conversations/${room.conv}/settings`, change);
   }
 
   /** @param {any} state a `conv` */

@@ -7,7 +7,7 @@ import { Timeline, textOf } from '../../../client-js/src/index.js';
 import { dayOf } from './format.js';
 
 const FIRST_PAGE = 60;
-const PAGE = 150;
+const PAGE = 100;
 /** From the store. */
 const BIG_PAGE = 2_000;
 /** Messages of one sender within this time stand together. */
@@ -39,7 +39,9 @@ export class Thread {
   #pending = new Map();
   /** Of own entries that are loaded. @type {Set<string>} */
   #cids = new Set();
-  /** @type {Row[] | null} */
+  /** Rows of what is loaded; grows at its end, and is made anew when something comes before it. @type {Row[] | null} */
+  #base = null;
+  /** Those with own ones that wait. @type {Row[] | null} */
   #rows = null;
   /** @type {Promise<void> | null} */
   #loading = null;
@@ -48,8 +50,9 @@ export class Thread {
   isLoaded = false;
   /** Why older ones could not be had. @type {string | null} */
   trouble = null;
-  /** The first unread seq when the screen was opened. */
-  newFrom = Infinity;
+  /** n of what was read when the screen was opened; none: no divider. */
+  #readN = Infinity;
+  #isDivided = false;
   onChange = () => {};
   /** For the counters. @type {(entry: Entry) => void} */
   onSeen = () => {};
@@ -61,11 +64,18 @@ export class Thread {
     this.dismissed = dismissed;
   }
 
-  /** @param {number} read what was read before, for the divider @param {number} unread */
-  async open(read, unread) {
-    if (unread > 0) this.newFrom = read + 1;
+  /** @param {number} readN n of what was read before, for the divider @param {number} unread */
+  async open(readN, unread) {
+    this.markNew(unread > 0 ? readN : Infinity);
     await this.#own();
     await this.older(Math.min(FIRST_PAGE + unread, 400));
+  }
+
+  /** The divider stands above the first message that counts more than this. @param {number} readN */
+  markNew(readN) {
+    if (readN === this.#readN) return;
+    this.#readN = readN;
+    this.#base = this.#rows = null;
   }
 
   /** What this person has written and the log does not show. */
@@ -140,6 +150,7 @@ export class Thread {
   #prepend(entries) {
     const fresh = entries.filter(e => !this.#entries.has(e.seq) && (this.first === undefined || e.seq < this.first));
     this.#seqs = [...fresh.map(e => e.seq), ...this.#seqs];
+    this.#base = null;
     this.#take(fresh);
   }
 
@@ -161,9 +172,12 @@ export class Thread {
     if (this.#entries.has(entry.seq)) return;
     const last = this.last;
     if (last === undefined && !this.isLoaded) return;
-    if (last === undefined || entry.seq > last) this.#seqs.push(entry.seq);
+    const isNext = last === undefined || entry.seq > last;
+    if (isNext) this.#seqs.push(entry.seq);
     else this.#seqs.splice(this.#seqs.findIndex(seq => seq > entry.seq), 0, entry.seq);
     this.#take([entry]);
+    if (!isNext) this.#base = null;
+    else if (this.#base) this.#extend(this.#base, entry, last ?? 0);
     this.#changed();
   }
 
@@ -229,42 +243,55 @@ export class Thread {
     return undefined;
   }
 
-  /** Everything that is loaded, oldest first. @returns {Row[]} */
+  /** Everything that is loaded, oldest first; the same list until something changes. @returns {Row[]} */
   rows() {
     if (this.#rows) return this.#rows;
-    /** @type {Row[]} */
-    const rows = [{ key: 'top', type: 'top', ts: 0 }];
-    let before = 0;
-    let isNew = false;
-    /** @param {Row} row */
-    const push = row => {
-      const last = /** @type {Row} */ (rows.at(-1));
-      row.day = last.type === 'top' || dayOf(last.ts) !== dayOf(row.ts);
-      const isTogether = !row.day && !row.isNew && last.from === row.from && row.from !== undefined && row.ts - last.ts < TOGETHER_MS && last.type !== 'event';
-      row.lead = !isTogether;
-      if (isTogether) last.tail = false;
-      row.tail = true;
-      rows.push(row);
-    };
-    for (const seq of this.#seqs) {
-      const entry = /** @type {Entry} */ (this.#entries.get(seq));
-      if (before > 0 && seq > before + 1) push({ key: `gap ${seq}`, type: 'gap', ts: entry.ts, gap: [before + 1, seq - 1] });
-      before = seq;
-      if (entry.target !== undefined || ABOUT.has(entry.kind)) continue;
-      const own = entry.from === this.#client.user;
-      const type = entry.kind === 'message' || entry.body !== undefined ? 'message' : 'event';
-      /** @type {Row} */
-      const row = { key: entry.cid, type, ts: entry.ts, seq, from: entry.from };
-      if (type === 'event') row.from = undefined;
-      if (!isNew && seq >= this.newFrom && !own) isNew = row.isNew = true;
-      push(row);
-    }
-    for (const [cid, pending] of this.#pending) {
+    this.#base ??= this.#build();
+    const last = /** @type {Row} */ (this.#base.at(-1));
+    last.tail = true;
+    const rows = [...this.#base];
+    for (const [key, pending] of this.#pending) {
       if (ABOUT.has(pending.command.content.kind)) continue;
-      push({ key: cid, type: 'pending', ts: Math.max(pending.command.saved_ms, /** @type {Row} */ (rows.at(-1)).ts), from: this.#client.user, pending });
+      const ts = Math.max(pending.command.saved_ms, /** @type {Row} */ (rows.at(-1)).ts);
+      push(rows, { key, type: 'pending', ts, from: this.#client.user, pending });
     }
     return (this.#rows = rows);
   }
+
+  #build() {
+    /** @type {Row[]} */
+    const rows = [{ key: 'top', type: 'top', ts: 0 }];
+    let before = 0;
+    this.#isDivided = false;
+    for (const seq of this.#seqs) {
+      this.#extend(rows, /** @type {Entry} */ (this.#entries.get(seq)), before);
+      before = seq;
+    }
+    return rows;
+  }
+
+  /** @param {Row[]} rows @param {Entry} entry @param {number} before the seq that is loaded before it; 0: none */
+  #extend(rows, entry, before) {
+    const { seq, ts, cid } = entry;
+    if (before > 0 && seq > before + 1) push(rows, { key: `gap ${seq}`, type: 'gap', ts, gap: [before + 1, seq - 1] });
+    if (entry.target !== undefined || ABOUT.has(entry.kind)) return;
+    const isMessage = entry.kind === 'message' || entry.body !== undefined;
+    // The divider stands once.
+    const isNew = !this.#isDivided && entry.kind === 'message' && entry.n > this.#readN && entry.from !== this.#client.user;
+    this.#isDivided ||= isNew;
+    push(rows, isMessage ? { key: cid, type: 'message', ts, seq, from: entry.from, isNew } : { key: cid, type: 'event', ts, seq, isNew });
+  }
+}
+
+/** Puts a row behind those that are there, and sees what they have in common. @param {Row[]} rows @param {Row} row */
+function push(rows, row) {
+  const last = /** @type {Row} */ (rows.at(-1));
+  row.day = last.type === 'top' || dayOf(last.ts) !== dayOf(row.ts);
+  const isTogether = !row.day && !row.isNew && last.from === row.from && row.from !== undefined && row.ts - last.ts < TOGETHER_MS;
+  row.lead = !isTogether;
+  if (isTogether) last.tail = false;
+  row.tail = true;
+  rows.push(row);
 }
 
 /** @param {any} message @param {string} user @param {any} content */

@@ -7,8 +7,8 @@
 const OVERSCAN = 900;
 /** So near to the end counts as there. */
 const END_SLACK = 48;
-/** Below the last row. */
-const END_SPACE = 14;
+/** Below the last row; somebody who types is named there. */
+const END_SPACE = 28;
 const PASSES_MAX = 4;
 
 /**
@@ -68,11 +68,16 @@ export class VirtualList {
     return this.#items;
   }
 
-  /** @param {Item[]} items */
+  /** What the new list begins with as the old one did costs next to nothing. @param {Item[]} items */
   set(items) {
+    const old = this.#items;
+    let same = 0;
+    while (same < old.length && same < items.length && old[same] === items[same]) same += 1;
+    if (same < old.length / 2) this.#places.clear();
+    else for (let at = same; at < old.length; at++) this.#places.delete(old[at].key);
+    for (let at = same < old.length / 2 ? 0 : same; at < items.length; at++) this.#places.set(items[at].key, at);
     this.#items = items;
-    this.#places = new Map(items.map((item, at) => [item.key, at]));
-    this.#dirty = 0;
+    this.#dirty = Math.min(this.#dirty, same);
     this.update();
   }
 

@@ -2,10 +2,11 @@
 
 import { announce, h, icon, iconButton, setAttr, setText } from '../dom.js';
 import { counted, hue, initials, listed, shortWhen } from '../format.js';
+import { settings } from '../rooms.js';
 import { VirtualList } from '../virtual.js';
 import { Composer } from './composer.js';
 import { confirmDelete, groupInfo } from './dialogs.js';
-import { emojiMenu, messageMenu } from './menus.js';
+import { emojiMenu, messageMenu, roomMenu } from './menus.js';
 import { estimate, render, signature } from './rows.js';
 import { Search } from './search.js';
 import { title } from './sidebar.js';
@@ -51,7 +52,7 @@ export class Conversation {
     this.down = h('button', { class: 'to-end', type: 'button', hidden: true, 'aria-label': 'To the newest message', onclick: () => this.#toEnd() }, icon('down'), h('span', { class: 'badge', hidden: true }));
     this.#search = new Search(app, this.#thread, { show: (seq, needle) => this.#showFound(seq, needle), close: () => this.#endSearch() });
     this.el = h('section', { class: 'conversation', 'aria-label': 'Conversation' },
-      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search())),
+      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'This conversation', event => roomMenu(app, this.#room, shell, event.currentTarget), { 'aria-haspopup': 'menu' })),
       this.#search.el, h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
     this.#list = new VirtualList(this.viewport, {
       render: row => render(row, this.#context()),
@@ -63,17 +64,18 @@ export class Conversation {
   }
 
   async start() {
-    const { state } = this.#room;
+    const { readN } = this.#room;
     const unread = this.#app.rooms.unread(this.#room);
     this.#announced = this.#thread.last ?? 0;
-    if (!this.#thread.isLoaded) await this.#thread.open(state?.read ?? 0, unread);
-    else if (unread > 0) this.#thread.newFrom = (state?.read ?? 0) + 1;
+    if (!this.#thread.isLoaded) await this.#thread.open(readN, unread);
+    else this.#thread.markNew(unread > 0 ? readN : Infinity);
     if (this.#isOver) return;
     this.#announced = this.#thread.last ?? 0;
     this.#draw();
     const first = this.#thread.rows().find(row => row.isNew);
     if (first) this.#list.toKey(first.key, 0.25);
     else this.#list.toEnd();
+    if (settings(this.#room).unread) void this.#app.rooms.settle(this.#room, { unread: false }).catch(() => {});
     this.markRead();
     if (matchMedia('(hover: hover)').matches) this.composer.focus();
     if (this.#room.kind !== 'direct') void this.#marks();
@@ -85,7 +87,6 @@ export class Conversation {
     clearTimeout(this.#readTimer);
     clearTimeout(this.#marksTimer);
     this.#thread.onChange = () => {};
-    this.#thread.newFrom = Infinity;
     this.composer.end();
     this.#list.end();
   }
@@ -175,7 +176,9 @@ export class Conversation {
 
   #onMove() {
     const [first] = this.#list.inView();
-    if (first < NEAR_TOP_ROWS && this.#thread.isLoaded && this.#thread.more && !this.#thread.isLoading && !this.#thread.trouble) void this.#thread.older();
+    // Not while a page that has come is not shown yet: the next one would be asked for at once.
+    const isShown = this.#list.items === this.#thread.rows();
+    if (isShown && first < NEAR_TOP_ROWS && this.#thread.isLoaded && this.#thread.more && !this.#thread.isLoading && !this.#thread.trouble) void this.#thread.older();
     const unread = this.#app.rooms.unread(this.#room);
     this.down.hidden = this.#list.isAtEnd;
     const badge = /** @type {HTMLElement} */ (this.down.lastElementChild);

@@ -3,7 +3,8 @@
 import { leaveTab } from '../account.js';
 import { announce, h, icon } from '../dom.js';
 import { applyTheme, theme } from '../theme.js';
-import { confirmLogOut, devices, shortcuts } from './dialogs.js';
+import { isMuted, settings } from '../rooms.js';
+import { confirmLogOut, devices, groupInfo, shortcuts } from './dialogs.js';
 
 const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥', '👀', '✅', '❌', '💯', '😀', '😉', '😍', '🤔', '😎', '🥳', '👏', '🙌', '💪', '🚀', '☕', '⚓', '⛵', '🌊', '🐙', '⏳', '💡', '🛠️'];
 
@@ -41,7 +42,7 @@ function withKeys(menu, columns) {
 
 /** @param {{ label: string, icon?: string, act?: () => void, isDanger?: boolean, isOn?: boolean }[]} items @param {any[]} [foot] */
 function list(items, foot = []) {
-  const menu = h('div', { class: 'menu', role: 'menu' }, items.map(item => h('button', { type: 'button', role: item.isOn === undefined ? 'menuitem' : 'menuitemradio', 'aria-checked': item.isOn === undefined ? null : String(item.isOn), class: item.isDanger ? 'danger' : null,
+  const menu = h('div', { class: 'menu', role: 'menu' }, items.map((item, at) => h('button', { type: 'button', role: item.isOn === undefined ? 'menuitem' : 'menuitemradio', 'aria-checked': item.isOn === undefined ? null : String(item.isOn), class: `${item.isDanger ? 'danger' : ''}${at > 0 && (item.isOn === undefined) !== (items[at - 1].isOn === undefined) ? ' first' : ''}`,
     onclick: () => {
       menu.hidePopover();
       item.act?.();
@@ -66,6 +67,28 @@ export function messageMenu(at, { text, reply, edit, remove, info }) {
   show(at, list(remove ? [...items, { label: 'Delete', icon: 'trash', act: remove, isDanger: true }] : items, info ? [h('p', { class: 'menu-foot' }, info)] : []));
 }
 
+/** Muted for good: until this. */
+const FOR_EVER = Date.UTC(2100, 0);
+
+/** @param {import('../app.js').App} app @param {import('../rooms.js').Room} room @param {import('./shell.js').Shell} shell @param {HTMLElement} at */
+export function roomMenu(app, room, shell, at) {
+  const { pinned, archived, unread } = settings(room);
+  const muted = isMuted(room);
+  const settle = (/** @type {any} */ change) => () => void app.run(() => app.rooms.settle(room, change)).catch(() => {});
+  const markUnread = () => {
+    if (app.current === room.conv) shell.close();
+    settle({ unread: true })();
+  };
+  const items = [
+    { label: pinned ? 'Unpin' : 'Pin to the top', icon: 'pin', act: settle({ pinned: !pinned }) },
+    { label: muted ? 'Unmute' : 'Mute', icon: 'mute', act: settle({ muted_until: muted ? 0 : FOR_EVER }) },
+    { label: archived ? 'Take out of the archive' : 'Archive', icon: 'archive', act: settle({ archived: !archived }) },
+  ];
+  if (!unread && app.rooms.unread(room) === 0) items.push({ label: 'Mark as unread', icon: 'check', act: markUnread });
+  if (room.kind !== 'direct') items.push({ label: 'Members and settings', icon: 'group', act: () => groupInfo(app, room, shell) });
+  show(at, list(items));
+}
+
 /** @param {import('../app.js').App} app @param {import('./shell.js').Shell} shell @param {HTMLElement} at */
 export function ownMenu(app, shell, at) {
   const choice = theme();
@@ -77,9 +100,9 @@ export function ownMenu(app, shell, at) {
     { label: 'Light', act: () => applyTheme('light'), isOn: choice === 'light' },
     { label: 'Dark', act: () => applyTheme('dark'), isOn: choice === 'dark' },
     { label: 'As the system', act: () => applyTheme('system'), isOn: choice === 'system' },
-    { label: 'Devices', icon: 'menu', act: () => devices(app) },
-    { label: 'Keyboard', icon: 'more', act: shortcuts },
+    { label: 'Devices', icon: 'device', act: () => devices(app) },
+    { label: 'Keyboard', icon: 'keyboard', act: shortcuts },
     { label: 'Another account in this window', icon: 'group', act: leave },
-    { label: 'Log out', icon: 'close', act: () => void confirmLogOut(app, shell), isDanger: true },
+    { label: 'Log out', icon: 'out', act: () => void confirmLogOut(app, shell), isDanger: true },
   ]));
 }

@@ -61,7 +61,7 @@ function top(_row, { app, thread, room, actions }) {
   }
   if (thread.more) return h('div', { class: 'row top' }, h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Earlier messages'));
   const name = room.name || room.peer || 'this group';
-  const text = room.kind === 'direct' ? (room.peer === app.user ? 'Only you see what you write here.' : `This is the beginning of your conversation with ${name}.`) : `This is as far as you can see in ${name}.`;
+  const text = room.kind === 'direct' ? (room.peer === app.user ? 'Only you see what you write here.' : `This is the beginning of your conversation with ${name}.`) : thread.first === 1 ? `This is the beginning of ${name}.` : `You joined ${name} here.`;
   return h('div', { class: 'row top start' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon('group')), h('h3', {}, name), h('p', { class: 'muted' }, text));
 }
 

@@ -31,7 +31,7 @@ export class Search {
     this.count = h('span', { class: 'search-count', role: 'status' });
     this.back = h('button', { class: 'link', type: 'button', onclick: () => void this.#further() }, 'Search further back');
     this.el = h('div', { class: 'search', role: 'search', hidden: true }, this.input, this.count, this.back,
-      iconButton('up', 'Older hit', () => this.#step(1)), iconButton('down', 'Newer hit', () => this.#step(-1)), iconButton('close', 'End the search', () => this.close()));
+      iconButton('up', 'Older hit', () => this.#step(1)), iconButton('expand', 'Newer hit', () => this.#step(-1)), iconButton('close', 'End the search', () => this.close()));
   }
 
   get isOpen() {
@@ -67,7 +67,8 @@ export class Search {
     this.#timer = setTimeout(() => void this.#search(), TYPING_PAUSE_MS);
   }
 
-  async #search() {
+  /** @param {boolean} [isSecond] what the server has was fetched */
+  async #search(isSecond = false) {
     const run = ++this.#run;
     this.#needle = this.input.value.trim().toLowerCase();
     this.#found = [];
@@ -81,9 +82,23 @@ export class Search {
         before = page[0].seq;
       }
     }
+    if (this.#found.length === 0 && this.#needle !== '' && this.#canGoBack() && !isSecond) {
+      setText(this.count, 'Searching…');
+      await this.#back();
+      if (run === this.#run) await this.#search(true);
+      return;
+    }
     this.#show();
     if (this.#found.length > 0) this.#step(1);
     else this.#on.show(0, this.#needle);
+  }
+
+  #canGoBack() {
+    return this.#thread.more && this.#app.connection === 'online';
+  }
+
+  async #back() {
+    for (let page = 0; page < BACK_PAGES && this.#canGoBack(); page++) await this.#thread.older();
   }
 
   /** @param {any[]} entries ascending */
@@ -96,7 +111,7 @@ export class Search {
     const count = this.#found.length;
     const text = this.#needle === '' ? '' : count === 0 ? 'Nothing found' : `${this.#at + 1} of ${count >= FOUND_MAX ? `${FOUND_MAX}+` : count}`;
     setText(this.count, text);
-    this.back.hidden = this.#needle === '' || !this.#thread.more || this.#app.connection !== 'online';
+    this.back.hidden = this.#needle === '' || !this.#canGoBack();
   }
 
   /** @param {1 | -1} step 1: older */
@@ -110,8 +125,8 @@ export class Search {
 
   async #further() {
     this.back.disabled = true;
-    for (let page = 0; page < BACK_PAGES && this.#thread.more; page++) await this.#thread.older();
+    await this.#back();
     this.back.disabled = false;
-    await this.#search();
+    await this.#search(true);
   }
 }

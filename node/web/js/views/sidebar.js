@@ -4,7 +4,8 @@ import { directId } from '../../../../client-js/src/index.js';
 import { h, icon, iconButton, setAttr, setText } from '../dom.js';
 import { hue, initials, shortWhen } from '../format.js';
 import { newConversation } from './dialogs.js';
-import { ownMenu } from './menus.js';
+import { isMuted, settings } from '../rooms.js';
+import { ownMenu, roomMenu } from './menus.js';
 
 /** @typedef {import('../rooms.js').Room} Room */
 
@@ -15,6 +16,7 @@ export class Sidebar {
   #rows = new Map();
   /** As shown, top down. @type {string[]} */
   #order = [];
+  #withArchived = false;
 
   /** @param {import('../app.js').App} app @param {import('./shell.js').Shell} shell */
   constructor(app, shell) {
@@ -26,10 +28,11 @@ export class Sidebar {
       h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), h('span', { class: 'me-name' }, name), h('span', { class: 'me-state' }));
     this.filter = h('input', { type: 'search', placeholder: 'Find a conversation', 'aria-label': 'Find a conversation', oninput: () => this.render(), onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onFilterKey(e) });
     this.list = h('ul', { class: 'rooms', 'aria-label': 'Conversations', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onListKey(e) });
+    this.archived = h('button', { class: 'archived', type: 'button', hidden: true, onclick: () => ((this.#withArchived = !this.#withArchived), this.render()) });
     this.empty = h('div', { class: 'rooms-empty', hidden: true });
     this.el = h('nav', { class: 'sidebar', 'aria-label': 'Conversations' },
       h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct or group)', () => newConversation(app, open))),
-      h('div', { class: 'filter' }, icon('search'), this.filter), this.list, this.empty);
+      h('div', { class: 'filter' }, icon('search'), this.filter), h('div', { class: 'rooms-frame' }, this.list, this.archived), this.empty);
   }
 
   focusFilter() {
@@ -79,12 +82,17 @@ export class Sidebar {
   render() {
     const { rooms, current } = this.#app;
     const wanted = this.filter.value.trim().toLowerCase();
-    const shown = rooms.list().filter(room => wanted === '' || title(room).toLowerCase().includes(wanted));
+    const all = rooms.list();
+    const isShown = (/** @type {Room} */ room) => (wanted === '' ? this.#withArchived || !settings(room).archived || room.conv === current : title(room).toLowerCase().includes(wanted));
+    const shown = all.filter(isShown);
+    const archived = all.filter(room => settings(room).archived).length;
+    this.archived.hidden = archived === 0 || wanted !== '';
+    setText(this.archived, this.#withArchived ? 'Hide archived conversations' : `Archived (${archived})`);
     this.#order = shown.map(room => room.conv);
     let next = this.list.firstElementChild;
     for (const room of shown) {
       let row = this.#rows.get(room.conv);
-      if (!row) this.#rows.set(room.conv, (row = makeRow(room.conv)));
+      if (!row) this.#rows.set(room.conv, (row = this.#makeRow(room)));
       this.#fill(row, room, room.conv === current);
       if (row.el === next) next = next.nextElementSibling;
       else this.list.insertBefore(row.el, next);
@@ -97,6 +105,16 @@ export class Sidebar {
     this.#renderEmpty(shown.length === 0, wanted);
     setAttr(this.me, 'data-state', this.#app.connection);
     setAttr(this.me, 'aria-label', `${this.#app.user}, ${{ online: 'connected', connecting: 'reconnecting', offline: 'offline', stopped: 'stopped' }[this.#app.connection]}. Menu`);
+  }
+
+  /** @param {Room} room */
+  #makeRow(room) {
+    const row = makeRow(room.conv);
+    row.link.addEventListener('contextmenu', (/** @type {Event} */ event) => {
+      event.preventDefault();
+      roomMenu(this.#app, room, this.#shell, row.link);
+    });
+    return row;
   }
 
   /** @param {boolean} isEmpty @param {string} wanted */
@@ -133,17 +151,25 @@ export class Sidebar {
     row.line.classList.toggle('is-draft', draft !== '');
     row.line.classList.toggle('is-typing', typing.length > 0);
     setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user));
+    const { pinned, unread: isMarked } = settings(room);
+    const muted = isMuted(room);
     setText(row.badge, unread > 0 ? (unread > 999 ? '999+' : String(unread)) : '');
-    row.badge.hidden = unread === 0;
+    row.badge.hidden = unread === 0 && !isMarked;
+    row.badge.classList.toggle('is-muted', muted);
+    const marks = `${pinned ? 'pin ' : ''}${muted ? 'mute' : ''}`;
+    if (row.marks.dataset.marks !== marks) {
+      row.marks.dataset.marks = marks;
+      row.marks.replaceChildren(...marks.split(' ').filter(Boolean).map(name => icon(name)));
+    }
     const tick = room.last?.from === user && !room.last.isEvent && draft === '' ? (room.last.waiting ? 'clock' : rooms.progress(room, room.last.seq)) : '';
     if (row.tick.dataset.tick !== tick) {
       row.tick.dataset.tick = tick;
-      row.tick.replaceChildren(tick === '' ? '' : icon(tick === 'clock' ? 'clock' : tick === 'sent' ? 'check' : 'checks'));
+      row.tick.replaceChildren(...(tick === '' ? [] : [icon(tick === 'clock' ? 'clock' : tick === 'sent' ? 'check' : 'checks')]));
     }
     const presence = people.presence(room.peer);
     setAttr(row.avatar, 'data-presence', presence?.state ?? null);
-    setAttr(row.link, 'aria-label', [name, unread > 0 ? `${unread} unread` : '', presence ? presence.state : '', row.line.textContent, shortWhen(room.ts)].filter(Boolean).join(', '));
-    row.el.classList.toggle('is-unread', unread > 0);
+    setAttr(row.link, 'aria-label', [name, unread > 0 ? `${unread} unread` : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : '', row.line.textContent, shortWhen(room.ts)].filter(Boolean).join(', '));
+    row.el.classList.toggle('is-unread', unread > 0 || isMarked === true);
   }
 }
 
@@ -154,9 +180,10 @@ function makeRow(conv) {
   const when = h('span', { class: 'room-when' });
   const tick = h('span', { class: 'tick' });
   const line = h('span', { class: 'room-line' });
+  const marks = h('span', { class: 'room-marks' });
   const badge = h('span', { class: 'badge' });
-  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, when), h('span', { class: 'room-bottom' }, tick, line, badge));
-  return { el: h('li', { class: 'room' }, link), link, avatar, name, when, tick, line, badge };
+  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, badge));
+  return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, badge };
 }
 
 /** @param {Room} room */

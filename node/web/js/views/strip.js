@@ -23,7 +23,7 @@ export class Strip {
   constructor(app, control) {
     this.#app = app;
     this.#control = control;
-    this.list = h('ul', { class: 'nodes', 'aria-label': 'Nodes' });
+    this.list = h('ul', { class: 'nodes', 'aria-label': 'Nodes; the leader of this conversation is marked' });
     const counter = (/** @type {string} */ name, /** @type {string} */ title) => h('span', { class: 'counter', title }, h('span', {}, `${name} `), h('b', {}, '0'));
     this.accepted = counter('accepted', 'Messages of this tab that the cluster has accepted');
     this.delivered = counter('delivered', 'Entries that came to this tab, edits and reactions among them');
@@ -83,8 +83,8 @@ export class Strip {
       const here = url === node.url;
       setAttr(chip.el, 'data-state', state);
       chip.el.classList.toggle('leads', leads);
-      const words = [state === 'down' ? 'down' : state === 'starting' ? 'starting' : '', leads ? 'leads this' : '', here && state === 'up' ? 'you' : ''].filter(Boolean).join(' · ');
-      setText(chip.what, words || `leads ${node.leads.length}`);
+      const words = [state === 'down' ? 'down' : state === 'starting' ? 'starting' : '', leads ? 'leader' : '', here && state === 'up' ? 'you' : ''].filter(Boolean).join(' · ');
+      setText(chip.what, words);
       setAttr(chip.el, 'title', `${node.url}${node.pid ? `, process ${node.pid}` : ''}; leads ${node.leads.length} of the groups, ${node.sessions} sessions`);
       setText(chip.button, node.pid === null ? 'Restart' : 'Kill');
       setAttr(chip.button, 'aria-label', `${node.pid === null ? 'Restart' : 'Kill'} node ${node.node}`);
@@ -97,7 +97,7 @@ export class Strip {
     const dot = h('span', { class: 'dot', 'aria-hidden': 'true' });
     const what = h('span', { class: 'node-what' });
     const button = h('button', { class: 'button small', type: 'button', onclick: () => void this.#turn(number, button) });
-    const el = h('li', { class: 'node' }, dot, h('span', { class: 'node-name' }, `Node ${number}`), what, button);
+    const el = h('li', { class: 'node' }, dot, h('span', { class: 'node-name' }, h('span', { class: 'node-word' }, 'Node '), String(number)), what, button);
     this.list.append(el);
     return { el, dot, what, button };
   }
