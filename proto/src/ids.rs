@@ -3,6 +3,7 @@
 //! Knows how an id is written and checked; knows nothing of frames, tables or routing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -256,10 +257,10 @@ impl<'de> Deserialize<'de> for MsgId {
     }
 }
 
-/// A user's name and identity: `[a-z0-9_.-]{1,64}` after NFKC and lower case.
+/// A user's name and identity: `[a-z0-9_.-]{1,64}` after NFKC and lower case. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct UserId(String);
+pub struct UserId(Arc<str>);
 
 impl UserId {
     pub fn parse(text: &str) -> Result<Self, IdError> {
@@ -268,10 +269,10 @@ impl UserId {
         }
         // Rows and commands hold normalised ids: decoding them must not pay for Unicode.
         if Self::is_normal(text) {
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(text.into()));
         }
         let name: String = text.nfkc().flat_map(char::to_lowercase).collect();
-        if Self::is_normal(&name) { Ok(Self(name)) } else { Err(IdError::User) }
+        if Self::is_normal(&name) { Ok(Self(name.into())) } else { Err(IdError::User) }
     }
 
     fn is_normal(name: &str) -> bool {
@@ -292,8 +293,22 @@ impl fmt::Display for UserId {
 
 impl<'de> Deserialize<'de> for UserId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        d.deserialize_str(Text(Self::parse))
+    }
+}
+
+/// Reads an id straight from the text that the format lends, if it lends one.
+struct Text<T>(fn(&str) -> Result<T, IdError>);
+
+impl<T> serde::de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the text of an id")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        self.0(text).map_err(E::custom)
     }
 }
 
@@ -310,15 +325,15 @@ pub enum ConvKind {
 /// A conversation: an opaque string of at most 140 bytes to clients.
 ///
 /// Direct: `d`, then each user id in order behind its length in two hexadecimal digits (injective); a self-chat names its user twice.
-/// Group: `g` and 32 hexadecimal digits. Channel (reserved): `c` and 32 hexadecimal digits.
+/// Group: `g` and 32 hexadecimal digits. Channel (reserved): `c` and 32 hexadecimal digits. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct ConvId(String);
+pub struct ConvId(Arc<str>);
 
 impl ConvId {
     pub fn direct(a: &UserId, b: &UserId) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        Self(format!("d{:02x}{low}{:02x}{high}", low.0.len(), high.0.len()))
+        Self(format!("d{:02x}{low}{:02x}{high}", low.0.len(), high.0.len()).into())
     }
 
     /// Derived from (creator, request key), so that a retried creation names the same group.
@@ -335,24 +350,22 @@ impl ConvId {
         for byte in &digest[..16] {
             text.push_str(&format!("{byte:02x}"));
         }
-        Self(text)
+        Self(text.into())
     }
 
     pub fn parse(text: &str) -> Result<Self, IdError> {
+        if Self::is_valid(text) { Ok(Self(text.into())) } else { Err(IdError::Conversation) }
+    }
+
+    /// Makes nothing: rows and messages between nodes are full of these ids.
+    fn is_valid(text: &str) -> bool {
         if text.len() > limits::CONV_ID_BYTES_MAX {
-            return Err(IdError::Conversation);
+            return false;
         }
-        let id = Self(text.to_owned());
         match text.as_bytes().first() {
-            Some(b'd') => match id.peers() {
-                Some((a, b)) if Self::direct(&a, &b) == id => Ok(id),
-                _ => Err(IdError::Conversation),
-            },
-            Some(b'g' | b'c') => {
-                let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-                if text.len() == 33 && text.bytes().skip(1).all(hex) { Ok(id) } else { Err(IdError::Conversation) }
-            }
-            _ => Err(IdError::Conversation),
+            Some(b'd') => names(text).is_some_and(|(low, high)| low <= high),
+            Some(b'g' | b'c') => text.len() == 33 && text.bytes().skip(1).all(|b| hex_digit(b).is_some()),
+            _ => false,
         }
     }
 
@@ -366,22 +379,15 @@ impl ConvId {
 
     /// The two users of a direct conversation (equal in a self-chat).
     pub fn peers(&self) -> Option<(UserId, UserId)> {
-        let rest = self.0.strip_prefix('d')?;
-        let (a, rest) = take_user(rest)?;
-        let (b, rest) = take_user(rest)?;
-        rest.is_empty().then_some((a, b))
+        names(&self.0).map(|(low, high)| (UserId(low.into()), UserId(high.into())))
     }
 
     /// The other user of a direct conversation; the user itself in a self-chat; none for a stranger or a group.
     pub fn peer_of(&self, user: &UserId) -> Option<UserId> {
-        let (a, b) = self.peers()?;
-        if a == *user {
-            Some(b)
-        } else if b == *user {
-            Some(a)
-        } else {
-            None
-        }
+        let (low, high) = names(&self.0)?;
+        let user = user.as_str();
+        let peer = if low == user { high } else { (high == user).then_some(low)? };
+        Some(UserId(peer.into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -389,11 +395,28 @@ impl ConvId {
     }
 }
 
-fn take_user(text: &str) -> Option<(UserId, &str)> {
-    let len = usize::from_str_radix(text.get(..2)?, 16).ok()?;
+/// The two names in the text of a direct conversation, in whatever order they stand there.
+fn names(text: &str) -> Option<(&str, &str)> {
+    let (low, rest) = take_name(text.strip_prefix('d')?)?;
+    let (high, rest) = take_name(rest)?;
+    rest.is_empty().then_some((low, high))
+}
+
+/// A normal user id behind its length.
+fn take_name(text: &str) -> Option<(&str, &str)> {
+    let [first, second, ..] = text.as_bytes() else { return None };
+    let len = hex_digit(*first)? << 4 | hex_digit(*second)?;
     let name = text.get(2..2 + len)?;
-    let user = UserId::parse(name).ok().filter(|u| u.0 == name)?;
-    Some((user, text.get(2 + len..)?))
+    UserId::is_normal(name).then_some((name, text.get(2 + len..)?))
+}
+
+/// In lower case, as ids are written.
+fn hex_digit(byte: u8) -> Option<usize> {
+    match byte {
+        b'0'..=b'9' => Some(usize::from(byte - b'0')),
+        b'a'..=b'f' => Some(usize::from(byte - b'a' + 10)),
+        _ => None,
+    }
 }
 
 impl fmt::Display for ConvId {
@@ -404,8 +427,7 @@ impl fmt::Display for ConvId {
 
 impl<'de> Deserialize<'de> for ConvId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        d.deserialize_str(Text(Self::parse))
     }
 }
 
@@ -466,7 +488,11 @@ impl fmt::Debug for Hash32 {
 
 impl Serialize for Hash32 {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Blob(Bytes::copy_from_slice(&self.0)).serialize(s)
+        if s.is_human_readable() {
+            Blob(Bytes::copy_from_slice(&self.0)).serialize(s)
+        } else {
+            s.serialize_bytes(&self.0)
+        }
     }
 }
 
@@ -504,6 +530,14 @@ mod tests {
         assert_eq!(ab.peer_of(&user("carol")), None);
         assert_ne!(ConvId::direct(&user("a"), &user("bc")), ConvId::direct(&user("ab"), &user("c")));
         assert!(ConvId::parse("d03bob05alice").is_err(), "users out of order");
+        for bad in
+            ["", "d", "d03bo", "d05alice03bobx", "d+5alice03bob", "d05Alice03bob", "d0ax", "d05alice03b\u{e9}", "d0000"]
+        {
+            assert!(ConvId::parse(bad).is_err(), "{bad:?} must be refused");
+        }
+        let ten = user("ten.letter");
+        let upper = ConvId::direct(&ten, &ten).as_str().replace("0a", "0A");
+        assert!(ConvId::parse(&upper).is_err(), "one text for one pair");
         let long = user(&"x".repeat(64));
         assert!(ConvId::direct(&long, &long).as_str().len() <= limits::CONV_ID_BYTES_MAX);
     }
