@@ -46,8 +46,9 @@ pub const PROPOSAL_BYTES_MAX: usize = 512 * 1024;
 pub const COMMAND_BYTES_MAX: usize = 256 * 1024;
 /// Commands waiting for a shard's proposer; above it, `overloaded`.
 pub const PROPOSER_QUEUE_MAX: usize = 8_192;
-/// Proposals of one shard that are appended and not yet applied.
-pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+/// Proposals of one shard that are appended and not yet applied. One travels while the next gathers: followers are asked one
+/// append after the other, so more would not be committed earlier, and each costs every replica an entry.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
 
 /// One stored row, as decoded.
 pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX + 4 * 1024;
