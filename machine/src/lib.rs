@@ -5,7 +5,8 @@
 //!
 //! - [`command`], [`reply`], [`effect`] what goes in and comes out
 //! - [`query`] what may be read
-//! - [`txn`] the state under the writes made so far; [`table`] how a table is declared and reached
+//! - [`txn`] the state under the writes made so far; `hot` rows kept between transactions; [`table`] how a table is declared
+//!   and reached
 //! - [`meta`] what a shard knows about itself: clocks, slots, settings, fences
 //! - [`conversation`], [`user`], [`control`] the rules, one file per table and one per family of commands
 
@@ -14,6 +15,7 @@ pub mod command;
 pub mod control;
 pub mod conversation;
 pub mod effect;
+mod hot;
 pub mod meta;
 pub mod query;
 pub mod reply;
@@ -76,7 +78,7 @@ pub fn apply_keeping(
     commands: &[Bytes],
     kept: &mut Kept,
 ) -> Result<Applied, Fatal> {
-    let mut meta = match kept.0.take() {
+    let mut meta = match kept.meta.take() {
         Some(meta) => {
             if cfg!(debug_assertions) {
                 assert_eq!(meta, Meta::load(txn, shard)?, "what is kept is what the rows say");
@@ -92,7 +94,7 @@ pub fn apply_keeping(
         let command = Command::decode(bytes)?;
         replies.push(apply_one(&mut ctx, &command)?);
     }
-    kept.0 = Some(ctx.meta);
+    kept.meta = Some(ctx.meta);
     Ok(Applied { replies, effects: ctx.effects })
 }
 

@@ -17,6 +17,7 @@ use flotilla_proto::slots::{self, SlotTable};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Settings, Stamp};
+use crate::hot::HotRows;
 use crate::reply::Rejection;
 use crate::table::{self, KeyBuilder, KeyReader, Rows, Table, kind};
 use crate::{Fatal, Txn};
@@ -166,10 +167,14 @@ impl Table for FenceTable {
     }
 }
 
-/// What stays in memory between the proposals of one replica, so that its meta rows, 8 KiB of slots among them, are not
-/// read and checked for each. Only the owner of the state may hold one, and drops it when the state is replaced.
+/// What stays in memory between the proposals of one replica, so that its meta rows, 8 KiB of slots among them, and those of
+/// busy conversations are not read and checked for each. Only the owner of the state may hold one, and drops it when the state
+/// is replaced.
 #[derive(Debug, Default)]
-pub struct Kept(pub(crate) Option<Meta>);
+pub struct Kept {
+    pub(crate) meta: Option<Meta>,
+    pub(crate) hot: HotRows,
+}
 
 /// The shard's meta rows, read once for a proposal or a query.
 #[derive(Debug, Clone, PartialEq, Eq)]

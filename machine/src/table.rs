@@ -351,7 +351,7 @@ fn decode<T: Table>(bytes: &[u8]) -> Result<T::Row, Fatal> {
     codec::decode(version, payload, limits::ROW_BYTES_MAX).map_err(|_| damaged::<T>())
 }
 
-fn decode_key<T: Table>(key: &[u8]) -> Result<T::Key, Fatal> {
+pub fn decode_key<T: Table>(key: &[u8]) -> Result<T::Key, Fatal> {
     let mut reader = KeyReader::new(T::KIND, key).ok_or_else(damaged::<T>)?;
     let ids = T::parse(&mut reader).ok_or_else(damaged::<T>)?;
     if reader.is_empty() { Ok(ids) } else { Err(damaged::<T>()) }

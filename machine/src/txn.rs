@@ -3,6 +3,7 @@
 //! Invariant: reads see every earlier write of the same transaction; nothing reaches storage until the caller takes the
 //! batch. Keys are given without the node's prefix (kind, shard, state generation), so that digests leave it out.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -10,33 +11,73 @@ use bytes::Bytes;
 use flotilla_storage::key::prefix_end;
 use flotilla_storage::{Batch, Order, Read, StorageError};
 
+use crate::hot::HotRows;
+use crate::meta::Kept;
+
 pub struct Txn<'a> {
     base: &'a dyn Read,
     prefix: Vec<u8>,
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
     writes_made: u64,
+    /// Of the rows in `base`; knows of the writes only once they are taken.
+    hot: RefCell<HotRows>,
 }
 
 impl<'a> Txn<'a> {
     pub fn new(base: &'a dyn Read, prefix: Vec<u8>) -> Self {
-        Self { base, prefix, writes: BTreeMap::new(), writes_made: 0 }
+        Self::keeping(base, prefix, &mut Kept::default())
+    }
+
+    /// As [`Txn::new`], with what an earlier transaction on the same rows left; [`Txn::into_batch_keeping`] gives it back.
+    pub fn keeping(base: &'a dyn Read, prefix: Vec<u8>, kept: &mut Kept) -> Self {
+        let hot = RefCell::new(std::mem::take(&mut kept.hot));
+        Self { base, prefix, writes: BTreeMap::new(), writes_made: 0, hot }
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        match self.writes.get(key) {
-            Some(written) => Ok(written.clone()),
-            None => self.base.get(&self.full(key)),
+        if let Some(written) = self.writes.get(key) {
+            return Ok(written.clone());
         }
+        let hot = self.hot.borrow_mut().get(key);
+        if let Some(row) = hot {
+            if cfg!(debug_assertions) {
+                assert_eq!(row, self.base.get(&self.full(key))?, "what is kept is what the rows say");
+            }
+            return Ok(row);
+        }
+        let row = self.base.get(&self.full(key))?;
+        self.hot.borrow_mut().on_read(key, row.as_ref());
+        Ok(row)
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Bytes) {
-        self.writes_made += 1;
-        self.writes.insert(key, Some(value));
+        self.write(key, Some(value));
     }
 
     pub fn delete(&mut self, key: Vec<u8>) {
+        self.write(key, None);
+    }
+
+    fn write(&mut self, key: Vec<u8>, change: Option<Bytes>) {
         self.writes_made += 1;
-        self.writes.insert(key, None);
+        self.hot.borrow_mut().on_touched(&key);
+        self.writes.insert(key, change);
+    }
+
+    /// The keys that start with a prefix, of a table where few do (see [`crate::hot`]).
+    pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StorageError> {
+        let known = self.hot.borrow().list(prefix);
+        if known.is_some() && !cfg!(debug_assertions) {
+            return Ok(known.unwrap_or_default());
+        }
+        let mut keys = Vec::new();
+        self.scan_prefix(prefix, &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        assert!(known.is_none_or(|known| known == keys), "what is kept is what the rows say");
+        self.hot.borrow_mut().on_listed(prefix, &keys);
+        Ok(keys)
     }
 
     /// Puts and deletes so far. A rejected command leaves it as it was.
@@ -103,15 +144,24 @@ impl<'a> Txn<'a> {
 
     /// The writes as one batch, under the prefix.
     pub fn into_batch(self) -> Batch {
+        self.into_batch_keeping(&mut Kept::default())
+    }
+
+    /// The same; `kept` is then of the state with that batch in it.
+    pub fn into_batch_keeping(self, kept: &mut Kept) -> Batch {
         let mut batch = Batch::default();
+        let mut hot = self.hot.into_inner();
         for (key, change) in self.writes {
-            let mut full = self.prefix.clone();
+            hot.on_written(&key, change.as_ref());
+            let mut full = Vec::with_capacity(self.prefix.len() + key.len());
+            full.extend_from_slice(&self.prefix);
             full.extend_from_slice(&key);
             match change {
                 Some(value) => batch.put(full, value),
                 None => batch.delete(full),
             }
         }
+        kept.hot = hot;
         batch
     }
 

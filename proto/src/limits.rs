@@ -50,6 +50,11 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 /// append after the other, so more would not be committed earlier, and each costs every replica an entry.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
 
+/// Rows of one replica's state that are kept in memory because commands ask for them again and again.
+pub const HOT_ROWS_BYTES_MAX: usize = 1024 * 1024;
+/// Users of one shard whose live sessions its leader remembers.
+pub const LIVE_USERS_REMEMBERED_MAX: usize = 16_384;
+
 /// One stored row, as decoded.
 pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX + 4 * 1024;
 /// Items of one command that carries a list (receipts, marks, clears); each touches few rows.
@@ -141,6 +146,10 @@ pub const SNAPSHOT_LOG_KEPT: u64 = 10_000;
 /// What one write of applied state takes from the log at most.
 pub const APPLY_BYTES_MAX: usize = 512 * 1024;
 pub const APPLY_ENTRIES_MAX: usize = 256;
+/// Groups of a node apply in so many lanes; what waits in one shares a write, of so many pieces and bytes at most.
+pub const APPLY_LANES: usize = 2;
+pub const APPLY_LANE_JOBS_MAX: usize = 64;
+pub const APPLY_LANE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Writes of applied state of one group remembered until a sync covers them.
 pub const APPLIED_MARKS_MAX: usize = 1_024;
 
@@ -205,6 +214,8 @@ pub const PAGE_ENTRIES_MAX: usize = 256;
 /// Encoded entries that ride along with one `notify` to one target.
 pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
 pub const NOTIFY_CONVERSATIONS_MAX: usize = COMMAND_ITEMS_MAX;
+/// Conversations that a pump is told of by name; above it, it looks at all rows.
+pub const DIRTY_NAMED_MAX: usize = 4_096;
 
 /// The Rust client: commands in its durable outbox that wait for an answer.
 pub const CLIENT_OUTBOX_MAX: usize = 10_000;

@@ -58,7 +58,7 @@ pub fn settle(txn: &mut Txn<'_>, user: &UserId, conv: &ConvId, old: Option<&Row>
         return Ok(0);
     }
     let mut written = 0;
-    for (device, _) in device::of_user(txn, user)? {
+    for device in device::ids_of_user(txn, user)? {
         if find(txn, user, device, conv)?.is_none() {
             put(txn, user, device, conv, place);
             written += 1;

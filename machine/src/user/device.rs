@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{self, UserRow, UserTable};
 use super::{job, key, session, token};
-use crate::Fatal;
 use crate::apply::{Ctx, Outcome, Stop};
 use crate::command::Login;
 use crate::effect::Ended;
 use crate::reply::{Rejection, Reply};
 use crate::table::{self, KeyReader, Rows, Table, kind};
+use crate::{Fatal, Txn};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRow {
@@ -102,6 +102,12 @@ pub fn of_user(rows: &dyn Rows, user: &UserId) -> Result<Vec<(DeviceId, DeviceRo
         ControlFlow::Continue(())
     })?;
     Ok(devices)
+}
+
+/// Their ids only, which are asked for with every head that advances.
+pub fn ids_of_user(txn: &Txn<'_>, user: &UserId) -> Result<Vec<DeviceId>, Fatal> {
+    let keys = txn.keys(&key::of(kind::DEVICE, user).build())?;
+    keys.iter().map(|key| table::decode_key::<DeviceTable>(key).map(|(_, device)| device)).collect()
 }
 
 pub fn is_gone(rows: &dyn Rows, user: &UserId, device: DeviceId) -> Result<bool, Fatal> {

@@ -223,7 +223,7 @@ fn apply_entries(
     entries: &[Entry],
 ) -> Result<Done, machine::Fatal> {
     let base: &dyn Read = engine;
-    let mut txn = Txn::new(base, keys::state(shard, pointer.generation));
+    let mut txn = Txn::keeping(base, keys::state(shard, pointer.generation), &mut kept);
     let mut replies = Vec::with_capacity(entries.len());
     let mut effects = Vec::new();
     let before = pointer.clone();
@@ -245,7 +245,7 @@ fn apply_entries(
         pointer.applied = Some(entry.log_id);
         replies.push(entry_replies);
     }
-    let mut batch = txn.into_batch();
+    let mut batch = txn.into_batch_keeping(&mut kept);
     if plant::on(Plant::ApplyTwice) { &before } else { &pointer }.put(shard, &mut batch);
     let write = engine.write(batch, Durability::Buffered)?;
     Ok(Done { pointer, kept, write, replies, effects })

@@ -1,0 +1,188 @@
+//! The rows of one replica's state that commands have looked at lately, so that a busy conversation is not read from
+//! storage, checked and copied for each of its messages.
+//!
+//! Invariants:
+//! - What is here is what storage holds: rows come in as they are read and as they are written, and the owner of the state is
+//!   the only writer. So replies and writes are the same with and without (I6); debug builds compare every hit.
+//! - Bounded in bytes: the rows that nobody has asked for longest go first, half of them at a time.
+//!
+//! It does not know what rows mean, beyond which kinds are worth their bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flotilla_proto::limits::HOT_ROWS_BYTES_MAX;
+
+use crate::table::kind;
+
+/// What a row costs beside its bytes.
+const ROW_OVERHEAD: usize = 96;
+/// The table whose keys are asked for as a list: those of a user, without the id that ends a key.
+const LISTED: (u8, usize) = (kind::DEVICE, 16);
+
+#[derive(Debug, Default)]
+pub(crate) struct HotRows {
+    young: Generation,
+    old: Generation,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    /// None: storage has no such row.
+    rows: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// The keys under a prefix, all of them.
+    lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    bytes: usize,
+}
+
+/// Read again and again while a conversation is busy; of the others a row is read once, or never.
+fn is_hot(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::CONVERSATION
+            | kind::MEMBER
+            | kind::SENDER
+            | kind::DIRTY
+            | kind::RECEIPT_DIRTY
+            | kind::ROSTER
+            | kind::DEDUP
+            | kind::USER
+            | kind::INBOX
+            | kind::CURSOR
+            | kind::RECEIPT_DUE
+    )
+}
+
+/// An answer to a message is looked for once before it is there, and each one has another key.
+fn is_hot_when_absent(kind: u8) -> bool {
+    kind != kind::DEDUP
+}
+
+fn weight(key: &[u8], row: Option<&Bytes>) -> usize {
+    ROW_OVERHEAD + key.len() + row.map_or(0, Bytes::len)
+}
+
+impl Generation {
+    fn put(&mut self, key: Vec<u8>, row: Option<Bytes>) {
+        self.bytes += weight(&key, row.as_ref());
+        if let Some(before) = self.rows.insert(key, row) {
+            // The key's own bytes are counted once too often until the generation goes: the bound errs on the low side.
+            self.bytes -= before.map_or(0, |row| row.len());
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if let Some(row) = self.rows.remove(key) {
+            self.bytes = self.bytes.saturating_sub(weight(key, row.as_ref()));
+        }
+    }
+}
+
+impl HotRows {
+    /// None: not known here.
+    pub fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        if let Some(row) = self.young.rows.get(key) {
+            return Some(row.clone());
+        }
+        let row = self.old.rows.get(key)?.clone();
+        self.old.remove(key);
+        self.insert(key.to_vec(), row.clone());
+        Some(row)
+    }
+
+    /// The row as storage gave it.
+    pub fn on_read(&mut self, key: &[u8], row: Option<&Bytes>) {
+        let Some(kind) = key.first().copied().filter(|kind| is_hot(*kind)) else { return };
+        if row.is_some() || is_hot_when_absent(kind) {
+            self.insert(key.to_vec(), row.cloned());
+        }
+    }
+
+    /// The row as storage holds it from now on.
+    pub fn on_written(&mut self, key: &[u8], row: Option<&Bytes>) {
+        let Some(kind) = key.first().copied().filter(|kind| is_hot(*kind)) else { return };
+        self.old.remove(key);
+        if row.is_some() || is_hot_when_absent(kind) {
+            self.insert(key.to_vec(), row.cloned());
+        } else {
+            self.young.remove(key);
+        }
+    }
+
+    fn insert(&mut self, key: Vec<u8>, row: Option<Bytes>) {
+        self.young.put(key, row);
+        self.age();
+    }
+
+    fn age(&mut self) {
+        if self.young.bytes > HOT_ROWS_BYTES_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    pub fn list(&self, prefix: &[u8]) -> Option<Vec<Vec<u8>>> {
+        self.young.lists.get(prefix).or_else(|| self.old.lists.get(prefix)).cloned()
+    }
+
+    /// All keys under a prefix, as storage and the open transaction gave them.
+    pub fn on_listed(&mut self, prefix: &[u8], keys: &[Vec<u8>]) {
+        self.young.bytes += weight(prefix, None) + keys.iter().map(|key| ROW_OVERHEAD + key.len()).sum::<usize>();
+        self.young.lists.insert(prefix.to_vec(), keys.to_vec());
+        self.age();
+    }
+
+    /// A key comes or goes, perhaps: its list is not known any more, whether the transaction ends well or not.
+    pub fn on_touched(&mut self, key: &[u8]) {
+        let (kind, suffix) = LISTED;
+        if key.first() == Some(&kind) && key.len() > suffix {
+            let prefix = &key[..key.len() - suffix];
+            self.young.lists.remove(prefix);
+            self.old.lists.remove(prefix);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> Vec<u8> {
+        [&[kind::INBOX][..], &n.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn rows_in_use_stay_and_the_bytes_are_bounded() {
+        let mut hot = HotRows::default();
+        let row = Bytes::from(vec![7; 1_000]);
+        for n in 0..10_000 {
+            hot.on_read(&key(n), Some(&row));
+            assert_eq!(hot.get(&key(0)), Some(Some(row.clone())), "asked for all the time");
+            assert!(hot.young.bytes + hot.old.bytes <= HOT_ROWS_BYTES_MAX + 4_096);
+        }
+        assert_eq!(hot.get(&key(1)), None, "gone long ago");
+    }
+
+    #[test]
+    fn a_write_replaces_what_was_read_in_both_generations() {
+        let mut hot = HotRows::default();
+        hot.on_read(&key(1), None);
+        assert_eq!(hot.get(&key(1)), Some(None));
+        hot.old = std::mem::take(&mut hot.young);
+        let row = Bytes::from_static(b"row");
+        hot.on_written(&key(1), Some(&row));
+        assert_eq!(hot.get(&key(1)), Some(Some(row)));
+        hot.on_written(&key(1), None);
+        assert_eq!(hot.get(&key(1)), Some(None));
+    }
+
+    #[test]
+    fn a_list_is_forgotten_when_one_of_its_keys_is_touched() {
+        let mut hot = HotRows::default();
+        let prefix = [kind::DEVICE, 0, 1, b'a', 0];
+        let device = [&prefix[..], &[9; 16]].concat();
+        hot.on_listed(&prefix, std::slice::from_ref(&device));
+        assert_eq!(hot.list(&prefix), Some(vec![device.clone()]));
+        hot.on_touched(&device);
+        assert_eq!(hot.list(&prefix), None);
+    }
+}
