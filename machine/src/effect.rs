@@ -26,6 +26,9 @@ pub enum Effect {
     },
     /// The user came or went, or who may see it changed: whoever watches looks again.
     Presence { user: UserId },
+    /// A session of this user was opened, replaced, closed or swept: what was remembered of its live sessions is old. Comes
+    /// before the effects of every command that is applied later.
+    Sessions { user: UserId },
     /// Rows are left to sweep or evict.
     Job,
     /// The control group's tables changed.

@@ -159,7 +159,9 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         // The pumps ask these for every message, and no meta row has a part in their answers.
         Query::LiveSessions { users } => user::live_sessions(&view, users).map(Answer::LiveSessions),
         Query::ReceiptsDue { after, limit } => user::receipts_due(&view, after.as_ref(), *limit),
-        Query::Dirty { .. } | Query::DirtyTargets | Query::ReceiptsDirty { .. } => conversation::owed(&view, query),
+        Query::Dirty { .. } | Query::DirtyOf { .. } | Query::DirtyTargets | Query::ReceiptsDirty { .. } => {
+            conversation::owed(&view, query)
+        }
 
         Query::Changed { .. }
         | Query::Pending { .. }

@@ -127,6 +127,13 @@ pub enum Query {
         archived: Option<bool>,
         limit: u32,
     },
+    /// Conversation shard. As `Dirty`, but of these conversations only: what a pump that was told their names asks. Each with the head that the
+    /// target has answered for, which may be above what the row says.
+    DirtyOf {
+        target: ShardId,
+        convs: Vec<(ConvId, Seq)>,
+        bytes_max: u32,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -142,6 +149,22 @@ impl InboxRow {
     pub fn place(&self) -> Place {
         let at = self.settings.pinned.unwrap_or(self.last_ts);
         Place { pinned: self.settings.pinned.is_some(), at, conv: self.conv.clone() }
+    }
+}
+
+impl Query {
+    /// What the pumps ask for every message: a few rows each, found by their keys.
+    pub fn is_short(&self) -> bool {
+        matches!(
+            self,
+            Self::LiveSessions { .. }
+                | Self::ReceiptsDue { .. }
+                | Self::Dirty { .. }
+                | Self::DirtyOf { .. }
+                | Self::DirtyTargets
+                | Self::ReceiptsDirty { .. }
+                | Self::Row { .. }
+        )
     }
 }
 

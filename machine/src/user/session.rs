@@ -106,6 +106,7 @@ fn at_node(user: &UserId, device: DeviceId, row: &SessionRow) -> AtNode {
 fn remove(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, row: &SessionRow) {
     table::delete::<SessionTable>(ctx.txn, &(user.clone(), device));
     table::delete::<SessionNodeTable>(ctx.txn, &at_node(user, device, row));
+    ctx.effects.push(Effect::Sessions { user: user.clone() });
 }
 
 fn announce(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, row: &SessionRow, why: Ended) {
@@ -191,6 +192,7 @@ pub fn open_session(ctx: &mut Ctx<'_, '_>, c: &OpenSession) -> Outcome {
     if comes {
         presence::came(ctx, &c.user);
     }
+    ctx.effects.push(Effect::Sessions { user: c.user.clone() });
     let replaced =
         old.map(|old| Replaced { node: old.node, incarnation: old.incarnation, number: old.number, same_instance });
     Ok(Reply::Opened(Opened { number: row.number, rev: account.rev, replaced }))

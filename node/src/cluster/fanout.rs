@@ -4,8 +4,8 @@
 //! Invariant: a dirty row is cleared only up to what its target has durably answered for. One pump per target, so that a
 //! lagging target delays no other; a new leader rescans all rows.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flotilla_machine::command::ClearDirty;
@@ -15,12 +15,12 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
 use flotilla_raft::{ProposeError, path};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Cluster;
 use super::leader::Leader;
+use super::pending::{Pending, Taken};
 use super::wire::{NodeReply, NodeRequest};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -31,20 +31,42 @@ const CLEAR_GATHER: Duration = Duration::from_millis(100);
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
 const CLEAR_TRIES: usize = 50;
 
-/// Starts a pump for every target that has dirty rows, and wakes it when an effect names it.
+/// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only.
+#[derive(Default)]
+pub struct Wakes(Mutex<BTreeMap<ShardId, Arc<Wake>>>);
+
+type Wake = Pending<ConvId, ()>;
+
+impl Wakes {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<Wake>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False if the target has no pump yet.
+    pub fn wake(&self, target: ShardId, conv: ConvId) -> bool {
+        let wakes = self.lock();
+        if let Some(wake) = wakes.get(&target) {
+            wake.add(conv, (), |(), ()| {});
+        }
+        wakes.contains_key(&target)
+    }
+}
+
+/// Starts a pump for every target that has dirty rows.
 pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     let mut pumps = Pumps(Vec::new());
-    let mut wakes: BTreeMap<ShardId, Arc<Notify>> = BTreeMap::new();
     let mut targets = rescan(&leader).await;
     loop {
         for target in targets {
+            let mut wakes = leader.wakes.lock();
+            // One that runs already was not told what for: it looks at everything, as a new one does.
             let wake = wakes.entry(target).or_insert_with(|| {
-                let wake = Arc::new(Notify::new());
+                let wake = Arc::new(Wake::new(limits::DIRTY_NAMED_MAX));
                 let pump = Pump::new(cluster.clone(), leader.clone(), target);
                 pumps.0.push(cluster.spawn_vital("a pump of the fan-out", pump.run(wake.clone())));
                 wake
             });
-            wake.notify_one();
+            wake.overflow();
         }
         let taken = leader.dirty.take().await;
         targets = if taken.overflow { rescan(&leader).await } else { taken.items.into_keys().collect() };
@@ -84,6 +106,8 @@ struct Pump {
     clearing: Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>,
     backoff: Duration,
     look: Look,
+    /// Conversations whose rows rose and were not looked at since.
+    named: BTreeSet<ConvId>,
 }
 
 /// A walk over the rows of one target, page by page.
@@ -133,13 +157,13 @@ impl Pump {
             clearing: None,
             backoff: BACKOFF_MIN,
             look: Look::default(),
+            named: BTreeSet::new(),
         }
     }
 
-    /// Looks at all rows once for every wake-up, and again if some were not answered for.
-    /// A row that rises while the target is asked has woken the pump by then, and the wake-up is kept.
-    async fn run(mut self, wake: Arc<Notify>) {
-        self.look.wanted();
+    /// Looks at the rows that it is told of, and at all of them at first and where some were not answered for.
+    /// A row that rises while the target is asked is named by then, and the name is kept.
+    async fn run(mut self, wake: Arc<Wake>) {
         loop {
             if let Some(task) = self.clearing.take_if(|task| task.is_finished()) {
                 let cleared = ended(&mut Some(task)).await;
@@ -153,14 +177,65 @@ impl Pump {
                 }
                 continue;
             }
+            if !self.named.is_empty() {
+                let items = self.named_items().await;
+                if !items.is_empty() && !self.send(items).await {
+                    self.look.wanted();
+                }
+                continue;
+            }
             let clear_at = self.clear_at();
             tokio::select! {
                 biased;
                 cleared = ended(&mut self.clearing) => self.on_cleared(cleared),
-                () = wake.notified() => self.look.wanted(),
+                taken = wake.take() => self.on_woken(taken),
                 () = at(clear_at) => {}
             }
         }
+    }
+
+    fn on_woken(&mut self, taken: Taken<ConvId, ()>) {
+        if taken.overflow {
+            self.look.wanted();
+        } else {
+            self.named.extend(taken.items.into_keys());
+        }
+    }
+
+    /// The rows of named conversations that the target has not answered for, as many as go at once.
+    async fn named_items(&mut self) -> Vec<DirtyItem> {
+        let answered = |conv: &ConvId| self.answered.get(conv).map_or(Seq::ZERO, |(head, _)| *head);
+        let named = self.named.iter().take(limits::NOTIFY_CONVERSATIONS_MAX);
+        let convs: Vec<_> = named.map(|conv| (conv.clone(), answered(conv))).collect();
+        let query =
+            Query::DirtyOf { target: self.target, convs: convs.clone(), bytes_max: limits::NOTIFY_BYTES_MAX as u32 };
+        let (items, more) = self.read(&query).await;
+        // Names are answered for in order, until the bytes are full.
+        let last = items.last().filter(|_| more).map(|item| item.notify.conv.clone());
+        for (conv, _) in convs {
+            if last.as_ref().is_none_or(|last| conv <= *last) {
+                self.named.remove(&conv);
+            }
+        }
+        self.owed(items)
+    }
+
+    async fn read(&self, query: &Query) -> (Vec<DirtyItem>, bool) {
+        loop {
+            match self.leader.group.query(query).await {
+                Ok(Answer::Dirty { items, more }) => return (items, more),
+                other => {
+                    tracing::warn!(shard = %self.leader.shard, target = %self.target, ?other, "cannot read dirty rows");
+                    tokio::time::sleep(BACKOFF_MAX).await;
+                }
+            }
+        }
+    }
+
+    fn owed(&self, items: Vec<DirtyItem>) -> Vec<DirtyItem> {
+        let mut owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
+        owed.iter_mut().for_each(|item| self.trim(item));
+        owed
     }
 
     /// The next rows of the walk that the target has not answered for; none at its end.
@@ -172,17 +247,9 @@ impl Pump {
                 limit: limits::NOTIFY_CONVERSATIONS_MAX as u32,
                 bytes_max: limits::NOTIFY_BYTES_MAX as u32,
             };
-            let (items, more) = match self.leader.group.query(&query).await {
-                Ok(Answer::Dirty { items, more }) => (items, more),
-                other => {
-                    tracing::warn!(shard = %self.leader.shard, target = %self.target, ?other, "cannot read dirty rows");
-                    tokio::time::sleep(BACKOFF_MAX).await;
-                    continue;
-                }
-            };
+            let (items, more) = self.read(&query).await;
             self.look.on_page(items.last().map(|item| item.notify.conv.clone()), more);
-            let mut owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
-            owed.iter_mut().for_each(|item| self.trim(item));
+            let owed = self.owed(items);
             if !owed.is_empty() || self.look.after.is_none() {
                 return owed;
             }

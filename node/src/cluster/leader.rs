@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::fanout::Wakes;
+use super::live::Live;
 use super::pending::Pending;
 use super::push::hub::Hub;
 use super::wire::PushItem;
@@ -40,8 +42,11 @@ pub struct Leader {
     pub since: Instant,
     pub group: Group,
     pub hub: Hub,
-    /// Targets with dirty rows.
+    /// Targets with dirty rows, and no pump yet.
     pub dirty: Pending<ShardId, ()>,
+    /// Conversations with dirty rows, for the pumps of their targets.
+    pub wakes: Wakes,
+    pub live: Live,
     /// Targets that are owed peer watermarks.
     pub receipts_dirty: Pending<ShardId, ()>,
     /// Users of this shard owe watermarks to conversations.
@@ -75,6 +80,8 @@ impl Leading {
             group,
             hub: Hub::new(shard, term),
             dirty: Pending::new(TARGETS_MAX),
+            wakes: Wakes::default(),
+            live: Live::default(),
             receipts_dirty: Pending::new(TARGETS_MAX),
             receipts_due: Notify::new(),
             news: Pending::new(PUSHES_PENDING_MAX),
@@ -96,7 +103,12 @@ impl Leader {
     /// Wakes the pump that an effect concerns. Never waits.
     pub fn on_effect(&self, cluster: &Cluster, effect: Effect) {
         match effect {
-            Effect::Dirty { target, .. } => self.dirty.add(target, (), |(), ()| {}),
+            Effect::Dirty { target, conv } => {
+                if !self.wakes.wake(target, conv) {
+                    self.dirty.add(target, (), |(), ()| {});
+                }
+            }
+            Effect::Sessions { user } => self.live.forget(&user),
             Effect::ReceiptDirty { target, .. } => self.receipts_dirty.add(target, (), |(), ()| {}),
             Effect::ReceiptDue { .. } => self.receipts_due.notify_one(),
             Effect::Head { user, conv, head, n_head, rev } => {

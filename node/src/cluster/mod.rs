@@ -18,6 +18,7 @@ mod foretold;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;
+pub mod live;
 pub mod local;
 pub mod pending;
 pub mod plan;

@@ -41,7 +41,9 @@ impl<K: Ord, V> Pending<K, V> {
         self.wake.notify_one();
     }
 
-    pub fn wake(&self) {
+    /// Has the taker look at everything.
+    pub fn overflow(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
         self.wake.notify_one();
     }
 

@@ -1,7 +1,8 @@
 //! Pushes news to the live sessions of a shard's users: at once with the entries when a `notify` arrives, and again when
 //! its heads are applied.
 //!
-//! The first look may miss a session that opens in between; the second sees it in applied state. Pushes are hints with
+//! The first look may miss a session that opens in between; the second sees it in applied state, or knows it from there (see
+//! [`super::live`]). Pushes are hints with
 //! numbers: what is lost is noticed by the gateway.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use flotilla_proto::ids::*;
 
 use super::Cluster;
 use super::leader::Leader;
+use super::live::{Found, Sessions};
 use super::wire::{NodeCast, PushHead, PushItem, PushTo};
 
 /// Users looked up at once.
@@ -32,7 +34,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             let sessions = live_sessions(&leader, users).await;
             let mut frames = Frames::default();
             for ((user, conv), news) in part {
-                for session in sessions.get(user).into_iter().flatten() {
+                for session in sessions.get(user).into_iter().flat_map(|all| all.iter()) {
                     let to = PushTo { device: session.device, number: session.number };
                     if let Some(rev) = news.conv {
                         frames
@@ -72,7 +74,7 @@ pub async fn push_entries(cluster: &Cluster, leader: &Leader, items: &[DirtyItem
 }
 
 /// Who is told on which gateway, and what of the entries is theirs.
-fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Vec<LiveSession>>) -> BTreeMap<NodeId, Vec<PushHead>> {
+fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Sessions>) -> BTreeMap<NodeId, Vec<PushHead>> {
     let mut by_node: BTreeMap<NodeId, Vec<PushHead>> = BTreeMap::new();
     for named in &news.users {
         // Without a part the target has confirmed the latest stay, and no entry below what it confirmed comes along.
@@ -83,7 +85,7 @@ fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Vec<LiveSession>>) -> BTr
             }
             None => (news.head, news.n_head, Seq::ZERO),
         };
-        for session in sessions.get(&named.user).into_iter().flatten() {
+        for session in sessions.get(&named.user).into_iter().flat_map(|all| all.iter()) {
             let to = PushTo { device: session.device, number: session.number };
             by_node.entry(session.node).or_default().push(PushHead { to, head, n_head, from, revs: vec![] });
         }
@@ -91,18 +93,25 @@ fn heads_of(news: &Notify, sessions: &BTreeMap<UserId, Vec<LiveSession>>) -> BTr
     by_node
 }
 
-async fn live_sessions(leader: &Leader, users: Vec<UserId>) -> BTreeMap<UserId, Vec<LiveSession>> {
-    let mut by_user: BTreeMap<UserId, Vec<LiveSession>> = BTreeMap::new();
-    match leader.group.query(&Query::LiveSessions { users }).await {
+async fn live_sessions(leader: &Leader, users: Vec<UserId>) -> BTreeMap<UserId, Sessions> {
+    let Found { mut known, missing, at } = leader.live.find(&users);
+    if missing.is_empty() {
+        return known;
+    }
+    match leader.group.query(&Query::LiveSessions { users: missing.clone() }).await {
         Ok(Answer::LiveSessions(sessions)) => {
+            let mut read: BTreeMap<UserId, Vec<LiveSession>> = missing.into_iter().map(|u| (u, vec![])).collect();
             for session in sessions {
-                by_user.entry(session.user.clone()).or_default().push(session);
+                read.entry(session.user.clone()).or_default().push(session);
             }
+            let read = read.into_iter().map(|(user, sessions)| (user, Sessions::from(sessions))).collect();
+            leader.live.remember(at, &read);
+            known.extend(read);
         }
         // Nobody was looked up: leave a hole, so that gateways look for themselves.
         _ => leader.hub.skip(),
     }
-    by_user
+    known
 }
 
 /// Items gathered per gateway.
@@ -156,7 +165,7 @@ mod tests {
         };
         let (device, number, node, incarnation) = (DeviceId(1), SessionNo(1), NodeId(3), Incarnation(1));
         let live = LiveSession { user: user.clone(), device, number, node, incarnation };
-        let heads = heads_of(&news, &BTreeMap::from([(user, vec![live])]));
+        let heads = heads_of(&news, &BTreeMap::from([(user, Sessions::from(vec![live]))]));
         assert_eq!((heads[&node][0].head, heads[&node][0].from), (Seq(9), Seq(9)), "entry 8 is not bob's");
     }
 }

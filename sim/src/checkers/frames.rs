@@ -68,7 +68,9 @@ impl Frames {
         }
         let connection = self.open.get(who);
         if let Some(acked) = connection.and_then(|open| open.acked.get(conv)).filter(|acked| seq <= **acked) {
-            return Err(format!("receives {conv} seq {seq} again; its ack up to {acked} was applied before it connected"));
+            return Err(format!(
+                "receives {conv} seq {seq} again; its ack up to {acked} was applied before it connected"
+            ));
         }
         if entry.echo && connection.is_some_and(|open| open.device != entry.device) {
             return Err(format!("receives {conv} seq {seq} without content, which another device has sent"));
@@ -138,9 +140,8 @@ pub fn on_page(
     // What the answer could not know yet is not asked for: later entries, and what a later stay opens.
     let known = position.max(last);
     let stays = part.intervals.iter().filter(|stay| stay.from <= known);
-    let readable = |seq: Seq| {
-        stays.clone().any(|stay| stay.history_from <= seq && seq <= stay.until.unwrap_or(known).min(known))
-    };
+    let readable =
+        |seq: Seq| stays.clone().any(|stay| stay.history_from <= seq && seq <= stay.until.unwrap_or(known).min(known));
     let first = entries.first().map_or(Seq(u64::MAX), |entry| entry.seq);
     let half = u64::from(asked.limit.unwrap_or(50) / 2);
     let (low, high) = match (asked.before, asked.after, asked.around) {

@@ -32,7 +32,9 @@ fn on_row(world: &World, change: &RowChange) -> Result<u64, String> {
     if let Some(((conv, user), _, Some(row))) = change.of::<Members>() {
         let told = world.inboxes.get(&(user.clone(), conv.clone())).copied().unwrap_or_default();
         if row.delivered > told.delivered || row.read > told.read {
-            return Err(format!("the member row of {user} in {conv} is {row:?}, the user's own row never was above {told:?}"));
+            return Err(format!(
+                "the member row of {user} in {conv} is {row:?}, the user's own row never was above {told:?}"
+            ));
         }
         return Ok(1);
     }
@@ -45,14 +47,22 @@ fn on_row(world: &World, change: &RowChange) -> Result<u64, String> {
 
 fn on_inbox(world: &World, user: &UserId, conv: &ConvId, row: &Row) -> Result<u64, String> {
     let Some((model, _)) = world.models.get(conv) else {
-        return if *row == (Row { rev: row.rev, ..Row::default() }) { Ok(0) } else { Err("there is no such conversation".into()) };
+        return if *row == (Row { rev: row.rev, ..Row::default() }) {
+            Ok(0)
+        } else {
+            Err("there is no such conversation".into())
+        };
     };
     if row.part.mseq > Seq::ZERO && model.past.get(&(user.clone(), row.part.mseq)) != Some(&row.part) {
         return Err(format!("the log made another membership at {}", row.part.mseq));
     }
     let n = |seq: Seq| model.n_at(seq).ok_or_else(|| format!("the conversation has no entry {seq}"));
     if row.n_head > n(row.head)? || row.n_read > n(row.read)? {
-        return Err(format!("it counts more than there is: up to its head {}, up to its read mark {}", n(row.head)?, n(row.read)?));
+        return Err(format!(
+            "it counts more than there is: up to its head {}, up to its read mark {}",
+            n(row.head)?,
+            n(row.read)?
+        ));
     }
     if row.n_sent > model.n_sent.get(user).copied().unwrap_or(Count(0)) {
         return Err("it counts own messages that were never written".into());

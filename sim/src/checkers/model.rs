@@ -106,14 +106,8 @@ impl Model {
             Some(What::Edit { target, .. }) => Some(*target),
             _ => None,
         };
-        let line = Line {
-            from: entry.from.clone(),
-            kind: entry.kind.clone(),
-            n,
-            msg_id: entry.msg_id,
-            ts: entry.ts,
-            edits,
-        };
+        let line =
+            Line { from: entry.from.clone(), kind: entry.kind.clone(), n, msg_id: entry.msg_id, ts: entry.ts, edits };
         self.lines.insert(entry.seq, line);
         Ok(())
     }
@@ -207,13 +201,7 @@ impl Model {
         Ok(line)
     }
 
-    fn create(
-        &mut self,
-        entry: &Entry,
-        name: &str,
-        members: &[UserId],
-        history: HistoryAccess,
-    ) -> Result<(), String> {
+    fn create(&mut self, entry: &Entry, name: &str, members: &[UserId], history: HistoryAccess) -> Result<(), String> {
         if entry.seq != Seq(1) || entry.conv != ConvId::group(&entry.from, entry.cid) {
             return Err("a group is made by its first entry, under an id of its creator's".into());
         }

@@ -13,7 +13,8 @@ use super::model::{Model, inside, is_member};
 pub fn differ(world: &World, users: &BTreeSet<UserId>) -> Option<String> {
     world.models.iter().find_map(|(conv, (model, _))| {
         let mut members = model.parts.keys().filter(|user| users.contains(*user));
-        members.find_map(|user| row(world, conv, model, user).err().map(|what| format!("{user}'s row of {conv}: {what}")))
+        members
+            .find_map(|user| row(world, conv, model, user).err().map(|what| format!("{user}'s row of {conv}: {what}")))
     })
 }
 
@@ -49,16 +50,25 @@ fn receipts(world: &World, conv: &ConvId, model: &Model, user: &UserId, row: &Ro
     let (acked, read) = world.marked(user, conv);
     let due = (inside(acked).max(inside(read)), read);
     if (row.delivered, row.read) != due || Some(row.n_read) != model.n_at(read) {
-        return Err(format!("it is delivered and read up to {:?} (n {}), the devices said {due:?}", (row.delivered, row.read), row.n_read));
+        return Err(format!(
+            "it is delivered and read up to {:?} (n {}), the devices said {due:?}",
+            (row.delivered, row.read),
+            row.n_read
+        ));
     }
     let there = world.receipts.get(&(conv.clone(), user.clone())).copied().unwrap_or_default();
     if there != (due.0, inside(read)) {
-        return Err(format!("its conversation knows it as delivered and read up to {there:?}, its own row has {due:?}"));
+        return Err(format!(
+            "its conversation knows it as delivered and read up to {there:?}, its own row has {due:?}"
+        ));
     }
     let Some(peer) = conv.peer_of(user).filter(|peer| peer != user) else { return Ok(()) };
     let theirs = world.receipts.get(&(conv.clone(), peer)).copied().unwrap_or_default();
     if (row.peer_delivered, row.peer_read) != theirs {
-        return Err(format!("it knows its peer at {:?}, the conversation at {theirs:?}", (row.peer_delivered, row.peer_read)));
+        return Err(format!(
+            "it knows its peer at {:?}, the conversation at {theirs:?}",
+            (row.peer_delivered, row.peer_read)
+        ));
     }
     Ok(())
 }

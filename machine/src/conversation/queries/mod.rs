@@ -50,6 +50,7 @@ pub fn owed(view: &View<'_>, query: &Query) -> Result<Answer, Fatal> {
         Query::Dirty { target, after, limit, bytes_max } => {
             owed::dirty(view, *target, after.as_ref(), *limit, *bytes_max)
         }
+        Query::DirtyOf { target, convs, bytes_max } => owed::dirty_of(view, *target, convs, *bytes_max),
         Query::DirtyTargets => owed::targets(view),
         Query::ReceiptsDirty { target, limit } => owed::receipts(view, *target, *limit),
         _ => Ok(Answer::NotFound),

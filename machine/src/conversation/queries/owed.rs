@@ -30,10 +30,32 @@ pub fn dirty(
         None => prefix.clone(),
     };
     let limit = (limit as usize).clamp(1, limits::NOTIFY_CONVERSATIONS_MAX);
-    let (rows, mut more) = table::page::<Dirties>(view, &from, &table::end_of(&prefix), limit)?;
+    let (rows, more) = table::page::<Dirties>(view, &from, &table::end_of(&prefix), limit)?;
+    let rows = rows.into_iter().map(|((_, conv), row)| (conv, row)).collect();
+    items(view, target, rows, more, bytes_max)
+}
+
+/// In the order of the names, of which as many are answered for as fit; the others are `more`.
+pub fn dirty_of(view: &View<'_>, target: ShardId, convs: &[(ConvId, Seq)], bytes_max: u32) -> Result<Answer, Fatal> {
+    let mut rows = Vec::with_capacity(convs.len());
+    for (conv, answered) in convs.iter().take(limits::NOTIFY_CONVERSATIONS_MAX) {
+        if let Some(row) = table::get::<Dirties>(view, &(target, conv.clone()))? {
+            rows.push((conv.clone(), DirtyRow { from: row.from.max(*answered), ..row }));
+        }
+    }
+    items(view, target, rows, convs.len() > limits::NOTIFY_CONVERSATIONS_MAX, bytes_max)
+}
+
+fn items(
+    view: &View<'_>,
+    target: ShardId,
+    rows: Vec<(ConvId, DirtyRow)>,
+    mut more: bool,
+    bytes_max: u32,
+) -> Result<Answer, Fatal> {
     let mut bytes = (bytes_max as usize).min(limits::NOTIFY_BYTES_MAX);
     let mut items = Vec::with_capacity(rows.len());
-    for ((_, conv), row) in rows {
+    for (conv, row) in rows {
         // The first item goes whatever it weighs, so that the pump makes progress.
         if bytes == 0 && !items.is_empty() {
             more = true;

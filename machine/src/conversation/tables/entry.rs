@@ -90,6 +90,9 @@ pub fn read_up(
     if low > high {
         return Ok(true);
     }
+    if high.0 - low.0 < SINGLY_MAX {
+        return read_singly(rows, conv, (low, high), budget, out);
+    }
     let from = Entries::key(&(conv.clone(), low));
     let to = table::above(Entries::key(&(conv.clone(), high)));
     let mut whole = true;
@@ -102,6 +105,26 @@ pub fn read_up(
         ControlFlow::Continue(())
     })?;
     Ok(whole)
+}
+
+/// So few entries are read one by one: opening a range costs several times what finding a key does.
+const SINGLY_MAX: u64 = 4;
+
+fn read_singly(
+    rows: &dyn Rows,
+    conv: &ConvId,
+    (low, high): (Seq, Seq),
+    budget: &mut Budget,
+    out: &mut Vec<Entry>,
+) -> Result<bool, Fatal> {
+    for seq in low.0..=high.0 {
+        let Some(entry) = table::get::<Entries>(rows, &(conv.clone(), Seq(seq)))? else { continue };
+        if !budget.take(weight(&entry)) {
+            return Ok(false);
+        }
+        out.push(entry);
+    }
+    Ok(true)
 }
 
 /// Entries read at a time when going down: few enough that a page of large ones does not pile up.

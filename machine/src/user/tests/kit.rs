@@ -4,11 +4,14 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::{Interval, MembershipPart};
 use flotilla_proto::slots::SlotTable;
-use flotilla_storage::{Durability, Engine, MemEngine, Read};
+use flotilla_storage::{Durability, Engine, MemEngine, Order, Read};
+use std::ops::ControlFlow;
 
 use crate::command::*;
 use crate::query::{Answer, InboxRow, Query, RowsPage};
 use crate::reply::{MarkReply, Opened, Rejection, Reply};
+use crate::table::{decode_key, kind};
+use crate::user::session::SessionTable;
 use crate::{Effect, Stamp, Txn};
 
 const PREFIX: &[u8] = b"p";
@@ -54,7 +57,7 @@ impl Shard {
     }
 
     pub fn run(&mut self, command: Command) -> Reply {
-        let before = self.digest();
+        let (before, sessions) = (self.digest(), self.sessions());
         let mut txn = Txn::new(&self.engine, PREFIX.to_vec());
         let bytes = command.encode().expect("commands encode");
         // No time passes, so that a command without effect leaves every row as it was.
@@ -64,18 +67,44 @@ impl Shard {
         self.engine.write(batch, Durability::Buffered).expect("writes");
         self.effects.clear();
         self.presence.clear();
+        let mut told = Vec::new();
         for effect in applied.effects {
             match effect {
                 Effect::Presence { user } => self.presence.push(user),
+                Effect::Sessions { user } => told.push(user),
                 effect => self.effects.push(effect),
             }
         }
+        self.check_sessions_told(&sessions, &told);
         let reply = applied.replies.into_iter().next().expect("one reply per command");
         let documented = matches!(command, Command::RotateToken(_)) && reply == Reply::Rejected(Rejection::Revoked);
         if matches!(reply, Reply::Rejected(_)) && !documented {
             assert_eq!(before, self.digest(), "a rejection has no effect: {command:?}");
         }
         reply
+    }
+
+    fn sessions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let from = [PREFIX, &[kind::SESSION]].concat();
+        let to = [PREFIX, &[kind::SESSION + 1]].concat();
+        let visit = &mut |key: &[u8], row: &[u8]| {
+            rows.push((key[PREFIX.len()..].to_vec(), row.to_vec()));
+            ControlFlow::Continue(())
+        };
+        self.engine.scan(&from, &to, Order::Forward, visit).expect("scans");
+        rows
+    }
+
+    /// Whoever's session rows change is named, or a leader would go on with what it remembers.
+    fn check_sessions_told(&self, before: &[(Vec<u8>, Vec<u8>)], told: &[UserId]) {
+        let after = self.sessions();
+        let changed =
+            before.iter().filter(|row| !after.contains(row)).chain(after.iter().filter(|r| !before.contains(r)));
+        for (key, _) in changed {
+            let (user, _) = decode_key::<SessionTable>(key).expect("a session's key");
+            assert!(told.contains(&user), "the sessions of {user} changed in silence");
+        }
     }
 
     pub fn digest(&self) -> Hash32 {
