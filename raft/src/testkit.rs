@@ -17,7 +17,7 @@ use crate::hooks::Hooks;
 use crate::keys::{self, StateGeneration};
 use crate::log::{LogStore, LogWriter, OpenError};
 use crate::snapshot::Generations;
-use crate::state::{self, AppliedMark, Applier, StateError};
+use crate::state::{self, AppliedMark, Applier, ApplyLanes, StateError};
 use crate::types::{Entry, Proposal, TypeConfig, log_id};
 
 pub const SHARD: ShardId = ShardId(3);
@@ -53,13 +53,15 @@ pub struct Node {
     pub engine: Arc<dyn Engine>,
     pub hooks: Arc<Recorder>,
     pub writer: LogWriter,
+    pub lanes: ApplyLanes,
 }
 
 impl Node {
     pub fn on(engine: Arc<dyn Engine>) -> Self {
         let hooks = Arc::new(Recorder::default());
         let writer = LogWriter::start(engine.clone(), hooks.clone());
-        Self { engine, hooks, writer }
+        let lanes = ApplyLanes::start(engine.clone(), hooks.clone());
+        Self { engine, hooks, writer, lanes }
     }
 
     pub fn open(disk: &MemDisk) -> Self {
@@ -84,7 +86,7 @@ impl Node {
 
     pub fn applier_with(&self, generations: &Generations, mark: AppliedMark) -> Result<Applier, StateError> {
         let pointer = state::open(generations, GENERATION, &mark)?;
-        Ok(Applier::new(generations.clone(), pointer, mark, self.hooks.clone()))
+        Ok(Applier::new(generations.clone(), pointer, mark, self.lanes.clone(), self.hooks.clone()))
     }
 
     /// Puts rows under a state generation, as a machine would have.

@@ -168,6 +168,12 @@ pub trait Engine: Read + 'static {
     /// keeps old versions alive, and keeps the data directory locked.
     fn view(&self) -> Arc<dyn Read>;
 
+    /// As [`view`](Self::view), for reads that must not wait for the disk: what would need it is answered with
+    /// [`StorageError::NotResident`]. `None` if the engine cannot tell.
+    fn resident(&self) -> Option<Arc<dyn Read>> {
+        None
+    }
+
     /// Writes a consistent copy into `dir`, which must not exist yet. It is verified by opening it.
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError>;
 

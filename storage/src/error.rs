@@ -19,6 +19,9 @@ pub enum StorageError {
     /// Somebody else has the data directory open.
     #[error("{what} is already open: stop the other process, or give this one a directory of its own")]
     Locked { what: String },
+    /// Only from [`Engine::resident`](crate::Engine::resident): the answer is on disk.
+    #[error("the answer is not in memory: ask a view that may wait for the disk")]
+    NotResident,
     /// This handle is dead: the engine failed earlier, or its process was killed by a simulation.
     #[error("the engine is closed ({reason}): open it again, after a failure only in a new process")]
     Closed { reason: String },

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use flotilla_machine::{self as machine, Answer, Query, Reply};
 use flotilla_proto::ids::{NodeId, ReplicaId, ShardId, Slot};
 use flotilla_proto::limits::COMMAND_BYTES_MAX;
-use flotilla_storage::Engine;
+use flotilla_storage::{Engine, StorageError};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftMetrics;
 use openraft::{ChangeMembers, EmptyNode};
@@ -158,18 +158,16 @@ impl Group {
 
     /// Answers a query from the applied state of this instant.
     pub async fn query(&self, query: &Query) -> Result<Answer, machine::Fatal> {
-        let (engine, shard, query) = (self.engine().clone(), self.inner.shard, query.clone());
-        let result = blocking(move || {
-            let view = match SnapshotView::take(&*engine, shard) {
-                Ok(Some(view)) => view,
-                Ok(None) | Err(StateError::Damaged { .. }) => {
-                    return Err(machine::Fatal::Damaged { table: "pointer" });
-                }
-                Err(StateError::Storage(error)) => return Err(error.into()),
-            };
-            machine::query(view.read(), &view.prefix(), shard, &query)
-        })
-        .await;
+        let (engine, shard) = (self.engine().clone(), self.inner.shard);
+        // A thread that may block costs more than most answers do, and what is asked for message by message is in memory.
+        let answered = if query.is_short() { from_memory(&*engine, shard, query) } else { None };
+        let result = match answered {
+            Some(result) => result,
+            None => {
+                let query = query.clone();
+                blocking(move || ask(SnapshotView::take(&*engine, shard), shard, &query)).await
+            }
+        };
         if let Err(fatal) = &result {
             self.on_query_failed(fatal).await;
         }
@@ -298,4 +296,22 @@ impl Group {
             tracing::warn!(shard = %self.inner.shard, %error, "the core ended badly while stopping");
         }
     }
+}
+
+fn ask(
+    view: Result<Option<SnapshotView>, StateError>,
+    shard: ShardId,
+    query: &Query,
+) -> Result<Answer, machine::Fatal> {
+    match view {
+        Ok(Some(view)) => machine::query(view.read(), &view.prefix(), shard, query),
+        Ok(None) | Err(StateError::Damaged { .. }) => Err(machine::Fatal::Damaged { table: "pointer" }),
+        Err(StateError::Storage(error)) => Err(error.into()),
+    }
+}
+
+/// None if the disk would have to be asked.
+fn from_memory(engine: &dyn Engine, shard: ShardId, query: &Query) -> Option<Result<Answer, machine::Fatal>> {
+    let result = ask(SnapshotView::of(engine.resident()?, shard), shard, query);
+    (!matches!(result, Err(machine::Fatal::Storage(StorageError::NotResident)))).then_some(result)
 }

@@ -22,7 +22,7 @@ use crate::log::{LogStore, LogWriter};
 use crate::runtime::blocking_write;
 use crate::seam::clock::DisplayClock;
 use crate::snapshot::Generations;
-use crate::state::{self, AppliedMark, Applier, Pointer, StateError};
+use crate::state::{self, AppliedMark, Applier, ApplyLanes, Pointer, StateError};
 use crate::types::{Raft, SnapshotData, TypeConfig};
 
 /// What a replica is started with.
@@ -36,6 +36,8 @@ pub struct GroupOptions {
     pub engine: Arc<dyn Engine>,
     /// The node's one writer.
     pub writer: LogWriter,
+    /// The node's appliers.
+    pub lanes: ApplyLanes,
     pub hooks: Arc<dyn Hooks>,
     pub display: DisplayClock,
     /// Newest entries kept in memory, `limits::LOG_CACHE_BYTES_MAX` or less.
@@ -57,7 +59,7 @@ impl Group {
         let purged = log_state.last_purged_log_id.map(|id| id.index());
         let pointer = open_state(&options, &generations, &mark, purged).await?;
         let config = options.timings.config(&options.cluster).map_err(|error| StartError::Config(error.to_string()))?;
-        let applier = Applier::new(generations.clone(), pointer, mark, options.hooks.clone());
+        let applier = Applier::new(generations.clone(), pointer, mark, options.lanes.clone(), options.hooks.clone());
         let raft = Raft::new(options.replica.to_raft(), config, network, log, applier)
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;

@@ -34,6 +34,7 @@ use crate::network::Network;
 use crate::peer::Peers;
 use crate::seam::clock::DisplayClock;
 use crate::seam::fault;
+use crate::state::ApplyLanes;
 use plan::Wish;
 pub use router::Router;
 use router::{Member, Table};
@@ -112,6 +113,7 @@ pub struct Groups {
     peers: Arc<Peers>,
     table: Arc<Table>,
     writer: LogWriter,
+    lanes: ApplyLanes,
     stop: watch::Sender<bool>,
     tender: Mutex<Option<JoinHandle<()>>>,
     /// Held to read while a group opens or closes, to write when the node stops.
@@ -130,8 +132,9 @@ impl Groups {
             tend::Tender { table: table.clone(), alive, peers: peers.clone(), stop: stop.subscribe() }.run(),
         );
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
+        let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone());
         let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
-        Arc::new(Self { options, peers, table, writer, stop, tender, moving, busy })
+        Arc::new(Self { options, peers, table, writer, lanes, stop, tender, moving, busy })
     }
 
     pub fn node(&self) -> NodeId {
@@ -186,6 +189,7 @@ impl Groups {
             timings,
             engine,
             writer: self.writer.clone(),
+            lanes: self.lanes.clone(),
             hooks,
             display,
             log_cache_bytes,

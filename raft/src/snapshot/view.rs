@@ -31,7 +31,11 @@ impl std::fmt::Debug for SnapshotView {
 impl SnapshotView {
     /// The state as it is now. `None` before the group's first start.
     pub fn take(engine: &dyn Engine, shard: ShardId) -> Result<Option<Self>, StateError> {
-        let read = engine.view();
+        Self::of(engine.view(), shard)
+    }
+
+    /// The state as a view of the engine shows it.
+    pub fn of(read: Arc<dyn Read>, shard: ShardId) -> Result<Option<Self>, StateError> {
         // The pointer comes from the view itself, so that it cannot name another instant than the rows do.
         let pointer = Pointer::load(&*read, shard)?;
         Ok(pointer.map(|pointer| Self { read, shard, pointer }))

@@ -5,15 +5,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use flotilla_machine as machine;
-use flotilla_machine::{Effect, Txn};
+use flotilla_machine::Txn;
 use flotilla_proto::ids::ShardId;
 use flotilla_proto::limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX};
 use flotilla_proto::plant::{self, Plant};
-use flotilla_storage::{Batch, Durability, Engine, Order as EngineOrder, Read, StorageError, WriteNo};
+use flotilla_storage::{Batch, Durability, Engine, Order as EngineOrder, Read, StorageError};
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
+use super::lane::{ApplyLanes, Done, Work};
 use super::{AppliedMark, Pointer, StateError, mark_damaged};
 use crate::entry;
 use crate::hooks::Hooks;
@@ -29,6 +30,7 @@ pub struct Applier {
     generations: Generations,
     pointer: Pointer,
     mark: AppliedMark,
+    lanes: ApplyLanes,
     hooks: Arc<dyn Hooks>,
     order: Order,
     /// Of the state that `pointer` names; forgotten when a snapshot replaces it.
@@ -37,7 +39,7 @@ pub struct Applier {
 
 /// What is asserted of the indexes of applied entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(super) enum Order {
     Consecutive,
     /// openraft's test suite leaves entries out.
     #[cfg(test)]
@@ -46,19 +48,16 @@ enum Order {
 
 type Responder = Option<ApplyResponder<TypeConfig>>;
 
-/// What one write of applied entries leaves for the async side.
-struct Done {
-    pointer: Pointer,
-    kept: machine::Kept,
-    write: WriteNo,
-    replies: Vec<Replies>,
-    effects: Vec<Effect>,
-}
-
 impl Applier {
     /// `pointer` as [`super::open`] gave it.
-    pub fn new(generations: Generations, pointer: Pointer, mark: AppliedMark, hooks: Arc<dyn Hooks>) -> Self {
-        Self { generations, pointer, mark, hooks, order: Order::Consecutive, kept: machine::Kept::default() }
+    pub fn new(
+        generations: Generations,
+        pointer: Pointer,
+        mark: AppliedMark,
+        lanes: ApplyLanes,
+        hooks: Arc<dyn Hooks>,
+    ) -> Self {
+        Self { generations, pointer, mark, lanes, hooks, order: Order::Consecutive, kept: machine::Kept::default() }
     }
 
     #[cfg(test)]
@@ -81,20 +80,20 @@ impl Applier {
     }
 
     /// One write for all of these entries, then the replies, then the hints.
-    async fn flush(&mut self, entries: Vec<Entry>, responders: Vec<Responder>) -> io::Result<()> {
+    async fn flush(&mut self, entries: Vec<Entry>, responders: Vec<Responder>, bytes: usize) -> io::Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
-        let (engine, shard, pointer, order) = (self.engine().clone(), self.shard(), self.pointer.clone(), self.order);
+        let shard = self.shard();
         stamp(shard, &entries);
-        let kept = std::mem::take(&mut self.kept);
-        let apply = move || apply_entries(&*engine, shard, pointer, kept, order, &entries);
-        let result = blocking_write(&**self.engine(), apply).await;
-        let done = match result {
-            Ok(done) => done,
-            Err(fatal) => return Err(self.stop(last, fatal).await),
+        let (pointer, kept, order) = (self.pointer.clone(), std::mem::take(&mut self.kept), self.order);
+        let applied = self.lanes.apply(Work { shard, pointer, kept, order, entries, bytes }).await;
+        let (done, write) = match applied {
+            Some(Ok(applied)) => applied,
+            Some(Err(fatal)) => return Err(self.stop(last, fatal).await),
+            None => return Err(io::Error::other("the lane of this group has ended")),
         };
         self.pointer = done.pointer;
         self.kept = done.kept;
-        self.mark.wrote(done.write, last.index());
+        self.mark.wrote(write, last.index());
         fault::point("state.applied_before_reply");
         path::index("applied", shard, last.index());
         for (responder, replies) in responders.into_iter().zip(done.replies) {
@@ -214,20 +213,15 @@ pub(crate) fn is_damage(fatal: &machine::Fatal) -> bool {
     matches!(fatal, machine::Fatal::Damaged { .. } | machine::Fatal::Storage(StorageError::Corrupt { .. }))
 }
 
-fn apply_entries(
-    engine: &dyn Engine,
-    shard: ShardId,
-    mut pointer: Pointer,
-    mut kept: machine::Kept,
-    order: Order,
-    entries: &[Entry],
-) -> Result<Done, machine::Fatal> {
+/// The writes of these entries, which nobody has made yet, and what they leave once somebody has.
+pub(super) fn apply_entries(engine: &dyn Engine, work: Work) -> Result<(Batch, Done), machine::Fatal> {
+    let Work { shard, mut pointer, mut kept, order, entries, bytes: _ } = work;
     let base: &dyn Read = engine;
     let mut txn = Txn::keeping(base, keys::state(shard, pointer.generation), &mut kept);
     let mut replies = Vec::with_capacity(entries.len());
     let mut effects = Vec::new();
     let before = pointer.clone();
-    for entry in entries {
+    for entry in &entries {
         plant::applying(entry.log_id.committed_leader_id().term);
         assert_follows(pointer.applied, entry.log_id, order);
         let mut entry_replies = Replies::default();
@@ -247,8 +241,7 @@ fn apply_entries(
     }
     let mut batch = txn.into_batch_keeping(&mut kept);
     if plant::on(Plant::ApplyTwice) { &before } else { &pointer }.put(shard, &mut batch);
-    let write = engine.write(batch, Durability::Buffered)?;
-    Ok(Done { pointer, kept, write, replies, effects })
+    Ok((batch, Done { pointer, kept, replies, effects }))
 }
 
 /// Entries are applied in order and once.
@@ -280,11 +273,11 @@ impl RaftStateMachine<TypeConfig> for Applier {
             entries.push(entry);
             responders.push(responder);
             if bytes >= APPLY_BYTES_MAX || entries.len() >= APPLY_ENTRIES_MAX {
-                self.flush(std::mem::take(&mut entries), std::mem::take(&mut responders)).await?;
+                self.flush(std::mem::take(&mut entries), std::mem::take(&mut responders), bytes).await?;
                 bytes = 0;
             }
         }
-        self.flush(entries, responders).await
+        self.flush(entries, responders, bytes).await
     }
 
     /// The view is taken here, between two applies: taken later it could show entries that openraft does not know to be

@@ -9,6 +9,7 @@
 mod applier;
 #[cfg(all(test, not(madsim)))]
 mod conformance;
+mod lane;
 mod mark;
 mod open;
 mod pointer;
@@ -17,6 +18,7 @@ use flotilla_storage::StorageError;
 
 pub(crate) use applier::is_damage;
 pub use applier::{Applier, SnapshotBuilder};
+pub use lane::ApplyLanes;
 pub use mark::AppliedMark;
 pub use open::{mark_damaged, open, wipe};
 pub use pointer::Pointer;

@@ -12,6 +12,8 @@ pub(super) fn translate(doing: &'static str, error: &Error) -> StorageError {
         _ if text.contains("No space left on device") || text.contains("Disk quota exceeded") => {
             StorageError::Full { detail: text.into() }
         }
+        // What RocksDB says when it may not read a file, and never otherwise to a read.
+        ErrorKind::Incomplete => StorageError::NotResident,
         ErrorKind::Corruption => StorageError::Corrupt { what: format!("{doing}: {text}") },
         _ => StorageError::Io { doing, detail: text.into() },
     }

@@ -26,7 +26,7 @@ pub use options::{OnSync, RocksOptions};
 
 use self::error::{translate, translate_open};
 use self::sync_meter::SyncMeter;
-use self::view::View;
+use self::view::{Tier, View};
 use crate::{Batch, Durability, Engine, Op, Order, Read, StorageError, Visitor, WriteNo};
 
 /// An open RocksDB. It is closed when the engine and all its views are dropped.
@@ -164,7 +164,11 @@ impl Engine for RocksEngine {
     }
 
     fn view(&self) -> Arc<dyn Read> {
-        Arc::new(View::new(self.shared.clone()))
+        Arc::new(View::new(self.shared.clone(), Tier::All))
+    }
+
+    fn resident(&self) -> Option<Arc<dyn Read>> {
+        Some(Arc::new(View::new(self.shared.clone(), Tier::Memory)))
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rocksdb::{DBAccess, DBPinnableSlice, DBRawIteratorWithThreadMode, Error, ReadOptions, Snapshot};
+use rocksdb::{DBAccess, DBPinnableSlice, DBRawIteratorWithThreadMode, Error, ReadOptions, ReadTier, Snapshot};
 use self_cell::self_cell;
 
 use super::Shared;
@@ -24,23 +24,43 @@ self_cell!(
 /// The database as of one write.
 pub(super) struct View {
     pinned: Pinned,
+    tier: Tier,
+}
+
+/// How far a read may go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tier {
+    All,
+    /// Memtables and the block cache.
+    Memory,
 }
 
 impl View {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { pinned: Pinned::new(shared, |shared| shared.db.snapshot()) }
+    pub(super) fn new(shared: Arc<Shared>, tier: Tier) -> Self {
+        Self { pinned: Pinned::new(shared, |shared| shared.db.snapshot()), tier }
+    }
+}
+
+impl Tier {
+    fn limit(self, options: &mut ReadOptions) {
+        if self == Tier::Memory {
+            options.set_read_tier(ReadTier::BlockCache);
+        }
     }
 }
 
 impl Read for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         self.pinned.borrow_owner().check_readable()?;
-        value(self.pinned.borrow_dependent().get_pinned(key))
+        let mut options = ReadOptions::default();
+        self.tier.limit(&mut options);
+        value(self.pinned.borrow_dependent().get_pinned_opt(key, options))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         self.pinned.borrow_owner().check_readable()?;
-        let Some(bounds) = bounds(from, to) else { return Ok(()) };
+        let Some(mut bounds) = bounds(from, to) else { return Ok(()) };
+        self.tier.limit(&mut bounds);
         walk(self.pinned.borrow_dependent().raw_iterator_opt(bounds), order, visit)
     }
 }

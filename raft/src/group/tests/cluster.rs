@@ -194,6 +194,7 @@ impl Cluster {
             timings: self.timings,
             engine: process.engine.clone(),
             writer: process.writer.clone(),
+            lanes: process.lanes.clone(),
             hooks: process.hooks.clone(),
             display: clock::local(),
             log_cache_bytes: 4_096,

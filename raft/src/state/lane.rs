@@ -1,0 +1,179 @@
+//! Where the groups of a node apply: whatever waits is applied in one go and shares one buffered write.
+//!
+//! Invariants: a group has at most one piece of work here, so its entries stay in order; what is answered has been written; a
+//! piece that fails leaves nothing of itself in the write. After a failed write every group in it is told, and stops.
+//!
+//! Several lanes, so that one machine's cores can apply at the same time; a shard stays in its lane.
+
+use std::sync::Arc;
+
+use flotilla_machine::{self as machine, Effect};
+use flotilla_proto::ids::ShardId;
+use flotilla_proto::limits::{APPLY_LANE_BYTES_MAX, APPLY_LANE_JOBS_MAX, APPLY_LANES};
+use flotilla_storage::{Batch, Durability, Engine, WriteNo};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Pointer;
+use super::applier::{Order, apply_entries};
+use crate::hooks::{Hooks, supervise};
+use crate::runtime::blocking_write;
+use crate::types::{Entry, Replies};
+
+/// A handle to a node's lanes. Their tasks end with the last handle.
+#[derive(Clone)]
+pub struct ApplyLanes(Arc<[mpsc::Sender<Job>]>);
+
+/// Entries of one group, and the state that they are applied to.
+pub(super) struct Work {
+    pub shard: ShardId,
+    pub pointer: Pointer,
+    pub kept: machine::Kept,
+    pub order: Order,
+    pub entries: Vec<Entry>,
+    /// Encoded bytes of the entries.
+    pub bytes: usize,
+}
+
+/// What one write of applied entries leaves for the async side.
+pub(super) struct Done {
+    pub pointer: Pointer,
+    pub kept: machine::Kept,
+    pub replies: Vec<Replies>,
+    pub effects: Vec<Effect>,
+}
+
+type Answer = Result<(Done, WriteNo), machine::Fatal>;
+
+struct Job {
+    work: Work,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl ApplyLanes {
+    pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
+        let lane = |_| {
+            let (queue, waiting) = mpsc::channel(APPLY_LANE_JOBS_MAX);
+            supervise(hooks.clone(), None, "a lane of the appliers", Lane { engine: engine.clone(), waiting }.run());
+            queue
+        };
+        Self((0..APPLY_LANES).map(lane).collect())
+    }
+
+    /// None: the lane has ended, which only a panic in it brings about.
+    pub(super) async fn apply(&self, work: Work) -> Option<Answer> {
+        let lane = &self.0[usize::from(work.shard.0) % self.0.len()];
+        let (answer, done) = oneshot::channel();
+        lane.send(Job { work, answer }).await.ok()?;
+        done.await.ok()
+    }
+}
+
+struct Lane {
+    engine: Arc<dyn Engine>,
+    waiting: mpsc::Receiver<Job>,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        while let Some(first) = self.waiting.recv().await {
+            let jobs = self.gather(first);
+            let engine = self.engine.clone();
+            let answers = blocking_write(&*self.engine, move || apply_all(&*engine, jobs)).await;
+            for (answer, done) in answers {
+                // A group that was stopped meanwhile has no use for it; the write stands.
+                let _ = answer.send(done);
+            }
+        }
+    }
+
+    /// Takes whatever waits, up to the bounds.
+    fn gather(&mut self, first: Job) -> Vec<Job> {
+        let mut bytes = first.work.bytes;
+        let mut jobs = vec![first];
+        while jobs.len() < APPLY_LANE_JOBS_MAX && bytes < APPLY_LANE_BYTES_MAX {
+            let Ok(next) = self.waiting.try_recv() else { break };
+            bytes += next.work.bytes;
+            jobs.push(next);
+        }
+        jobs
+    }
+}
+
+fn apply_all(engine: &dyn Engine, jobs: Vec<Job>) -> Vec<(oneshot::Sender<Answer>, Answer)> {
+    let mut batch = Batch::new();
+    let mut applied = Vec::with_capacity(jobs.len());
+    for Job { work, answer } in jobs {
+        let done = apply_entries(engine, work).map(|(mut part, done)| {
+            batch.append(&mut part);
+            done
+        });
+        applied.push((answer, done));
+    }
+    let written = engine.write(batch, Durability::Buffered);
+    let with_write = |done: Result<Done, machine::Fatal>| {
+        let done = done?;
+        Ok((done, written.clone()?))
+    };
+    applied.into_iter().map(|(answer, done)| (answer, with_write(done))).collect()
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use flotilla_proto::ids::Generation;
+    use flotilla_storage::{MemDisk, MemEngine};
+
+    use super::*;
+    use crate::snapshot::Generations;
+    use crate::state::{AppliedMark, open};
+    use crate::testkit::{Recorder, entry};
+    use crate::types::log_id;
+
+    fn work(engine: &Arc<dyn Engine>, shard: u16, index: u64) -> Work {
+        let generations = Generations::new(engine.clone(), ShardId(shard));
+        let pointer = open(&generations, Generation(1), &AppliedMark::default()).expect("an empty state");
+        Work {
+            shard: ShardId(shard),
+            pointer,
+            kept: machine::Kept::default(),
+            order: Order::Consecutive,
+            entries: vec![entry(1, index)],
+            bytes: 100,
+        }
+    }
+
+    #[tokio::test]
+    async fn groups_that_wait_share_a_write_and_the_damage_of_one_is_its_own() {
+        let engine: Arc<dyn Engine> = Arc::new(MemEngine::open(&MemDisk::new()).expect("a free disk"));
+        let (sound, broken) = (work(&engine, 1, 0), work(&engine, 2, 0));
+        // A proposal that this binary cannot read.
+        let mut broken = broken;
+        let openraft::EntryPayload::Normal(proposal) = &mut broken.entries[0].payload else { panic!("a proposal") };
+        proposal.commands = vec![bytes::Bytes::from_static(b"\xffnonsense")].into();
+        let jobs = [broken, sound].map(|work| {
+            let (answer, done) = oneshot::channel();
+            (Job { work, answer }, done)
+        });
+        let (jobs, _waiting): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let before = engine.last_write();
+        let mut answers = apply_all(&*engine, jobs).into_iter().map(|(_, answer)| answer);
+        assert!(matches!(answers.next(), Some(Err(machine::Fatal::Undecodable(_)))));
+        let (done, write) = answers.next().expect("two answers").expect("applied");
+        assert_eq!(done.pointer.applied, Some(log_id(1, 0)));
+        assert!(write > before && write == engine.last_write());
+        let stored = |shard| Pointer::load(&*engine, ShardId(shard)).expect("reads").expect("stored").applied;
+        assert_eq!((stored(1), stored(2)), (Some(log_id(1, 0)), None));
+    }
+
+    #[tokio::test]
+    async fn every_group_hears_of_its_own_entries() {
+        let engine: Arc<dyn Engine> = Arc::new(MemEngine::open(&MemDisk::new()).expect("a free disk"));
+        let lanes = ApplyLanes::start(engine.clone(), Arc::new(Recorder::default()));
+        let asked = (1..20).map(|shard| {
+            let (lanes, work) = (lanes.clone(), work(&engine, shard, 0));
+            async move { lanes.apply(work).await.expect("the lane lives").expect("applied").0.pointer }
+        });
+        for pointer in futures::future::join_all(asked).await {
+            assert_eq!(pointer.applied, Some(log_id(1, 0)));
+        }
+    }
+}
