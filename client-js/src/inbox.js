@@ -68,11 +68,13 @@ export class Inbox {
     this.#positions.set(conv, { conv, seq, chain });
   }
 
-  /** The store has this position: its ack is due. @param {string} conv @param {number} now */
-  stored(conv, now) {
-    const position = this.#positions.get(conv);
-    if (position === undefined) return;
-    this.#due.set(conv, position.seq);
+  /**
+   * What came on this connection up to `seq` is stored: its ack is due. Not more, also where more is stored from before: a server
+   * takes no ack of what it has not sent on this connection, and a window full of such would stay full for ever.
+   * @param {string} conv @param {number} seq @param {number} now
+   */
+  stored(conv, seq, now) {
+    this.#due.set(conv, Math.max(seq, this.#due.get(conv) ?? 0));
     this.#entries += 1;
     this.#since = Math.min(this.#since, now);
   }

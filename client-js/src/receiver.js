@@ -17,7 +17,7 @@ import { ECHO_CONTENTS_MAX } from './limits.js';
  * @typedef {object} Work
  * @property {import('./types.js').Change[]} changes
  * @property {{ name: string, data: any }[]} events
- * @property {string[]} stored conversations whose ack is due, once for each entry
+ * @property {{ conv: string, seq: number }[]} stored whose ack is due, once for each entry
  * @property {{ conv: string, after: number }[]} fills pages of history that are needed
  * @property {{ code: number, reason: string } | null} leave this connection is of no use any more
  */
@@ -82,7 +82,7 @@ export class Receiver {
     const whole = content === undefined ? entry : filled(entry, content);
     const why = this.inbox.contradiction(whole);
     if (why !== undefined) return this.#onContradiction(entry, why, work);
-    work.stored.push(conv);
+    work.stored.push({ conv, seq });
     if (sight === 'repeat') return;
     this.#contents.delete(entry.cid);
     this.#holes.delete(conv);
@@ -100,7 +100,7 @@ export class Receiver {
     if (work.leave || this.#quarantined.has(conv)) return;
     const sight = this.inbox.look(conv, from, to);
     if (sight === 'hole') return this.#onHole(conv, from, { gap }, work);
-    work.stored.push(conv);
+    work.stored.push({ conv, seq: to });
     if (sight === 'repeat') return;
     if (gap.reason === 'restored') this.#onRestored(gap, work);
     this.#holes.delete(conv);

@@ -116,7 +116,7 @@ test('the wire holds a bounded number, and conversations take turns', () => {
 
 test('acks are cumulative, due by count or by time, and die with their connection', () => {
   const inbox = new Inbox(new Map());
-  const take = (/** @type {number} */ seq, /** @type {number} */ now) => (inbox.move('c', seq, null), inbox.stored('c', now));
+  const take = (/** @type {number} */ seq, /** @type {number} */ now) => (inbox.move('c', seq, null), inbox.stored('c', seq, now));
   for (const seq of [1, 2, 3]) take(seq, 1_000);
   assert.ok(!inbox.acksDue(1_199) && inbox.acksDue(1_200));
   assert.deepEqual(inbox.takeAcks(), [{ conv: 'c', seq: 3 }]);
@@ -127,6 +127,12 @@ test('acks are cumulative, due by count or by time, and die with their connectio
   assert.ok(!inbox.acksDue(99_999));
   assert.deepEqual([inbox.look('c', 68, 68), inbox.look('c', 67, 67), inbox.look('c', 69, 69), inbox.look('c', 60, 80)], ['new', 'repeat', 'hole', 'new']);
   assert.equal(inbox.look('new', 5, 5), 'new', 'where a new device starts is the word of the server');
+});
+
+test('what comes again is acked as far as it has come', () => {
+  const inbox = new Inbox(new Map([['c', { conv: 'c', seq: 200, chain: null }]]));
+  for (let seq = 1; seq <= 128; seq++) inbox.stored('c', seq, 1_000);
+  assert.deepEqual(inbox.takeAcks(), [{ conv: 'c', seq: 128 }], 'the server has sent no more');
 });
 
 test('every URL gets its turn, and the one to avoid is avoided', () => {

@@ -27,8 +27,8 @@ const UNAVAILABLE_MAX: u32 = 2;
 struct Work {
     changes: Vec<Change>,
     events: Vec<Event>,
-    /// Conversations whose ack is due, once for each entry.
-    stored: Vec<ConvId>,
+    /// Whose ack is due, once for each entry.
+    stored: Vec<(ConvId, Seq)>,
     answers: Vec<(Cid, Outcome)>,
     leave: Option<Closed>,
 }
@@ -66,8 +66,8 @@ impl Actor {
             return false;
         }
         let now_ms = self.now_ms();
-        for conv in work.stored {
-            self.inbox.stored(&conv, now_ms);
+        for (conv, seq) in work.stored {
+            self.inbox.stored(&conv, seq, now_ms);
         }
         self.events.extend(work.events);
         for (cid, outcome) in work.answers {
@@ -99,7 +99,7 @@ impl Actor {
     fn on_entry(&mut self, mut entry: Box<EntryFrame>, work: &mut Work) {
         self.record(Op::Entry { entry: entry.clone() });
         match self.inbox.on_entry(&entry.conv, entry.seq) {
-            Sight::Repeat => return work.stored.push(entry.conv),
+            Sight::Repeat => return work.stored.push((entry.conv, entry.seq)),
             Sight::Hole { stored } => {
                 if !self.on_hole(&entry.conv, stored, entry.seq, work) {
                     return;
@@ -112,14 +112,14 @@ impl Actor {
         }
         work.changes.push(Change::Entry(entry.clone()));
         work.changes.push(Change::Position { conv: entry.conv.clone(), seq: entry.seq });
-        work.stored.push(entry.conv.clone());
+        work.stored.push((entry.conv.clone(), entry.seq));
         work.events.push(Event::Entry(entry));
     }
 
     fn on_gap(&mut self, gap: Gap, work: &mut Work) {
         self.record(Op::Gap { gap: gap.clone() });
         match self.inbox.on_gap(&gap.conv, gap.from, gap.to) {
-            Sight::Repeat => return work.stored.push(gap.conv),
+            Sight::Repeat => return work.stored.push((gap.conv, gap.to)),
             Sight::Hole { stored } => {
                 if !self.on_hole(&gap.conv, stored, gap.to, work) {
                     return;
@@ -129,7 +129,7 @@ impl Actor {
         }
         work.changes.push(Change::Gap(gap.clone()));
         work.changes.push(Change::Position { conv: gap.conv.clone(), seq: gap.to });
-        work.stored.push(gap.conv.clone());
+        work.stored.push((gap.conv.clone(), gap.to));
         work.events.push(Event::Gap(gap));
     }
 

@@ -76,10 +76,12 @@ impl Inbox {
         true
     }
 
-    /// `seq` is stored: its ack is due.
-    pub fn stored(&mut self, conv: &ConvId, now_ms: u64) {
-        let Some(position) = self.positions.get(conv) else { return };
-        self.due.insert(conv.clone(), *position);
+    /// What came on this connection up to `seq` is stored: its ack is due. Not more, also where more is stored from before: a
+    /// server takes no ack of what it has not sent on this connection. (1. Acks of 200 entries are lost with their node, 2. they
+    /// come again, 128 at once, 3. acked as 200 none of them counts, and the window stays full for ever.)
+    pub fn stored(&mut self, conv: &ConvId, seq: Seq, now_ms: u64) {
+        let due = self.due.entry(conv.clone()).or_default();
+        *due = seq.max(*due);
         self.due_entries += 1;
         self.due_since_ms.get_or_insert(now_ms);
     }
@@ -140,12 +142,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_is_acked_as_far_as_it_has_come() {
+        let mut inbox = Inbox::restored(BTreeMap::from([(conv(), Seq(200))]));
+        let c = conv();
+        for seq in 1..=128 {
+            assert_eq!(inbox.on_entry(&c, Seq(seq)), Sight::Repeat);
+            inbox.stored(&c, Seq(seq), 1_000);
+        }
+        assert_eq!(inbox.take_acks(), [AckItem { conv: c, seq: Seq(128) }], "the server has sent no more");
+    }
+
+    #[test]
     fn acks_are_cumulative_and_due_by_count_or_by_time() {
         let mut inbox = Inbox::default();
         let c = conv();
         for seq in 1..=3 {
             inbox.on_entry(&c, Seq(seq));
-            inbox.stored(&c, 1_000);
+            inbox.stored(&c, Seq(seq), 1_000);
         }
         assert!(!inbox.acks_due(1_199));
         assert!(inbox.acks_due(1_200));
@@ -153,7 +166,7 @@ mod tests {
         assert!(!inbox.acks_due(9_999));
         for seq in 4..4 + limits::CLIENT_ACK_ENTRIES as u64 {
             inbox.on_entry(&c, Seq(seq));
-            inbox.stored(&c, 2_000);
+            inbox.stored(&c, Seq(seq), 2_000);
         }
         assert!(inbox.acks_due(2_000));
     }
