@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flotilla_client::history::Op;
 use flotilla_proto::ids::{ConvId, Seq};
+use flotilla_proto::limits;
 use madsim::runtime::Handle as World;
 use tokio::time::sleep;
 
@@ -18,6 +19,11 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "device_moves_to_another_node_while_its_acks_are_in_flight",
             "acks of the session that was left behind have no effect; what was not acked comes again",
             acks_in_flight,
+        ),
+        story(
+            "more_acks_than_a_window_holds_are_lost",
+            "a device that has stored far more than its cursor says catches up: what comes again is acked as far as it has come",
+            more_than_a_window,
         ),
         story(
             "gateway_dies_with_a_full_window",
@@ -36,6 +42,9 @@ pub const ALL: fn() -> Vec<Scenario> = || {
         ),
     ]
 };
+
+/// Entries of one conversation that may be unacked on a connection.
+const WINDOW: usize = limits::WINDOW_ENTRIES_PER_CONV;
 
 /// Every entry of a conversation that came to a person, repeats included.
 fn sights(stage: &Stage, person: &Person, conv: &ConvId) -> Vec<Seq> {
@@ -79,6 +88,39 @@ fn acks_in_flight(stage: &Stage) -> Told<'_> {
         stage.gets(&bob, &conv, next.seq).await?;
         must(bob.node().await == Some(there), "I7 one-session: the late acks have taken the session away")?;
         bob.sees_all();
+        Ok(())
+    })
+}
+
+fn more_than_a_window(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let inbox = stage.inbox_leader_of(&bob).await?;
+        let there = stage.leader_of(&conv).await?;
+        let here = stage.other(&[inbox, there]);
+        stage.moves(&bob, here).await?;
+        stage.moves(&alice, there).await?;
+        // Entries still come to bob's node; what it says to the leader of his inbox does not arrive.
+        stage.cluster.cut(here, inbox);
+        let mut tickets = Vec::new();
+        for number in 0..3 * WINDOW / 2 {
+            tickets.push(alice.says(&conv, &format!("unacked {number}")).await?);
+        }
+        let last = Seq(1 + tickets.len() as u64);
+        stage.gets(&bob, &conv, last).await?;
+        bob.app_dies();
+        bob.sees_only(&[there]);
+        let before = sights(stage, &bob, &conv).len();
+        bob.opens().await?;
+        stage.is_connected(&bob).await?;
+        let again = sights(stage, &bob, &conv).len() - before;
+        shown(again > WINDOW, format!("only {again} entries came again"))?;
+        stage.cluster.mend(here, inbox);
+
+        let next = alice.sends(&conv, "on the new node").await?;
+        stage.gets(&bob, &conv, next.seq).await?;
+        bob.sees_all();
+        alice.sees_all();
         Ok(())
     })
 }

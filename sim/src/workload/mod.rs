@@ -115,8 +115,22 @@ impl Chat {
         for person in &self.people {
             person.comes_back().await;
         }
+        if options.load.rename > 0 && !self.shown.counts().contains_key("rename") {
+            self.renames().await;
+        }
         for stranger in &self.strangers {
             stranger.calms(&self.shown, CALMS).await;
+        }
+    }
+
+    /// Whoever may still name a group does.
+    async fn renames(&self) {
+        for (conv, _) in self.convs.iter().filter(|(conv, _)| conv.peers().is_none()) {
+            for person in &self.people {
+                if person.handle().rename_group(random_cid(), conv, "named in the end").await.is_ok() {
+                    return self.shown.add("rename");
+                }
+            }
         }
     }
 

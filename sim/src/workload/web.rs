@@ -128,6 +128,8 @@ impl Web {
                     Ok(accepted) => return Ended::Accepted(accepted),
                     Err(_) => return Ended::Silent,
                 },
+                // Says nothing of the command: the node's clock is wrong, and a new token would be taken for old as well.
+                Err(HttpError::Refused { body, .. }) if body.code == ErrorCode::TokenExpired => {}
                 Err(HttpError::Refused { body, .. }) if !body.retryable => return Ended::Refused { error: body, sure },
                 Err(_) => sure = false,
             }
