@@ -136,6 +136,32 @@ pub enum Command {
         conv: ConvId,
         change: ConvChange,
     },
+    /// User side. What a user says of itself; none: stays.
+    SetProfile {
+        user: UserId,
+        name: Option<String>,
+        avatar: Option<String>,
+        about: Option<String>,
+    },
+    /// User side. `user` wants (or wants no more) that `peer` cannot write to it directly.
+    SetBlock {
+        user: UserId,
+        peer: UserId,
+        on: bool,
+        request: Cid,
+    },
+    /// Conversation side. `user` may not write into this direct conversation, or may again.
+    SetBlocked {
+        conv: ConvId,
+        user: UserId,
+        on: bool,
+    },
+    /// User side. The conversation's shard has taken what `request` wanted.
+    BlockSettled {
+        user: UserId,
+        peer: UserId,
+        request: Cid,
+    },
 }
 
 /// What a user has settled about one conversation.

@@ -118,6 +118,7 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::Receipts(items) => conversation::receipts(ctx, items),
         Command::ClearDirty { target, items } => conversation::clear_dirty(ctx, *target, items),
         Command::ClearReceiptDirty { items } => conversation::clear_receipt_dirty(ctx, items),
+        Command::SetBlocked { conv, user, on } => conversation::set_blocked(ctx, conv, user, *on),
         Command::EvictDedup { limit } => conversation::evict_dedup(ctx, *limit),
 
         Command::Register(c) => user::register(ctx, c),
@@ -135,6 +136,11 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::SetPrivacy { user, presence } => user::set_privacy(ctx, user, *presence),
         Command::SetContact { user, contact, name } => user::set_contact(ctx, user, contact, name.as_deref()),
         Command::SetConv { user, conv, change } => user::set_conv(ctx, user, conv, change),
+        Command::SetProfile { user, name, avatar, about } => {
+            user::set_profile(ctx, user, name.as_deref(), avatar.as_deref(), about.as_deref())
+        }
+        Command::SetBlock { user, peer, on, request } => user::set_block(ctx, user, peer, *on, *request),
+        Command::BlockSettled { user, peer, request } => user::block_settled(ctx, user, peer, *request),
         Command::Notify(items) => user::notify(ctx, items),
         Command::Marks(items) => user::marks(ctx, items),
         Command::PeerMarks(items) => user::peer_marks(ctx, items),
@@ -170,13 +176,20 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Sessions { .. }
         | Query::Presence { .. }
         | Query::Recent { .. }
+        | Query::Profile { .. }
+        | Query::Blocks { .. }
+        | Query::Block { .. }
+        | Query::FindUsers { .. }
         | Query::Contacts { .. }
         | Query::Privacy { .. }
         | Query::Account { .. } => user::query(&view, &meta()?, query),
 
-        Query::Entries { .. } | Query::Conversation { .. } | Query::Members { .. } | Query::Audience { .. } => {
-            conversation::query(&view, &meta()?, query)
-        }
+        Query::Entries { .. }
+        | Query::Conversation { .. }
+        | Query::Members { .. }
+        | Query::Folded { .. }
+        | Query::SeqAt { .. }
+        | Query::Audience { .. } => conversation::query(&view, &meta()?, query),
 
         Query::ShardState => shard_state(&view, &meta()?),
         Query::ControlState => control::query(&view, &meta()?),

@@ -134,6 +134,42 @@ pub enum Query {
         convs: Vec<(ConvId, Seq)>,
         bytes_max: u32,
     },
+    /// User shard. What this user says of itself.
+    Profile {
+        user: UserId,
+    },
+    /// User shard. Blocks above `after`, by id.
+    Blocks {
+        user: UserId,
+        after: Option<UserId>,
+        limit: u32,
+    },
+    /// User shard. One of them.
+    Block {
+        user: UserId,
+        peer: UserId,
+    },
+    /// Any user shard: its users whose ids begin so, in order of ids.
+    FindUsers {
+        prefix: String,
+        limit: u32,
+    },
+    /// As `Entries`: messages as they stand now, edits and deletions folded in.
+    Folded {
+        conv: ConvId,
+        user: UserId,
+        from: Seq,
+        to: Seq,
+        newest_first: bool,
+        limit: u32,
+        bytes_max: u32,
+    },
+    /// Conversation shard. The first entry at or after this time that the user may read.
+    SeqAt {
+        conv: ConvId,
+        user: UserId,
+        ts: TsMs,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -213,6 +249,43 @@ pub enum Answer {
     },
     Audience(Vec<(ShardId, Vec<UserId>)>),
     Privacy(Audience),
+    /// None: no such user.
+    Profile(Option<ProfileView>),
+    Blocks {
+        blocks: Vec<BlockView>,
+        more: bool,
+    },
+    Users(Vec<UserId>),
+    Folded(FoldedPage),
+    SeqAt(Option<Seq>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileView {
+    pub created: TsMs,
+    pub name: String,
+    pub avatar: String,
+    pub about: String,
+    pub changed: TsMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockView {
+    pub user: UserId,
+    pub on: bool,
+    pub since: TsMs,
+    pub request: Cid,
+    /// The conversation's shard has taken it.
+    pub settled: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoldedPage {
+    /// Each with the seq of the edit that its body is from.
+    pub entries: Vec<(Entry, Option<Seq>)>,
+    /// The last entry that was looked at: where the next page goes on.
+    pub looked_to: Option<Seq>,
+    pub more: bool,
 }
 
 /// What one user may see of another's presence.

@@ -179,6 +179,9 @@ pub trait Backend: Send + Sync + 'static {
         watcher: Option<u64>,
     ) -> BoxFuture<'_, Result<Vec<Option<PresenceView>>, CallError>>;
 
+    /// The first users in order of ids whose ids begin so, and whether every shard has answered.
+    fn find_users(&self, prefix: String, limit: u32) -> BoxFuture<'_, Result<(Vec<UserId>, bool), CallError>>;
+
     /// Says to the other members that `user` types. May be lost.
     fn typing(&self, conv: ConvId, user: UserId);
 

@@ -99,6 +99,24 @@ pub const PREVIEWS_AT_ONCE: usize = 8;
 pub const PREVIEW_ENTRIES: u32 = 8;
 pub const PREVIEW_READ_BYTES: u32 = 16 * 1024;
 pub const PREVIEW_BYTES: usize = 300;
+/// What a user says about itself.
+pub const ABOUT_BYTES_MAX: usize = 1_024;
+/// A prefix in a search for users, and users found by one.
+pub const FIND_PREFIX_BYTES_MIN: usize = 2;
+pub const FOUND_USERS_MAX: u32 = 50;
+/// Profiles in one answer, and read at once.
+pub const PROFILES_PER_PAGE: usize = 50;
+pub const PROFILES_AT_ONCE: usize = 8;
+/// The text of a report.
+pub const REPORT_BYTES_MAX: usize = 2_048;
+/// How often a block is driven through before the client is asked to come again.
+pub const BLOCK_ROUNDS_MAX: usize = 4;
+/// Searches and reports of one user, at once and per minute.
+pub const ASKS_BURST: u32 = 10;
+pub const ASKS_PER_MINUTE: u32 = 60;
+/// Conversations that one node exports at the same time; a further one is asked to come again after this.
+pub const EXPORTS_AT_ONCE: usize = 4;
+pub const EXPORT_RETRY_MS: u64 = 5_000;
 /// Rows of inboxes in one answer.
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.

@@ -5,7 +5,6 @@ use flotilla_proto::ids::*;
 
 use super::plan::{Asked, Plan, Step, by_member, check_peers, member};
 use super::tables::conversation::ConversationRow;
-use super::tables::member::MemberRow;
 use crate::apply::Stop;
 use crate::reply::Rejection;
 
@@ -38,12 +37,17 @@ fn first(asked: &Asked<'_>, peer: UserId) -> Result<Plan, Stop> {
         What::Edit { .. } | What::Delete { .. } | What::React { .. } => return Err(Rejection::NotFound.into()),
         _ => return Err(Rejection::Validation("this is for groups only".into()).into()),
     }
+    // Somebody may have been blocked before the first word.
+    let row_of = |user: &UserId| super::plan::row_of(asked.rows, &append.conv, user);
+    if row_of(&append.sender)?.is_some_and(|row| row.blocked) {
+        return Err(Rejection::Blocked.into());
+    }
     if peer != append.sender {
         check_peers(append, std::iter::once(&peer))?;
     }
     let mut plan = Plan::new(ConversationRow::default(), append);
     for user in [append.sender.clone(), peer] {
-        let mut row = MemberRow::default();
+        let mut row = row_of(&user)?.unwrap_or_default();
         row.join(asked.seq, Count(0), asked.seq, Role::Member);
         plan.change(user, row, Step::Joins);
     }

@@ -11,6 +11,7 @@
 //! It does not know sessions, inboxes or nodes: it owes, the pumps pay.
 
 mod append;
+mod block;
 mod clear;
 mod direct;
 mod evict;
@@ -26,6 +27,7 @@ mod validate;
 mod write;
 
 pub use append::append;
+pub use block::set_blocked;
 pub use clear::{clear_dirty, clear_receipt_dirty};
 pub use evict::{evict_dedup, eviction_due};
 pub use queries::{for_reader, owed, query};

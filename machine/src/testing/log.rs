@@ -134,6 +134,8 @@ pub fn conversation_side() -> BoxedStrategy<Command> {
         20 => append(),
         4 => receipts(),
         4 => clears(),
+        1 => (select(scene::conversations()), user(), any::<bool>())
+            .prop_map(|(conv, user, on)| Command::SetBlocked { conv, user, on }),
         1 => (0u32..9).prop_map(|limit| Command::EvictDedup { limit }),
         1 => settings,
         1 => Just(Command::Tick),

@@ -144,6 +144,12 @@ pub fn user_side() -> BoxedStrategy<Command> {
             .prop_map(|(n, l, limit)| Command::Fence { node: NodeId(n), lowest: Incarnation(l), limit }),
         1 => any::<u32>().prop_map(|limit| Command::StepJob { limit }),
         1 => (name(), audience()).prop_map(|(user, presence)| Command::SetPrivacy { user, presence }),
+        2 => (name(), name(), any::<bool>(), 1u128..4)
+            .prop_map(|(user, peer, on, r)| Command::SetBlock { user, peer, on, request: Cid(r) }),
+        2 => (name(), name(), 1u128..4)
+            .prop_map(|(user, peer, r)| Command::BlockSettled { user, peer, request: Cid(r) }),
+        1 => (name(), prop::option::of("[a-z]{0,5}"), prop::option::of(prop_oneof![Just("x".repeat(2_000)), Just("b".into())]))
+            .prop_map(|(user, name, about)| Command::SetProfile { user, name, avatar: None, about }),
         3 => (name(), conv(), conv_change()).prop_map(|(user, conv, change)| Command::SetConv { user, conv, change }),
         2 => (name(), name(), prop::option::of(prop_oneof![4 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))]))
             .prop_map(|(user, contact, name)| Command::SetContact { user, contact, name }),

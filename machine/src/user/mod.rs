@@ -4,12 +4,13 @@
 //! - [`session`] open and close · [`job`] fences, and work in steps
 //! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
-//! - [`presence`] who is here, and who may see it · [`contact`], [`profile`] what a user keeps of others and says of itself
+//! - [`presence`] who is here, and who may see it · [`contact`], [`block`], [`profile`] what a user keeps of others and says of itself
 //! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
 //!
 //! It does not know the log of a conversation, only what `notify` says of it.
 
 pub mod account;
+pub mod block;
 pub mod contact;
 pub mod conv_settings;
 pub mod cursor;
@@ -22,6 +23,7 @@ pub mod marks;
 pub mod presence;
 pub mod profile;
 mod query;
+mod search;
 pub mod session;
 mod split;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub(crate) mod tests;
 pub mod token;
 
 pub use account::{register, set_password};
+pub use block::{block_settled, set_block};
 pub use contact::set_contact;
 pub use conv_settings::set_conv;
 pub use device::{login, rename_device, revoke_device};
@@ -36,6 +39,7 @@ pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
 pub use presence::set_privacy;
+pub use profile::set_profile;
 pub use query::{live_sessions, query, receipts_due};
 pub use session::{close_session, open_session, withdraw_session};
 pub use split::split_notify;

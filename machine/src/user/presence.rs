@@ -10,7 +10,7 @@ use flotilla_proto::limits;
 use serde::{Deserialize, Serialize};
 
 use super::account::UserTable;
-use super::{account, contact, key, session};
+use super::{account, block, contact, key, session};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
 use crate::command::Audience;
@@ -99,8 +99,8 @@ fn seen_by(view: &View<'_>, by: &UserId, user: &UserId) -> Result<PresenceView, 
     let row = of(view, user)?;
     let allowed = by == user
         || match row.shown_to {
-            Audience::Everyone => true,
-            Audience::Contacts => contact::knows(view, user, by)?,
+            Audience::Everyone => !block::is_blocked(view, user, by)?,
+            Audience::Contacts => contact::knows(view, user, by)? && !block::is_blocked(view, user, by)?,
             Audience::Nobody => false,
         };
     if !allowed || table::get::<UserTable>(view, user)?.is_none() {

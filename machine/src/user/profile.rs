@@ -4,13 +4,16 @@
 //! Invariant: `contacts` and `blocks` are the numbers of the user's rows in those tables.
 
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use serde::{Deserialize, Serialize};
 
-use super::key;
+use super::account::UserTable;
+use super::{account, key};
 use crate::Fatal;
-use crate::apply::Ctx;
-use crate::reply::Rejection;
-use crate::table::{self, KeyReader, Rows, Table, kind};
+use crate::apply::{Ctx, Outcome};
+use crate::query::{Answer, ProfileView};
+use crate::reply::{Rejection, Reply};
+use crate::table::{self, KeyReader, Rows, Table, View, kind};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProfileRow {
@@ -51,6 +54,39 @@ pub fn count(ctx: &mut Ctx<'_, '_>, user: &UserId, change: impl FnOnce(&mut Prof
     change(&mut row);
     table::put::<ProfileTable>(ctx.txn, user, &row);
     Ok(())
+}
+
+pub fn set_profile(
+    ctx: &mut Ctx<'_, '_>,
+    user: &UserId,
+    name: Option<&str>,
+    avatar: Option<&str>,
+    about: Option<&str>,
+) -> Outcome {
+    account::find(ctx, user)?.ok_or(Rejection::NotFound)?;
+    let old = of(ctx.txn, user)?;
+    let mut row = old.clone();
+    for (what, given, kept, max) in [
+        ("a name", name, &mut row.name, limits::NAME_BYTES_MAX),
+        ("an avatar", avatar, &mut row.avatar, limits::MEDIA_BYTES_MAX),
+        ("`about`", about, &mut row.about, limits::ABOUT_BYTES_MAX),
+    ] {
+        if let Some(text) = given {
+            check_text(what, text, max)?;
+            *kept = text.to_owned();
+        }
+    }
+    if row != old {
+        row.changed = ctx.meta.clock.display;
+        table::put::<ProfileTable>(ctx.txn, user, &row);
+    }
+    Ok(Reply::Done)
+}
+
+pub fn shown(view: &View<'_>, user: &UserId) -> Result<Answer, Fatal> {
+    let Some(account) = table::get::<UserTable>(view, user)? else { return Ok(Answer::Profile(None)) };
+    let ProfileRow { name, avatar, about, changed, .. } = of(view, user)?;
+    Ok(Answer::Profile(Some(ProfileView { created: account.created, name, avatar, about, changed })))
 }
 
 pub fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Rejection> {

@@ -12,7 +12,7 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{contact, conv_settings, cursor, device, key, presence, session, token};
+use super::{block, contact, conv_settings, cursor, device, key, presence, profile, search, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
@@ -31,6 +31,9 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         | Query::Rows { user, .. }
         | Query::Row { user, .. }
         | Query::Contacts { user, .. }
+        | Query::Profile { user }
+        | Query::Blocks { user, .. }
+        | Query::Block { user, .. }
         | Query::Recent { user, .. }
         | Query::Privacy { user }
         | Query::Account { user } => Some(user),
@@ -68,6 +71,10 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Account { user } => account(view, user).map(Answer::Account),
         Query::Presence { pairs } => presence::seen(view, meta, pairs),
         Query::Contacts { user, after, limit } => contact::page(view, user, after.as_ref(), *limit),
+        Query::Profile { user } => profile::shown(view, user),
+        Query::Blocks { user, after, limit } => block::page(view, user, after.as_ref(), *limit),
+        Query::Block { user, peer } => block::one(view, user, peer),
+        Query::FindUsers { prefix, limit } => search::find(view, meta, prefix, *limit),
         Query::Privacy { user } => Ok(Answer::Privacy(presence::of(view, user)?.shown_to)),
         _ => Ok(Answer::NotFound),
     }

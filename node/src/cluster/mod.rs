@@ -223,6 +223,10 @@ impl Backend for ClusterBackend {
         Box::pin(self.0.presence_of(by, users, watcher))
     }
 
+    fn find_users(&self, prefix: String, limit: u32) -> BoxFuture<'_, Result<(Vec<UserId>, bool), CallError>> {
+        Box::pin(async move { self.0.find_users(&prefix, limit).await })
+    }
+
     fn typing(&self, conv: ConvId, user: UserId) {
         self.0.type_in(conv, user);
     }

@@ -86,6 +86,34 @@ impl Cluster {
         self.query_by(shard, query, &Freshness::Linearizable, deadline()).await
     }
 
+    /// Every shard holds some of the users: all are asked at once. `Unavailable` if none answers.
+    pub async fn find_users(&self, prefix: &str, limit: u32) -> Result<(Vec<UserId>, bool), CallError> {
+        let deadline = Instant::now() + Duration::from_millis(limits::PRESENCE_LOOK_MS);
+        let asks = self.data_shards().into_iter().map(|shard| {
+            let query = Query::FindUsers { prefix: prefix.to_owned(), limit };
+            async move { self.query_by(shard, query, &Freshness::Any { min_seq: None }, deadline).await }
+        });
+        let answers = futures::future::join_all(asks).await;
+        let (mut users, mut whole, mut any) = (Vec::new(), true, false);
+        for answer in answers {
+            match answer {
+                Ok(Answer::Users(found)) => {
+                    any = true;
+                    users.extend(found);
+                }
+                _ => whole = false,
+            }
+        }
+        if !any {
+            return Err(CallError::Unavailable);
+        }
+        users.sort();
+        // A slot on its way from one shard to another may be found in both.
+        users.dedup();
+        users.truncate(limit as usize);
+        Ok((users, whole))
+    }
+
     async fn query_by(
         &self,
         shard: ShardId,

@@ -116,17 +116,22 @@ pub async fn entries(shared: &Shared, query: Query, conv: &ConvId, fresh: Freshn
 }
 
 /// Bytes of entries in one answer, in the worst encoding.
-const HISTORY_BYTES_MAX: usize = 48 * 1024;
+pub const HISTORY_BYTES_MAX: usize = 48 * 1024;
 
-pub async fn history(shared: &Shared, user: &UserId, ask: &frame::History) -> Result<HistoryReply, ErrorBody> {
-    let limit = ask.limit.unwrap_or(50).clamp(1, limits::HISTORY_ENTRIES_MAX);
-    let (from, to, newest_first) = match (ask.before, ask.after, ask.around) {
+/// Which entries are asked for: from, to, and whether the newest come first.
+pub fn range_of(ask: &frame::History, limit: u32) -> Result<(Seq, Seq, bool), ErrorBody> {
+    Ok(match (ask.before, ask.after, ask.around) {
         (None, None, None) => (Seq(1), Seq(u64::MAX), true),
         (Some(before), None, None) => (Seq(1), before.prev(), true),
         (None, Some(after), None) => (after.next(), Seq(u64::MAX), false),
         (None, None, Some(around)) => (Seq(around.0.saturating_sub(u64::from(limit / 2)).max(1)), Seq(u64::MAX), false),
         _ => return Err(errors::bad("one of before, after and around")),
-    };
+    })
+}
+
+pub async fn history(shared: &Shared, user: &UserId, ask: &frame::History) -> Result<HistoryReply, ErrorBody> {
+    let limit = ask.limit.unwrap_or(50).clamp(1, limits::HISTORY_ENTRIES_MAX);
+    let (from, to, newest_first) = range_of(ask, limit)?;
     let (conv, user) = (ask.conv.clone(), user.clone());
     let bytes_max = limits::PAGE_BYTES_MAX as u32;
     let query = Query::Entries { conv, user, from, to, newest_first, limit, bytes_max };

@@ -10,6 +10,7 @@ use flotilla_machine::{Answer, Query};
 use flotilla_proto::frame::{CloseCode, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::errors;
@@ -138,6 +139,10 @@ pub struct Shared {
     pub options: Options,
     pub passwords: Passwords,
     pub logins: Limiter,
+    /// Searches and reports.
+    pub asks: Limiter,
+    /// Turns for exports.
+    pub exports: Arc<Semaphore>,
     pub figures: Figures,
     pub withdrawals: Withdrawals,
     /// (user, device) that were found in order, and when.
@@ -169,6 +174,8 @@ impl Shared {
             options,
             passwords,
             logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
+            asks: Limiter::new(limits::ASKS_BURST, limits::ASKS_PER_MINUTE),
+            exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
             figures: Figures::new(registry),
             withdrawals: Withdrawals::new(withdrawals_given_up),
             checked: Mutex::default(),

@@ -184,12 +184,6 @@ pub async fn me(shared: &Shared, me: Me) -> Outcome {
     }))
 }
 
-pub async fn user(shared: &Shared, id: &str) -> Outcome {
-    let user = UserId::parse(id).map_err(|_| errors::not_found("no such user"))?;
-    let account = account(shared, &user).await?;
-    Ok(json!({ "user": user, "created": account.created }))
-}
-
 pub async fn devices(shared: &Shared, me: Me) -> Outcome {
     let account = account(shared, &me.user).await?;
     let view = |d: &flotilla_machine::query::DeviceView| {

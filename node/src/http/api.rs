@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::server::Peer;
-use super::{accounts, groups, inbox, lists, people};
+use super::{accounts, groups, history, inbox, lists, people, profiles};
 use crate::auth::Caller;
 use crate::gateway::errors;
 use crate::gateway::shared::Shared;
@@ -72,7 +72,14 @@ pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
     match (verb.as_str(), segments.as_slice()) {
         ("POST", ["auth", "logout"]) => accounts::logout(shared, me).await,
         ("GET", ["me"]) => accounts::me(shared, me).await,
-        ("GET", ["users", id]) => accounts::user(shared, id).await,
+        ("PATCH", ["me"]) => profiles::change(shared, me, request).await,
+        ("GET", ["users"]) => profiles::profiles(shared, request).await,
+        ("GET", ["users", id]) => profiles::profile(shared, id).await,
+        ("GET", ["search", "users"]) => profiles::find(shared, me, request).await,
+        ("GET", ["blocks"]) => profiles::blocks(shared, me, request).await,
+        ("PUT", ["blocks", id]) => profiles::block(shared, me, id, true, request).await,
+        ("DELETE", ["blocks", id]) => profiles::block(shared, me, id, false, request).await,
+        ("POST", ["reports"]) => profiles::report(shared, me, request).await,
         ("GET", ["me", "privacy"]) => people::privacy(shared, me).await,
         ("PATCH", ["me", "privacy"]) => people::set_privacy(shared, me, request).await,
         ("GET", ["presence"]) => people::presence(shared, me, request).await,
@@ -95,11 +102,11 @@ pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
         ("DELETE", ["conversations", id, "members", user]) => groups::remove(shared, me, id, user, request).await,
         ("PATCH", ["conversations", id, "members", user]) => groups::set_role(shared, me, id, user, request).await,
         ("POST", ["conversations", id, "messages"]) => groups::send(shared, me, id, request).await,
-        ("GET", ["conversations", id, "messages"]) => groups::history(shared, me, id, request).await,
+        ("GET", ["conversations", id, "messages"]) => history::page(shared, me, id, request).await,
         ("POST", ["conversations", id, "receipts"]) => inbox::read(shared, me, id, request).await,
         ("GET", ["inbox"]) => inbox::poll(shared, me, request).await,
         ("POST", ["inbox", "ack"]) => inbox::ack(shared, me, request).await,
-        (_, ["blocks" | "keys" | "media" | "search" | "push", ..]) | (_, ["auth", "otp"]) => {
+        (_, ["keys" | "media" | "search" | "push", ..]) | (_, ["auth", "otp"]) => {
             Err(ErrorBody::new(ErrorCode::Unsupported, "not supported yet"))
         }
         _ => Err(errors::not_found("no such operation")),
@@ -130,6 +137,9 @@ pub async fn rest(
     request: HttpRequest,
 ) -> Response {
     match take(&shared, peer.addr, request).await {
+        Ok(request) if let Some(id) = history::exported(&request.verb, &request.path) => {
+            history::export(shared, &id, request).await
+        }
         Ok(request) => match handle(&shared, request).await {
             Ok(value) => axum::Json(value).into_response(),
             Err(error) => problem(&error),

@@ -164,12 +164,6 @@ pub async fn send(shared: &Shared, me: Me, id: &str, mut request: Request) -> Ou
     value(&result?)
 }
 
-pub async fn history(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    request.params.insert("conv".into(), Value::from(id));
-    let ask: frame::History = request.params()?;
-    value(&ops::history(shared, &me.user, &ask).await?)
-}
-
 /// What a mark without a session carries.
 pub fn sessionless(me: &Me, conv: ConvId, kind: MarkKind, seq: Seq, n: Count) -> flotilla_machine::command::Mark {
     flotilla_machine::command::Mark {

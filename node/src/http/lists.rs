@@ -30,7 +30,7 @@ struct Params {
 }
 
 /// `true` as JSON or as a text of the query.
-fn flag(value: Option<&Value>) -> Result<Option<bool>, ErrorBody> {
+pub fn flag(value: Option<&Value>) -> Result<Option<bool>, ErrorBody> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -38,7 +38,7 @@ fn flag(value: Option<&Value>) -> Result<Option<bool>, ErrorBody> {
         Some(Value::String(text)) if text == "false" => Ok(Some(false)),
         Some(Value::Number(n)) if n.as_u64() == Some(1) => Ok(Some(true)),
         Some(Value::Number(n)) if n.as_u64() == Some(0) => Ok(Some(false)),
-        Some(_) => Err(errors::bad("`archived` and `previews` are true or false")),
+        Some(_) => Err(errors::bad("a flag is true or false")),
     }
 }
 

@@ -4,16 +4,18 @@
 //! - [`ws`] the upgrade to a WebSocket
 //! - [`api`] every REST operation, also for `call` over the socket
 //! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
-//! - [`accounts`], [`groups`], [`inbox`], [`lists`], [`people`] the operations by subject
+//! - [`accounts`], [`groups`], [`inbox`], [`lists`], [`history`], [`people`], [`profiles`] the operations by subject
 
 pub mod accounts;
 pub mod api;
 pub mod groups;
+pub mod history;
 pub mod inbox;
 pub mod lists;
 pub mod origin;
 pub mod page;
 pub mod people;
+pub mod profiles;
 pub mod server;
 pub mod ws;
 

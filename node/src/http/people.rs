@@ -20,7 +20,7 @@ pub fn user_id(text: &str) -> Result<UserId, ErrorBody> {
 }
 
 /// A list of user ids: an array, or a text with commas (as a query has it).
-fn users_of(value: &Value) -> Result<Vec<UserId>, ErrorBody> {
+pub fn users_of(value: &Value) -> Result<Vec<UserId>, ErrorBody> {
     let texts: Vec<String> = match value {
         Value::String(text) => {
             text.replace("%2C", ",").replace("%2c", ",").split(',').map(|t| t.trim().to_owned()).collect()

@@ -248,3 +248,144 @@ async fn the_list_by_activity_shows_the_last_messages_and_what_is_settled() {
         assert_eq!(node.get(&format!("/v1/conversations?order=activity&{query}"), "dev:bob").await.0, 400, "{query}");
     }
 }
+
+#[tokio::test]
+async fn profiles_are_changed_in_parts_and_read_by_others() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+    }
+    let alice = [("authorization", "Bearer dev:alice")];
+    let (status, me) = node.http("PATCH", "/v1/me", &alice, r#"{"name":"Alice A.","about":"hello"}"#).await;
+    assert_eq!((status, text(&me, "name")), (200, "Alice A."), "{me}");
+    node.http("PATCH", "/v1/me", &alice, r#"{"avatar":"media:7"}"#).await;
+    let (_, seen) = node.get("/v1/users/alice", "dev:bob").await;
+    assert_eq!((text(&seen, "about"), text(&seen, "avatar")), ("hello", "media:7"));
+    let (_, both) = node.get("/v1/users?ids=bob,alice,nobody", "dev:bob").await;
+    assert_eq!(both["users"].as_array().map(Vec::len), Some(2), "{both}");
+    let (_, found) = node.get("/v1/search/users?prefix=AL", "dev:bob").await;
+    assert_eq!(found, json!({ "users": ["alice"], "partial": false }));
+    let long = json!({ "about": "x".repeat(1_025) }).to_string();
+    for (verb, path, body, wanted) in [
+        ("PATCH", "/v1/me", "{}", 400),
+        ("PATCH", "/v1/me", r#"{"phc":"x"}"#, 400),
+        ("PATCH", "/v1/me", long.as_str(), 400),
+        ("GET", "/v1/search/users?prefix=a", "", 400),
+        ("GET", "/v1/search/users", "", 400),
+        ("GET", "/v1/search/users?prefix=a!", "", 400),
+    ] {
+        let (status, problem) = node.http(verb, path, &alice, body).await;
+        assert_eq!(status, wanted, "{verb} {path}: {problem}");
+    }
+    let mut last = (200, Value::Null);
+    for _ in 0..=flotilla_proto::limits::ASKS_BURST {
+        last = node.get("/v1/search/users?prefix=al", "dev:bob").await;
+    }
+    assert_eq!((last.0, last.1["retry_after_ms"].is_u64()), (429, true), "searches cost more than most");
+}
+
+#[tokio::test]
+async fn a_block_refuses_direct_messages_also_the_first_and_a_report_is_counted() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+    }
+    let mut bob = node.caught_up("bob", "2").await;
+    let alice = [("authorization", "Bearer dev:alice")];
+    let (status, answer) = node.http("PUT", "/v1/blocks/bob", &alice, "").await;
+    assert_eq!(status, 200, "{answer}");
+    let hi = |cid| crate::testing::client::message("alice", cid, "hi");
+    assert_eq!(bob.error(hi(1)).await, flotilla_proto::frame::ErrorCode::Blocked);
+    let (_, blocks) = node.get("/v1/blocks", "dev:alice").await;
+    assert_eq!((text(&blocks["blocks"][0], "user"), &blocks["blocks"][0]["pending"]), ("bob", &json!(false)));
+    assert_eq!(node.http("PUT", "/v1/blocks/bob", &alice, "").await.0, 200, "again");
+    assert_eq!(node.http("DELETE", "/v1/blocks/bob", &alice, "").await.0, 200);
+    bob.send("alice", 2, "hi").await;
+    assert_eq!(node.http("PUT", "/v1/blocks/bob", &alice, "").await.0, 200);
+    assert_eq!(bob.error(hi(3)).await, flotilla_proto::frame::ErrorCode::Blocked);
+    assert_eq!(node.http("PUT", "/v1/blocks/nobody", &alice, "").await.0, 404);
+    assert_eq!(node.http("PUT", "/v1/blocks/alice", &alice, "").await.0, 400);
+    assert_eq!(node.http("DELETE", "/v1/blocks/nobody", &alice, "").await.0, 200, "nothing to lift");
+    let report = r#"{"reason":"spam","user":"bob","text":"buy now"}"#;
+    assert_eq!(node.post("/v1/reports", "dev:alice", report).await.0, 200);
+    assert_eq!(node.post("/v1/reports", "dev:alice", r#"{"reason":"spam"}"#).await.0, 400);
+    assert_eq!(node.post("/v1/reports", "dev:alice", r#"{"reason":"dislike","user":"bob"}"#).await.0, 400);
+    let (_, metrics) = node.http("GET", "/metrics", &[], "").await;
+    assert!(metrics.as_str().is_some_and(|page| page.contains("flotilla_reports_total{reason=\"spam\"} 1")));
+}
+
+#[tokio::test]
+async fn a_block_left_half_way_is_driven_through_by_the_list() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+    }
+    let user = |name: &str| UserId::parse(name).expect("a user");
+    // What a node that died after its first step leaves.
+    node.fake.apply(flotilla_machine::Command::SetBlock {
+        user: user("alice"),
+        peer: user("bob"),
+        on: true,
+        request: Cid(7),
+    });
+    let (_, blocks) = node.get("/v1/blocks", "dev:alice").await;
+    assert_eq!(blocks["blocks"][0]["pending"], json!(false), "{blocks}");
+    let mut bob = node.caught_up("bob", "2").await;
+    let error = bob.error(crate::testing::client::message("alice", 1, "hi")).await;
+    assert_eq!(error, flotilla_proto::frame::ErrorCode::Blocked);
+}
+
+#[tokio::test]
+async fn history_folds_jumps_to_a_date_and_goes_out_as_lines() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+    }
+    let mut alice = node.caught_up("alice", "2").await;
+    let conv = alice.send("bob", 1, "one").await.conv;
+    alice.send("bob", 2, "two").await;
+    let edit = |seq, cid| {
+        use flotilla_proto::frame::{ClientFrame, Edit};
+        ClientFrame::Edit(Edit {
+            conv: conv.clone(),
+            seq: Seq(seq),
+            cid: Cid(cid),
+            age_s: None,
+            after: None,
+            body: Blob::from(b"uno".to_vec()),
+        })
+    };
+    let id = alice.ask(edit(1, 3)).await;
+    alice.answer(id).await;
+    let messages = format!("/v1/conversations/{conv}/messages");
+    let (_, raw) = node.get(&messages, "dev:bob").await;
+    assert_eq!(raw["entries"].as_array().map(Vec::len), Some(3));
+    let (_, folded) = node.get(&format!("{messages}?fold=true"), "dev:bob").await;
+    assert_eq!(
+        (&folded["entries"][0]["body"], &folded["entries"][0]["edited"]),
+        (&json!("dW5v"), &json!(3)),
+        "{folded}"
+    );
+    assert_eq!(folded["entries"].as_array().map(Vec::len), Some(2));
+    let (_, newest) = node.get(&format!("{messages}?fold=true&limit=1"), "dev:bob").await;
+    assert_eq!((&newest["entries"], &newest["next"], &newest["more"]), (&json!([]), &json!(3), &json!(true)));
+    let (_, before) = node.get(&format!("{messages}?fold=true&limit=1&before=3"), "dev:bob").await;
+    assert_eq!(before["entries"][0]["seq"], 2);
+    let ts = raw["entries"][1]["ts"].as_u64().expect("a time");
+    let (_, dated) = node.get(&format!("{messages}?at={ts}"), "dev:bob").await;
+    assert_eq!(dated["entries"][0]["seq"], 2, "{dated}");
+    let (_, later) = node.get(&format!("{messages}?at={}", ts + 1_000_000_000), "dev:bob").await;
+    assert_eq!(later["entries"], json!([]));
+    for query in ["at=1&before=2", "at=x", "fold=perhaps", "before=1&after=2"] {
+        assert_eq!(node.get(&format!("{messages}?{query}"), "dev:bob").await.0, 400, "{query}");
+    }
+    // The export: chunks of lines, the last of which says that it is whole.
+    let (status, lines) = node.get(&format!("/v1/conversations/{conv}/export"), "dev:bob").await;
+    let lines = lines.as_str().map(str::to_owned).unwrap_or_else(|| lines.to_string());
+    assert_eq!(status, 200);
+    let seqs = (1..=3).filter(|seq| lines.contains(&format!(r#""seq":{seq},"#))).count();
+    assert!(seqs == 3 && lines.contains(r#"{"end":true,"entries":3,"head":3}"#), "{lines}");
+    assert_eq!(node.get(&format!("/v1/conversations/{conv}/export"), "dev:carol").await.0, 403);
+    assert_eq!(node.http("GET", &format!("/v1/conversations/{conv}/export"), &[], "").await.0, 401);
+    assert_eq!(node.get("/v1/conversations/x/export", "dev:bob").await.0, 404);
+}

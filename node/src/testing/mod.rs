@@ -243,6 +243,17 @@ impl Backend for Fake {
         .boxed()
     }
 
+    fn find_users(&self, prefix: String, limit: u32) -> BoxFuture<'_, Result<(Vec<UserId>, bool), CallError>> {
+        let answer = self.ask(&Query::FindUsers { prefix, limit });
+        async move {
+            match answer {
+                Answer::Users(users) => Ok((users, true)),
+                other => panic!("expected users, got {other:?}"),
+            }
+        }
+        .boxed()
+    }
+
     fn typing(&self, conv: ConvId, user: UserId) {
         let Answer::Audience(targets) = self.ask(&Query::Audience { conv: conv.clone(), user: user.clone() }) else {
             return;

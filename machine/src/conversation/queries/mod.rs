@@ -1,5 +1,6 @@
 //! What may be read of the conversation side. Pure functions of one view.
 
+mod folded;
 mod log;
 mod owed;
 mod people;
@@ -37,6 +38,16 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Members { conv, user, after, limit } => with(view, meta, conv, user, |row, member| {
             people::members(view, conv, &row, &member, after.as_ref(), *limit)
         }),
+        Query::Folded { conv, user, from, to, newest_first, limit, bytes_max } => {
+            with(view, meta, conv, user, |row, member| {
+                let (from, to, newest_first, limit, bytes_max) = (*from, *to, *newest_first, *limit, *bytes_max);
+                let page = log::Page { from, to, newest_first, limit, bytes_max };
+                folded::folded(view, conv, &row, &member, &page)
+            })
+        }
+        Query::SeqAt { conv, user, ts } => {
+            with(view, meta, conv, user, |row, member| folded::seq_at(view, conv, &row, &member, *ts))
+        }
         Query::Audience { conv, user } => {
             with(view, meta, conv, user, |row, member| people::audience(view, conv, &row, &member))
         }

@@ -14,7 +14,7 @@ use crate::table::{KeyBuilder, KeyReader, Table, kind};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemberRow {
     pub part: MembershipPart,
-    /// Reserved: the peer of a direct conversation has blocked this user.
+    /// The peer of a direct conversation has blocked this user. It may stand here before the first entry: a row without stays.
     pub blocked: bool,
     pub delivered: Seq,
     pub read: Seq,

@@ -1,6 +1,8 @@
 //! The conversation side as a whole: stories by rule, and properties over generated logs.
 
+mod blocks;
 mod fan_out;
+mod folded;
 mod groups;
 mod kit;
 mod log;

@@ -127,6 +127,82 @@ fn rules_of_an_older_cluster_stay_as_they_were() {
     assert_eq!(shard.table_rows(crate::table::kind::PRESENCE), 0);
 }
 
+fn block(user: &UserId, peer: &UserId, on: bool, request: u128) -> Command {
+    Command::SetBlock { user: user.clone(), peer: peer.clone(), on, request: Cid(request) }
+}
+
+fn settled(user: &UserId, peer: &UserId, request: u128) -> Command {
+    Command::BlockSettled { user: user.clone(), peer: peer.clone(), request: Cid(request) }
+}
+
+#[test]
+fn a_block_is_settled_by_its_newest_request_only() {
+    let mut shard = Shard::new();
+    let (ann, bob) = (shard.user("ann"), user("bob"));
+    shard.done(block(&ann, &bob, true, 1));
+    shard.done(block(&ann, &bob, true, 2));
+    assert!(
+        matches!(shard.rejected(settled(&ann, &bob, 2)), Rejection::Conflict(_)),
+        "a repeat keeps the first request"
+    );
+    shard.done(block(&ann, &bob, false, 3));
+    assert!(matches!(shard.rejected(settled(&ann, &bob, 1)), Rejection::Conflict(_)));
+    assert_eq!(shard.table_rows(crate::table::kind::BLOCK), 1, "not settled yet");
+    shard.done(settled(&ann, &bob, 3));
+    assert_eq!(shard.table_rows(crate::table::kind::BLOCK), 0);
+    shard.done(settled(&ann, &bob, 3));
+    assert!(matches!(shard.rejected(block(&ann, &ann, true, 4)), Rejection::Validation(_)));
+}
+
+#[test]
+fn who_is_blocked_sees_nobody() {
+    let mut shard = Shard::new();
+    let (ann, bob) = (shard.user("ann"), user("bob"));
+    let device = shard.device(&ann, 1);
+    shard.open(&ann, device);
+    shard.done(keep(&ann, &bob, Some("Bob")));
+    shard.done(block(&ann, &bob, true, 1));
+    assert!(announced(&shard, &ann));
+    assert_eq!(seen(&shard, "bob", "ann"), PresenceView::Hidden);
+    assert_eq!(seen(&shard, "carol", "ann"), PresenceView::Online);
+    shard.done(block(&ann, &bob, false, 2));
+    assert_eq!(seen(&shard, "bob", "ann"), PresenceView::Online);
+}
+
+#[test]
+fn users_are_found_by_the_beginning_of_their_ids_in_order() {
+    let mut shard = Shard::new();
+    for name in ["anna", "ann", "bob", "an", "anne.2"] {
+        shard.user(name);
+    }
+    let find = |prefix: &str, limit| match shard.ask(Query::FindUsers { prefix: prefix.into(), limit }) {
+        Answer::Users(users) => users.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        other => panic!("expected users, got {other:?}"),
+    };
+    assert_eq!(find("ann", 10), ["ann", "anna", "anne.2"]);
+    assert_eq!(find("an", 2), ["an", "ann"]);
+    assert!(find("carol", 10).is_empty() && find(&"x".repeat(99), 10).is_empty() && find("a\0", 10).is_empty());
+}
+
+#[test]
+fn a_profile_changes_in_parts_and_counts_nothing_by_itself() {
+    let mut shard = Shard::new();
+    let ann = shard.user("ann");
+    let set = |name: Option<&str>, about: Option<&str>| Command::SetProfile {
+        user: user("ann"),
+        name: name.map(str::to_owned),
+        avatar: None,
+        about: about.map(str::to_owned),
+    };
+    shard.done(set(Some("Ann"), None));
+    shard.done(set(None, Some("hello")));
+    shard.done(keep(&ann, &user("bob"), Some("")));
+    let Answer::Profile(Some(profile)) = shard.ask(Query::Profile { user: ann }) else { panic!("no profile") };
+    assert_eq!((profile.name.as_str(), profile.about.as_str()), ("Ann", "hello"));
+    assert!(matches!(shard.rejected(set(Some(&"x".repeat(300)), None)), Rejection::Validation(_)));
+    assert_eq!(shard.ask(Query::Profile { user: user("nobody") }), Answer::Profile(None));
+}
+
 fn online(shard: &Shard, name: &str) -> bool {
     let Answer::LiveSessions(live) = shard.ask(Query::LiveSessions { users: vec![user(name)] }) else {
         panic!("expected sessions")

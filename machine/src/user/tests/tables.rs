@@ -7,6 +7,7 @@ use super::kit;
 use crate::command::{Audience, ConvSettings};
 use crate::table::assert_round_trip;
 use crate::user::account::{UserRow, UserTable};
+use crate::user::block::{BlockRow, BlockTable};
 use crate::user::contact::{ContactRow, ContactTable};
 use crate::user::conv_settings::ConvSettingsTable;
 use crate::user::cursor::CursorTable;
@@ -50,6 +51,8 @@ proptest! {
         let presence = PresenceRow { last_seen: Some(TsMs(n)), shown_to: Audience::Contacts };
         let settings = ConvSettings { pinned: Some(TsMs(n)), unread: n % 2 == 0, ..ConvSettings::default() };
         assert_round_trip::<ConvSettingsTable>(&(user.clone(), conv.clone()), &settings);
+        let block = BlockRow { on: true, since: TsMs(n), request: Cid(id), settled: n % 2 == 0 };
+        assert_round_trip::<BlockTable>(&(user.clone(), peer.clone()), &block);
         assert_round_trip::<PresenceTable>(&user, &presence);
         assert_round_trip::<ContactTable>(&(user.clone(), peer), &ContactRow { name: row_text.clone(), added: TsMs(n) });
         let profile = ProfileRow { name: row_text, contacts: n as u32, ..ProfileRow::default() };
