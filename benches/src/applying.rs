@@ -3,17 +3,20 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
+use flotilla_machine::command::Settings;
 use flotilla_machine::command::{Append, Command, Login, Mark, MarkKind, Notify, Stamp};
 use flotilla_machine::query::{Answer, InboxRow, Query};
-use flotilla_machine::testing::Machine;
-use flotilla_machine::{Applied, Reply};
+use flotilla_machine::{Applied, Kept, Reply, Txn};
 use flotilla_proto::ids::*;
 use flotilla_proto::slots::SlotTable;
+use flotilla_storage::{Durability, Engine as _, MemEngine};
 
 use crate::Piece;
 use crate::codec::message;
 
 const PAIRS: usize = 16;
+const SHARD: ShardId = ShardId(1);
+const PREFIX: [u8; 3] = [3, 0, 1];
 
 pub fn user(at: usize) -> UserId {
     UserId::parse(&format!("user{at}")).expect("a valid name")
@@ -23,22 +26,25 @@ pub fn body() -> Blob {
     Blob::from(vec![b'x'; 256])
 }
 
-/// Sixteen pairs that know each other, on one shard that has everything.
+/// Sixteen pairs that know each other, on one shard that has everything; applied as a replica does, with what the proposal
+/// before left in memory.
 pub struct Scene {
-    pub machine: Machine,
+    engine: MemEngine,
+    kept: Kept,
     next_cid: u128,
 }
 
 impl Scene {
     pub fn new() -> Self {
-        let mut machine = Machine::with_slots(ShardId(1), &SlotTable::even(1));
+        let mut scene = Self { engine: MemEngine::new(), kept: Kept::default(), next_cid: 0 };
+        scene.apply(&[Command::SetSlots(SlotTable::even(1)), Command::SetSettings(Settings::default())]);
         for at in 0..2 * PAIRS {
             let secret = Hash32([at as u8; 32]);
             let (user, device) = (user(at), Self::device(at));
             let login = Login { user, install: secret, device, name: String::new(), refresh: secret, create: true };
-            assert!(matches!(machine.one(Command::Login(login)), Reply::LoggedIn { new: true, .. }));
+            let applied = scene.apply(&[Command::Login(login)]);
+            assert!(matches!(applied.replies[..], [Reply::LoggedIn { new: true, .. }]));
         }
-        let mut scene = Self { machine, next_cid: 0 };
         scene.send();
         let notices = scene.notices();
         assert_eq!(notices.len(), PAIRS);
@@ -76,7 +82,12 @@ impl Scene {
 
     fn apply_bytes(&mut self, commands: &[Bytes]) -> Applied {
         let stamp = Stamp { age_delta_ms: 1, display: TsMs(1_795_318_891_651) };
-        self.machine.try_apply(&stamp, commands).expect("well-formed commands on sound state")
+        let mut txn = Txn::keeping(&self.engine, PREFIX.to_vec(), &mut self.kept);
+        let applied = flotilla_machine::apply_keeping(&mut txn, SHARD, &stamp, commands, &mut self.kept);
+        let applied = applied.expect("well-formed commands on sound state");
+        let batch = txn.into_batch_keeping(&mut self.kept);
+        self.engine.write(batch, Durability::Buffered).expect("memory takes it");
+        applied
     }
 
     fn apply(&mut self, commands: &[Command]) -> Applied {
@@ -89,10 +100,14 @@ impl Scene {
         accepted(&self.apply_bytes(&commands), false);
     }
 
+    fn query(&self, query: &Query) -> Answer {
+        flotilla_machine::query(&self.engine, &PREFIX, SHARD, query).expect("sound state")
+    }
+
     /// What the conversations owe the users now.
     pub fn notices(&self) -> Vec<Notify> {
-        let query = Query::Dirty { target: ShardId(1), after: None, limit: 1_000, bytes_max: 1 << 20 };
-        match self.machine.query(&query) {
+        let query = Query::Dirty { target: SHARD, after: None, limit: 1_000, bytes_max: 1 << 20 };
+        match self.query(&query) {
             Answer::Dirty { items, .. } => items.into_iter().map(|item| item.notify).collect(),
             other => panic!("{other:?}"),
         }
@@ -100,7 +115,7 @@ impl Scene {
 
     pub fn row(&self, at: usize) -> InboxRow {
         let query = Query::Row { user: user(at), device: Self::device(at), conv: Self::conv(at / 2) };
-        match self.machine.query(&query) {
+        match self.query(&query) {
             Answer::Row(Some(row)) => row,
             other => panic!("{other:?}"),
         }
