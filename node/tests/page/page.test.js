@@ -233,6 +233,49 @@ test('a late joiner sees what the group allows, and a new device of an old membe
   for (const page of [ida, jan, kim, again]) await close(page);
 });
 
+test('who is there and who types is shown; pinned, muted, archived and marked ones are so on all devices', { skip }, async () => {
+  const [lena, max] = [await people.demo('lena', dev.urls[0]), await people.demo('max', dev.urls[1])];
+  for (const user of ['max', 'nils']) {
+    if (user === 'nils') await close(await people.demo('nils', dev.urls[2]));
+    await openDirect(lena, user);
+    await write(lena, `hello ${user}`);
+    await bubble(lena, `hello ${user}`).getByLabel(/Sent|Delivered/).waitFor();
+  }
+  const other = await people.demo('lena', dev.urls[2]);
+  await lena.locator('.room', { hasText: 'max' }).locator('[data-presence="online"]').waitFor();
+  await max.locator('.room', { hasText: 'lena' }).click();
+  await lena.locator('.room', { hasText: 'max' }).click();
+  await lena.locator('.bar-state', { hasText: 'Online' }).waitFor();
+  await max.getByRole('textbox', { name: 'Message', exact: true }).pressSequentially('I am');
+  await lena.locator('.typing.on', { hasText: 'typing' }).waitFor();
+  await close(max);
+  await lena.locator('.bar-state', { hasText: 'Last seen' }).waitFor();
+
+  const first = (/** @type {any} */ page) => page.locator('.room .room-name').first().textContent();
+  assert.equal(await first(other), 'nils');
+  const settle = async (/** @type {string} */ what) => {
+    await lena.getByRole('button', { name: 'Options' }).click();
+    await lena.getByRole('menuitem', { name: what }).click();
+  };
+  await settle('Pin to the top');
+  await until(async () => (await first(other)) === 'max' && (await first(lena)) === 'max', 'pinned');
+  await settle('Mute');
+  await other.locator('.room', { hasText: 'max' }).locator('.icon-mute').waitFor();
+  await settle('Mark as unread');
+  await other.locator('.room', { hasText: 'max' }).locator('.badge').waitFor();
+  await other.locator('.room', { hasText: 'max' }).click();
+  await lena.locator('.room', { hasText: 'max' }).locator('.badge').waitFor({ state: 'hidden' });
+  await lena.locator('.room', { hasText: 'max' }).click();
+  await settle('Archive');
+  await lena.getByRole('button', { name: 'Back to the list' }).waitFor({ state: 'hidden' });
+  await lena.locator('.room', { hasText: 'nils' }).click();
+  await lena.locator('.room', { hasText: 'max' }).waitFor({ state: 'hidden' });
+  await lena.getByRole('button', { name: 'Archived (1)' }).click();
+  await lena.locator('.room', { hasText: 'max' }).waitFor();
+  await close(lena);
+  await close(other);
+});
+
 test('no page met an error', { skip }, () => {
   assert.deepEqual(people.errors, []);
 });

@@ -52,7 +52,7 @@ export class Conversation {
     this.down = h('button', { class: 'to-end', type: 'button', hidden: true, 'aria-label': 'To the newest message', onclick: () => this.#toEnd() }, icon('down'), h('span', { class: 'badge', hidden: true }));
     this.#search = new Search(app, this.#thread, { show: (seq, needle) => this.#showFound(seq, needle), close: () => this.#endSearch() });
     this.el = h('section', { class: 'conversation', 'aria-label': 'Conversation' },
-      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'This conversation', event => roomMenu(app, this.#room, shell, event.currentTarget), { 'aria-haspopup': 'menu' })),
+      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'Options', event => roomMenu(app, this.#room, shell, event.currentTarget), { 'aria-haspopup': 'menu' })),
       this.#search.el, h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
     this.#list = new VirtualList(this.viewport, {
       render: row => render(row, this.#context()),

@@ -11,7 +11,7 @@ const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥',
 /** @param {HTMLElement} at @param {HTMLElement} menu */
 function show(at, menu) {
   menu.setAttribute('popover', 'auto');
-  document.body.append(menu);
+  (at.closest('nav, main') ?? document.body).append(menu);
   menu.addEventListener('toggle', event => {
     if (/** @type {any} */ (event).newState !== 'closed') return;
     const had = menu.contains(document.activeElement) || document.activeElement === document.body;

@@ -54,25 +54,25 @@ export function render(row, context) {
 
 /** The beginning, or the way to it. @param {Row} _row @param {Context} context */
 function top(_row, { app, thread, room, actions }) {
-  if (!thread.isLoaded || (thread.isLoading && thread.more)) return h('div', { class: 'row top' }, h('span', { class: 'spinner', 'aria-hidden': 'true' }), h('span', { class: 'visually-hidden' }, 'Loading earlier messages'));
+  if (!thread.isLoaded || (thread.isLoading && thread.more)) return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('span', { class: 'spinner', 'aria-hidden': 'true' }), h('span', { class: 'visually-hidden' }, 'Loading earlier messages'));
   if (thread.trouble) {
     const text = app.connection === 'online' ? 'Earlier messages could not be loaded.' : 'Earlier messages are loaded when you are back online.';
-    return h('div', { class: 'row top' }, h('p', { class: 'muted' }, text), h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Try again'));
+    return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('p', { class: 'muted' }, text), h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Try again'));
   }
-  if (thread.more) return h('div', { class: 'row top' }, h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Earlier messages'));
+  if (thread.more) return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Earlier messages'));
   const name = room.name || room.peer || 'this group';
   const text = room.kind === 'direct' ? (room.peer === app.user ? 'Only you see what you write here.' : `This is the beginning of your conversation with ${name}.`) : thread.first === 1 ? `This is the beginning of ${name}.` : `You joined ${name} here.`;
-  return h('div', { class: 'row top start' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon('group')), h('h3', {}, name), h('p', { class: 'muted' }, text));
+  return h('div', { class: 'row top start', role: 'article' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon('group')), h('h3', {}, name), h('p', { class: 'muted' }, text));
 }
 
 /** @param {Row} row */
 function gap({ gap: [from, to] = [0, 0] }) {
-  return h('div', { class: 'row event' }, h('p', {}, `${counted(to - from + 1, 'entry is', 'entries are')} not available here.`));
+  return h('div', { class: 'row event', role: 'article' }, h('p', {}, `${counted(to - from + 1, 'entry is', 'entries are')} not available here.`));
 }
 
 /** @param {Row} row @param {Context} context */
 function event({ seq, ts }, { app, thread }) {
-  return h('div', { class: 'row event', title: exact(ts) }, h('p', {}, eventText(thread.entry(/** @type {number} */ (seq)), app.user)));
+  return h('div', { class: 'row event', role: 'article', title: exact(ts) }, h('p', {}, eventText(thread.entry(/** @type {number} */ (seq)), app.user)));
 }
 
 /** @param {Row} row @param {Context} context */

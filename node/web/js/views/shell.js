@@ -22,7 +22,7 @@ export class Shell {
     this.empty = h('div', { class: 'empty' }, h('span', { class: 'splash-mark', 'aria-hidden': 'true' }), h('h2', {}, 'No conversation open'), h('p', {}, 'Choose one from the list, or start a new one.'),
       h('button', { class: 'button primary', onclick: () => newConversation(app, (/** @type {string} */ conv) => this.open(conv)) }, 'New conversation'));
     this.main = h('main', { class: 'main' }, this.empty);
-    this.el = h('div', { class: 'shell' }, this.sidebar.el, this.main, this.strip?.el, this.notice.el);
+    this.el = h('div', { class: 'shell' }, h('header', { class: 'visually-hidden' }, h('h1', {}, 'Flotilla')), this.sidebar.el, this.main, this.strip?.el, this.notice.el);
   }
 
   start() {

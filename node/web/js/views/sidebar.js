@@ -25,7 +25,7 @@ export class Sidebar {
     const name = app.user;
     const open = (/** @type {string} */ conv) => shell.open(conv);
     this.me = h('button', { class: 'me', type: 'button', 'aria-haspopup': 'menu', onclick: () => ownMenu(app, shell, this.me) },
-      h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), h('span', { class: 'me-name' }, name), h('span', { class: 'me-state' }));
+      h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), h('span', { class: 'me-name' }, name), h('span', { class: 'me-state' }, (this.state = h('span', { class: 'visually-hidden' }))), h('span', { class: 'visually-hidden' }, 'Menu'));
     this.filter = h('input', { type: 'search', placeholder: 'Find a conversation', 'aria-label': 'Find a conversation', oninput: () => this.render(), onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onFilterKey(e) });
     this.list = h('ul', { class: 'rooms', 'aria-label': 'Conversations', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onListKey(e) });
     this.archived = h('button', { class: 'archived', type: 'button', hidden: true, onclick: () => ((this.#withArchived = !this.#withArchived), this.render()) });
@@ -104,7 +104,7 @@ export class Sidebar {
     }
     this.#renderEmpty(shown.length === 0, wanted);
     setAttr(this.me, 'data-state', this.#app.connection);
-    setAttr(this.me, 'aria-label', `${this.#app.user}, ${{ online: 'connected', connecting: 'reconnecting', offline: 'offline', stopped: 'stopped' }[this.#app.connection]}. Menu`);
+    setText(this.state, { online: 'connected', connecting: 'reconnecting', offline: 'offline', stopped: 'stopped' }[this.#app.connection]);
   }
 
   /** @param {Room} room */
@@ -168,7 +168,7 @@ export class Sidebar {
     }
     const presence = people.presence(room.peer);
     setAttr(row.avatar, 'data-presence', presence?.state ?? null);
-    setAttr(row.link, 'aria-label', [name, unread > 0 ? `${unread} unread` : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : '', row.line.textContent, shortWhen(room.ts)].filter(Boolean).join(', '));
+    setText(row.more, [unread > 0 ? 'unread' : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : ''].filter(Boolean).join(', '));
     row.el.classList.toggle('is-unread', unread > 0 || isMarked === true);
   }
 }
@@ -182,8 +182,9 @@ function makeRow(conv) {
   const line = h('span', { class: 'room-line' });
   const marks = h('span', { class: 'room-marks' });
   const badge = h('span', { class: 'badge' });
-  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, badge));
-  return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, badge };
+  const more = h('span', { class: 'visually-hidden' });
+  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, badge, more));
+  return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, badge, more };
 }
 
 /** @param {Room} room */
