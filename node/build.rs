@@ -1,4 +1,5 @@
-//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, with a gzip of each beside it.
+//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for comments on lines of their
+//! own, with a gzip of each beside it.
 //!
 //! Three words are filled in, nowhere else is anything changed: `{{version}}` (a hash over all files, part of their paths),
 //! `{{modules}}` (`modulepreload` links, so that no module waits for another) and `{{files}}` (what works offline).
@@ -29,7 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = Vec::new();
     let mut all = Fnv::new();
     for path in paths {
-        let bytes = std::fs::read(repository.join(&path))?;
+        let mut bytes = std::fs::read(repository.join(&path))?;
+        if path.ends_with(".js") {
+            bytes = without_comments(std::str::from_utf8(&bytes)?).into_bytes();
+        }
         all.add(path.as_bytes());
         all.add(&bytes);
         files.push((path, bytes));
@@ -86,6 +90,33 @@ fn fill_in(files: &mut [(String, Vec<u8>)], version: &str) -> Result<(), Box<dyn
         *bytes = text.replace("{{modules}}", modules.trim_end()).into_bytes();
     }
     Ok(())
+}
+
+/// Leaves out comments that have lines for themselves; the lines stay, so that places in the code are the same. A file that
+/// ends inside a template string was not understood, and stays as it is.
+fn without_comments(text: &str) -> String {
+    let (mut kept, mut in_comment, mut in_template) = (String::new(), false, false);
+    for line in text.lines() {
+        let code = line.trim_start();
+        let starts = !in_template && !in_comment && (code.starts_with("//") || code.starts_with("/*"));
+        let rest = match (starts || in_comment, code.split_once("*/")) {
+            _ if starts && code.starts_with("//") => "",
+            // What follows a comment is code, a cast perhaps: such a line stays whole.
+            (true, Some((_, rest))) if !rest.trim().is_empty() => {
+                in_comment = false;
+                if starts { line } else { rest }
+            }
+            (true, end) => {
+                in_comment = end.is_none();
+                ""
+            }
+            (false, _) => line,
+        };
+        in_template ^= rest.matches('`').count() % 2 == 1;
+        kept.push_str(rest);
+        kept.push('\n');
+    }
+    if in_template || in_comment { text.to_owned() } else { kept }
 }
 
 fn content_type(path: &str) -> Result<&'static str, Box<dyn Error>> {

@@ -36,6 +36,7 @@ pub async fn index(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Res
     let mut response = serve("node/web/index.html", &headers, ASK_AGAIN);
     let policy = HeaderValue::from_str(&policy(&shared)).unwrap_or(HeaderValue::from_static("default-src 'self'"));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response.headers_mut().insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     response
 }
@@ -82,8 +83,10 @@ fn serve(path: &str, headers: &HeaderMap, keep: &'static str) -> Response {
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static(keep));
     out.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    out.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
+    // What is kept for ever is never asked for again.
+    if keep == ASK_AGAIN
+        && let Ok(etag) = HeaderValue::from_str(&etag)
+    {
         out.insert(header::ETAG, etag);
     }
     response
@@ -174,8 +177,9 @@ mod tests {
         let script = format!("/page/{VERSION}/client-js/src/index.js");
         let head = node.head(&script, &[]).await;
         assert!(head.contains("text/javascript") && head.contains("immutable"), "{head}");
+        let head = node.head("/", &[]).await;
         let etag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("an etag").to_owned();
-        let again = node.head(&script, &[("if-none-match", &format!("\"other\", {etag}"))]).await;
+        let again = node.head("/", &[("if-none-match", &format!("\"other\", {etag}"))]).await;
         assert!(again.starts_with("HTTP/1.1 304"), "{again}");
         let other = node.head("/page/0/client-js/src/index.js", &[]).await;
         assert!(other.contains("200 OK") && other.contains("no-cache"), "another version's path: {other}");

@@ -35,6 +35,8 @@ export class Thread {
   #seqs = [];
   /** @type {Map<number, Entry>} */
   #entries = new Map();
+  /** As they stand, until something is said about them. @type {Map<number, any>} */
+  #messages = new Map();
   /** Own commands by cid, in order. @type {Map<string, Pending>} */
   #pending = new Map();
   /** Of own entries that are loaded. @type {Set<string>} */
@@ -158,6 +160,7 @@ export class Thread {
   #take(entries) {
     for (const entry of entries) {
       this.#entries.set(entry.seq, entry);
+      this.#messages.delete(entry.target ?? entry.seq);
       this.onSeen(entry);
       if (entry.from !== this.#client.user) continue;
       this.#cids.add(entry.cid);
@@ -186,6 +189,7 @@ export class Thread {
     if (this.#cids.has(command.cid)) return;
     this.#pending.delete(command.cid);
     this.#pending.set(command.cid, { command, state: 'waiting' });
+    this.#said(command);
     this.#changed();
   }
 
@@ -196,6 +200,7 @@ export class Thread {
     if (outcome.state === 'accepted') pending.state = 'accepted';
     else if (ABOUT.has(pending.command.content.kind)) this.#pending.delete(cid);
     else this.#fail(cid, pending.command, outcome);
+    this.#said(pending.command);
     this.#changed();
   }
 
@@ -211,6 +216,11 @@ export class Thread {
     this.#changed();
   }
 
+  /** @param {Command} command */
+  #said({ content }) {
+    if (content.target !== undefined) this.#messages.delete(content.target);
+  }
+
   #changed() {
     this.#rows = null;
     this.onChange();
@@ -218,6 +228,8 @@ export class Thread {
 
   /** The message at this seq as it stands, with own changes that are under way. @param {number} seq */
   message(seq) {
+    const known = this.#messages.get(seq);
+    if (known) return known;
     const message = this.#timeline.get(seq);
     if (!message) return undefined;
     for (const { command: { content }, state } of this.#pending.values()) {
@@ -226,6 +238,7 @@ export class Thread {
       else if (content.kind === 'edit') Object.assign(message, { edited: true, text: textOf({ body: content.body }) });
       else if (content.kind === 'react') react(message, this.#client.user, content);
     }
+    this.#messages.set(seq, message);
     return message;
   }
 

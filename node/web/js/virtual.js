@@ -4,7 +4,7 @@
 // Invariant: after each update either the end is in view (the reader was at the end), or the anchor row has not moved.
 
 /** Rows are kept this far beyond the view, in pixels. */
-const OVERSCAN = 900;
+const OVERSCAN = 700;
 /** So near to the end counts as there. */
 const END_SLACK = 48;
 /** Below the last row; somebody who types is named there. */
@@ -34,6 +34,7 @@ export class VirtualList {
   #window;
   #source;
   #width = 0;
+  #viewHeight = 0;
   #frame = 0;
   /** @type {{ key: string, offset: number } | null} offset: of the view's top from the row's top */
   #anchor = null;
@@ -265,15 +266,17 @@ export class VirtualList {
   }
 
   #onResize() {
-    const width = this.#viewport.clientWidth;
+    const { clientWidth: width, clientHeight: height } = this.#viewport;
     if (width === 0) return;
-    if (width !== this.#width && this.#width !== 0) {
-      // Lines break elsewhere: what was measured is a guess now, and a better one than none.
-      const shown = new Set(this.#rows.keys());
-      for (const key of this.#heights.keys()) if (!shown.has(key)) this.#heights.delete(key);
+    // What this list has done itself it knows already.
+    if (width === this.#width && height === this.#viewHeight) return void (this.#measure() && this.update());
+    if (width !== this.#width) {
+      // Lines break elsewhere: what was measured is not true any more.
+      this.#heights.clear();
+      this.#dirty = 0;
     }
-    this.#width = width;
-    this.#dirty = 0;
+    [this.#width, this.#viewHeight] = [width, height];
+    this.#space.style.height = `${Math.max(this.#total(), height)}px`;
     this.update();
   }
 }

@@ -1,6 +1,6 @@
 // Where messages are written: new ones, replies, edits. What is written stays, also when the page is closed.
 
-import { limits, textOf, utf8Length } from './composer-text.js';
+import { limits, textOf } from '../../../../client-js/src/index.js';
 import { problem } from '../app.js';
 import { announce, h, icon, iconButton, setText } from '../dom.js';
 import { listed } from '../format.js';
@@ -8,6 +8,9 @@ import { emojiMenu } from './menus.js';
 import { quoteText } from './rows.js';
 
 const HEIGHT_MAX = 180;
+
+/** Bytes of a text on the wire. @param {string} text */
+const utf8Length = text => new TextEncoder().encode(text).length;
 
 export class Composer {
   #app;
