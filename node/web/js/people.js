@@ -32,7 +32,7 @@ export class People {
     if (!this.#isSupported || this.#watched.size === 0 || this.#client.status.state !== 'online') return;
     try {
       const reply = await this.#client.watch([...this.#watched]);
-      for (const one of Array.isArray(reply) ? reply : (reply?.users ?? reply?.presence ?? [])) this.#presence.set(one.user, one);
+      for (const one of reply?.presence ?? []) this.#presence.set(one.user, { state: one.state, at: one.last_seen });
       this.onChange();
     } catch (error) {
       if (/** @type {any} */ (error).code === 'unsupported') this.#isSupported = false;
