@@ -130,7 +130,7 @@ impl Table for SlotsTable {
     }
 }
 
-struct SettingsTable;
+pub struct SettingsTable;
 
 impl Table for SettingsTable {
     const NAME: &'static str = "settings";

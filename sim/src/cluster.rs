@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
+use flotilla_machine::command::Settings;
+use flotilla_machine::{Command, Reply};
 use flotilla_node::cli::ask::{NodeAddr, ask};
 use flotilla_node::cli::init::{self, InitArgs};
 use flotilla_node::cluster::Cluster as Node;
@@ -106,6 +109,7 @@ pub struct Cluster {
     tool: NodeHandle,
     /// How many faults hold a thing at this moment: lanes do not know of each other.
     holds: RefCell<BTreeMap<Hold, u32>>,
+    pub seed: u64,
     latency: std::ops::Range<Duration>,
     sync: Duration,
     pub watch: Watch,
@@ -151,7 +155,7 @@ impl Cluster {
         let tool = machine("tool", Ipv4Addr::new(10, 0, 2, 1));
         let (holds, latency, sync) = (RefCell::default(), options.latency.clone(), options.sync);
         seats.iter().for_each(|seat| seat.disk.inject(|faults| faults.stall = sync));
-        Self { seats, machines, tool, holds, latency, sync, watch, trace: trace.clone() }
+        Self { seats, machines, tool, holds, seed: options.seed, latency, sync, watch, trace: trace.clone() }
     }
 
     pub fn urls(&self) -> Vec<String> {
@@ -179,6 +183,32 @@ impl Cluster {
         let args = InitArgs { nodes: self.addrs(), shards, insecure_peers: true, wait: 60 };
         tokio::spawn(self.look());
         self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await
+    }
+
+    /// Shortens the time for which what was sent is remembered, where the options say so.
+    pub async fn remember_for(&self, options: &Options) -> anyhow::Result<()> {
+        if options.dedup_window.is_zero() {
+            return Ok(());
+        }
+        let dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
+        // Above every version that the cluster makes of its own.
+        let settings = Settings { version: u64::MAX, dedup_window_ms, ..Settings::default() };
+        let command = Command::SetSettings(settings).encode().context("settings can be encoded")?;
+        for shard in (1..=options.shards).map(ShardId) {
+            let end = tokio::time::Instant::now() + Duration::from_secs(20);
+            loop {
+                let node = self.leader_of(shard).and_then(|node| self.seats[node].running());
+                let group = node.and_then(|node| node.groups.get(shard));
+                if let Some(group) = group
+                    && group.propose(command.clone()).await == Ok(Reply::Done)
+                {
+                    break;
+                }
+                anyhow::ensure!(tokio::time::Instant::now() < end, "shard {shard} takes no settings");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
     }
 
     async fn on_tool<T: Send + 'static>(

@@ -10,7 +10,8 @@ use std::time::Duration;
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_client::oracle::{self, Demand, Verdict};
 use flotilla_proto::entry::What;
-use flotilla_proto::ids::{ConvId, Seq, ShardId};
+use flotilla_proto::frame::ErrorCode;
+use flotilla_proto::ids::{Cid, ConvId, Seq, ShardId};
 
 use crate::checkers::finished;
 use crate::cluster::Cluster;
@@ -130,6 +131,26 @@ async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
         }
     }
     violations
+}
+
+/// A plain message to one other person that was refused for good: nothing in a run lets anybody refuse it. What was too old to
+/// be known is not known, and a cid that comes with another body is refused rightly.
+pub fn refused(records: &[Record]) -> Option<String> {
+    let direct = |cid: &Cid| {
+        records.iter().any(|record| match &record.op {
+            Op::Invoked { cid: known, conv, what: What::Message { reply_to: None, .. }, .. } => {
+                known == cid && conv.peer_of(&record.user).is_some()
+            }
+            _ => false,
+        })
+    };
+    let lawful = [ErrorCode::IdempotencyMismatch, ErrorCode::TooOld];
+    let wrong = records.iter().filter_map(|record| match &record.op {
+        Op::Rejected { cid, error } if !lawful.contains(&error.code) && !error.retryable => Some((record, cid, error)),
+        _ => None,
+    });
+    let (record, cid, error) = wrong.into_iter().find(|(_, cid, _)| direct(cid))?;
+    Some(format!("a message to one other person is refused: {} was told {error:?} of cid {cid}", record.device))
 }
 
 /// What the run demanded and did not get.

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_client::history::{Op, Record, Recorder};
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq};
+use flotilla_proto::fate::Fate;
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq, ShardId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 
 use crate::checkers::{World, finished, settled};
@@ -35,10 +38,13 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
     until(cluster, "every node serves", SERVES, async || asleep(cluster)).await?;
     delivered(cluster, DELIVERED, chat, recorder, records).await?;
     cluster.trace.say("run        all is delivered");
+    let terms = terms(cluster);
     let fresh = chat.send_fresh().await.map_err(|error| format!("fresh sends: {error:#}"))?;
     delivered(cluster, FRESH, chat, recorder, records).await?;
     refused(&fresh, records)?;
     cluster.trace.say("run        fresh sends work");
+    storm(cluster, &terms)?;
+    quiet(cluster, chat, recorder, records).await?;
     until(cluster, "memberships are as wished", WISHED, async || cluster.unwished()).await?;
     let nodes = cluster.core();
     let ask = |look: &dyn Fn(&World, u16) -> Option<String>| {
@@ -65,6 +71,11 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
     })
     .await?;
     views::agree(cluster, chat).await?;
+    until(cluster, "clients show what the rows say", PAID, async || {
+        records.extend(recorder.take());
+        cluster.watch.with_world(|world| views::stale(world, records))
+    })
+    .await?;
     until(cluster, "replicas are equal", EQUAL, async || {
         cluster.watch.with_world(|world| finished::unequal(world, &nodes))
     })
@@ -87,6 +98,8 @@ async fn until(
         }
         sleep(LOOK).await;
     }
+    let took = patience.saturating_sub(end.saturating_duration_since(Instant::now()));
+    cluster.trace.say(format!("run        {what}: after {} ms", took.as_millis()));
     Ok(())
 }
 
@@ -125,6 +138,56 @@ async fn delivered(
     .await
 }
 
+/// With nothing broken and everything delivered nobody has a reason to stand for election; once may be on its way.
+const TERMS_MORE_MAX: u64 = 2;
+
+fn terms(cluster: &Cluster) -> BTreeMap<ShardId, u64> {
+    let mut terms = BTreeMap::new();
+    for node in cluster.seats.iter().filter_map(|seat| seat.running()) {
+        for group in node.groups.all() {
+            let term = terms.entry(group.shard()).or_default();
+            *term = group.leadership().term.max(*term);
+        }
+    }
+    terms
+}
+
+/// No election storm.
+fn storm(cluster: &Cluster, before: &BTreeMap<ShardId, u64>) -> Result<(), String> {
+    let now = terms(cluster);
+    match now.iter().find(|(shard, term)| before.get(shard).is_some_and(|b| **term > b + TERMS_MORE_MAX)) {
+        Some((shard, term)) => Err(format!("an election storm in shard {shard}: term {term}, from {}", before[shard])),
+        None => Ok(()),
+    }
+}
+
+/// Of one message with nothing behind it that would show a hole, just after connections were broken: so often.
+const PROBES: usize = 3;
+
+/// A message that nothing follows must come by itself, whatever the frame that told of it has met with.
+async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Result<(), String> {
+    let mut rng = StdRng::seed_from_u64(cluster.seed.wrapping_add(77));
+    let core = cluster.core();
+    for _ in 0..PROBES {
+        let node = usize::from(core[rng.random_range(0..core.len())]) - 1;
+        let other = usize::from(core[rng.random_range(0..core.len())]) - 1;
+        let wait = |rng: &mut StdRng, ms: u64| Duration::from_millis(rng.random_range(0..=ms));
+        match rng.random_range(0..3) {
+            0 => cluster.connections(Some(node), Fate::Reset),
+            1 if node != other => {
+                cluster.cut(node, other);
+                sleep(wait(&mut rng, 1_500)).await;
+                cluster.mend(node, other);
+            }
+            _ => cluster.connections(Some(node), Fate::Cut(rng.random_range(0..=500))),
+        }
+        sleep(wait(&mut rng, 600)).await;
+        chat.whisper(rng.random_range(0..chat.convs.len())).await.map_err(|error| format!("a probe: {error:#}"))?;
+        delivered(cluster, DELIVERED, chat, recorder, records).await?;
+    }
+    Ok(())
+}
+
 /// What is not delivered yet.
 async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
     for (index, person) in chat.people.iter().enumerate() {
@@ -142,7 +205,7 @@ async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
                 // Who may see what is in the log: cursors are asked later, and the oracle judges.
                 continue;
             }
-            let (Some(head), true) = (heads.get(conv), members.contains(&index)) else { continue };
+            let (Some(head), true) = (heads.get(conv), members.contains(&chat.user_of(index))) else { continue };
             // What a second place has acked does not come to the first.
             let stored = status.positions.get(conv).copied().unwrap_or(Seq(0)).max(person.has_elsewhere(conv));
             if stored < *head {

@@ -25,7 +25,7 @@ use crate::workload::Chat;
 /// Simulated; a run that takes longer has stopped making progress.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// Kinds of faults that keep nodes from hearing each other.
-const PARTITIONS: [&str; 6] = ["isolate", "isolate-leader", "cut", "partial", "flap", "swizzle"];
+const PARTITIONS: [&str; 7] = ["isolate", "isolate-leader", "cut", "minority", "partial", "flap", "swizzle"];
 
 /// A run that has ended, and everything that is known of it.
 pub struct Run {
@@ -166,6 +166,7 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     let cluster = Cluster::start(options, trace);
     left.disks = cluster.seats.iter().map(|seat| seat.disk.clone()).collect();
     cluster.init(options.shards).await?;
+    cluster.remember_for(options).await?;
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
@@ -188,6 +189,7 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     violations.extend(cluster.fatal().into_iter().map(|why| format!("a node ended by itself: {why}")));
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
+    violations.extend(judge::refused(records));
     violations.extend(chat.shown.violations());
     left.load = chat.shown.counts();
     violations.extend(unmet);

@@ -1,7 +1,10 @@
 //! What a person sees who opens the application after all is over: the list of conversations and the whole history of each,
 //! asked through the real client. It must be what the log says.
 
-use flotilla_proto::frame::{EntryFrame, History, SyncRequest};
+use std::collections::BTreeMap;
+
+use flotilla_client::history::{Op, Record};
+use flotilla_proto::frame::{Conv, EntryFrame, History, SyncRequest};
 use flotilla_proto::ids::{ConvId, Rev, Seq, UserId};
 
 use crate::checkers::model::may_read;
@@ -103,4 +106,37 @@ async fn page(cluster: &Cluster, person: &Person, asked: History) -> Result<(Vec
     let page = handle.history(asked.clone()).await.map_err(|error| error.to_string())?;
     cluster.watch.with_world(|world| frames::on_page(world, &person.user, &asked, stored, &page))?;
     Ok((page.entries, page.more))
+}
+
+/// A client whose last `conv` frame of a conversation says other than the row, but for what a mere head does not tell.
+pub fn stale(world: &World, records: &[Record]) -> Option<String> {
+    let mut shown: BTreeMap<(&str, &ConvId), (&UserId, &Conv)> = BTreeMap::new();
+    let mut open: BTreeMap<&str, bool> = BTreeMap::new();
+    for record in records {
+        match &record.op {
+            Op::Conv { conv } => drop(shown.insert((&record.device, &conv.conv), (&record.user, conv))),
+            // Of other places and of strangers nobody hears when they end.
+            Op::CaughtUp => {
+                open.insert(&record.device, !record.device.ends_with("-b") && !record.device.starts_with("strange"));
+            }
+            Op::Closed { .. } => drop(open.insert(&record.device, false)),
+            _ => {}
+        }
+    }
+    let users: BTreeMap<&str, &UserId> = records.iter().map(|record| (record.device.as_str(), &record.user)).collect();
+    for (device, _) in open.iter().filter(|(_, open)| **open) {
+        let user = users[device];
+        for ((_, conv), rows) in world.rows.iter().filter(|((of, _), _)| of == user) {
+            let Some(row) = rows.values().next_back().filter(|row| row.is_shown()) else { continue };
+            let due = (row.read, row.part.mseq, row.part.role, (row.peer_delivered, row.peer_read));
+            let last = shown.get(&(*device, conv)).map(|(_, last)| {
+                let peer = last.peer.as_ref().map(|peer| (peer.delivered, peer.read)).unwrap_or_default();
+                (last.read, last.mseq, last.role, peer)
+            });
+            if last != Some(due) {
+                return Some(format!("{device} was shown {conv} as {last:?}, its row says {due:?}"));
+            }
+        }
+    }
+    None
 }

@@ -127,12 +127,12 @@ fn weight(key: &[u8], stored: &[u8]) -> u64 {
     hash_of(&[key, stored])
 }
 
-pub fn digest_of_state(read: &dyn Read, shard: ShardId, generation: StateGeneration) -> u64 {
+fn digest_of_state(world: &World, site: &Site<'_>, shard: ShardId, generation: StateGeneration) -> u64 {
     let prefix = keys::state(shard, generation);
     let mut sum = 0u64;
     // A read that fails ends the node's life, and with it this check.
-    let _ = read.scan(&prefix, &keys::end(prefix.clone()), Order::Forward, &mut |key, stored| {
-        sum = sum.wrapping_add(weight(&key[prefix.len()..], stored));
+    let _ = site.read.scan(&prefix, &keys::end(prefix.clone()), Order::Forward, &mut |key, stored| {
+        sum = sum.wrapping_add(weight(&key[prefix.len()..], world.as_written(site.node, key, stored)));
         ControlFlow::Continue(())
     });
     sum
@@ -201,7 +201,7 @@ pub fn opened(world: &mut World, site: &Site<'_>) -> Vec<Event> {
     for shard in shards {
         // A damaged pointer is the product's to find.
         let Ok(Some(pointer)) = Pointer::load(site.read, shard) else { continue };
-        let digest = digest_of_state(site.read, shard, pointer.generation);
+        let digest = digest_of_state(world, site, shard, pointer.generation);
         world.held.insert((site.node, shard), Held { pointer: Arc::new(pointer), digest });
     }
     let from = vec![keys::VOTE];
@@ -283,7 +283,7 @@ fn take(
     let pointer = Arc::new(Pointer::load(site.read, shard).ok()??);
     let old = world.held.remove(&place).filter(|held| held.pointer.generation == pointer.generation);
     let Some(old) = old else {
-        let digest = digest_of_state(site.read, shard, pointer.generation);
+        let digest = digest_of_state(world, site, shard, pointer.generation);
         world.held.insert(place, Held { pointer: pointer.clone(), digest });
         return Some(Event::State { shard, pointer, digest, installed: true });
     };
@@ -296,7 +296,8 @@ fn take(
         }
         let was = before.rows.get(key).cloned().flatten();
         let own = key.slice(prefix.len()..);
-        digest = digest.wrapping_sub(was.as_ref().map_or(0, |stored| weight(&own, stored)));
+        digest = digest
+            .wrapping_sub(was.as_ref().map_or(0, |stored| weight(&own, world.as_written(site.node, key, stored))));
         digest = digest.wrapping_add(new.map_or(0, |stored| weight(&own, stored)));
         changes.push(RowChange { key: own, old: was, new: new.cloned() });
     }

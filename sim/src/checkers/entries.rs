@@ -1,16 +1,19 @@
 //! I2 gapless, I9, I11 one-history, in the state itself: every entry follows the one before it in seq, chain, id and time;
 //! it is never changed (a redaction empties its content) nor removed; a (conversation, sender, cid) has one seq; the head
-//! is the last entry; what dedup remembers is the entry that was written.
+//! is the last entry; what dedup remembers is the entry that was written, for the whole window.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use flotilla_machine::conversation::tables::conversation::Conversations;
-use flotilla_machine::conversation::tables::dedup::Dedups;
+use flotilla_machine::conversation::tables::dedup::{DedupRow, Dedups};
 use flotilla_machine::conversation::tables::entry::Entries as EntryTable;
+use flotilla_machine::conversation::tables::sender::Senders;
+use flotilla_machine::meta::{ClockTable, SettingsTable};
 use flotilla_machine::table::{self, Table, View};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::{Cid, ConvId, Hash32, MsgId, Seq, UserId};
+use flotilla_raft::keys;
 
 use super::{Checker, Event, RowChange, Site, World};
 
@@ -29,7 +32,7 @@ impl Checker for Entries {
 
     fn on_event(&mut self, world: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
         let Event::Applied { shard, pointer, rows, .. } = event else { return Ok(0) };
-        let damaged = world.damaged.contains(&(site.node, *shard));
+        let damaged = world.damaged.get(&(site.node, *shard)) == Some(&keys::STATE);
         site.with_state(*shard, pointer, |view| {
             rows.iter().try_fold(0, |sum, row| {
                 self.unreadable.set(false);
@@ -67,6 +70,11 @@ impl Entries {
                 return Err(format!("the head {} of {conv} is not its last entry", new.head));
             }
             return Ok(1);
+        }
+        if let Some(((conv, sender, cid), Some(old), None)) = row.of::<Dedups>() {
+            return self
+                .forgotten(view, &conv, &sender, &old)
+                .map_err(|why| format!("cid {cid} of {sender} in {conv} is forgotten {why}"));
         }
         if let Some(((conv, sender, cid), old, Some(new))) = row.of::<Dedups>() {
             if old.is_some_and(|old| old != new) {
@@ -110,11 +118,32 @@ impl Entries {
         if *owner != (conv.clone(), *seq) {
             return Err(format!("message id {:?} was given to {owner:?} and to {conv} {seq}", entry.msg_id));
         }
+        // A replica that catches up may write it and, when its window is over, forget it in one batch.
+        if world.entries.get(conv).is_some_and(|log| log.contains_key(seq)) {
+            return Ok(1);
+        }
         let dedup = read::<Dedups>(&self.unreadable, view, &(conv.clone(), from.clone(), *cid));
         if dedup.is_none_or(|row| row.answer.seq != *seq) {
             return Err(format!("entry {seq} of {conv} was written and its cid {cid} not remembered"));
         }
         Ok(1)
+    }
+}
+
+impl Entries {
+    /// Only what is older than the window, and never without a floor that has its cid answered `too_old` from then on.
+    fn forgotten(&self, view: &View<'_>, conv: &ConvId, sender: &UserId, old: &DedupRow) -> Result<u64, String> {
+        let clock = read::<ClockTable>(&self.unreadable, view, &()).unwrap_or_default();
+        let settings = read::<SettingsTable>(&self.unreadable, view, &()).unwrap_or_default();
+        if old.age.0.saturating_add(settings.dedup_window_ms) > clock.age.0 {
+            return Err(format!("at age {}, it was said at {}", clock.age, old.age));
+        }
+        let floor = read::<Senders>(&self.unreadable, view, &(conv.clone(), sender.clone())).unwrap_or_default().floor;
+        if floor < old.age {
+            Err(format!("above its sender's floor {floor}, it was said at {}", old.age))
+        } else {
+            Ok(1)
+        }
     }
 }
 
@@ -157,7 +186,7 @@ mod tests {
             let mut bench = Bench::new(vec![Box::new(Entries::default())]);
             bench.apply_all(1, 1, said(&first)).damage(1, &key);
             if told {
-                bench.watch.damaged(1, Bench::SHARD);
+                bench.tell_damage();
             }
             bench
         };

@@ -29,7 +29,7 @@ fn states<T>(world: &World, node: u16, mut look: impl FnMut(ShardId, &View<'_>) 
     let read = world.disk(node)?.written();
     let mine = world.held.range((node, ShardId(0))..=(node, ShardId(u16::MAX)));
     // What is damaged may be so without anybody having read it yet.
-    let whole = mine.filter(|(place, _)| place.1 != ShardId::CONTROL && !world.damaged.contains(place));
+    let whole = mine.filter(|(place, _)| place.1 != ShardId::CONTROL && world.damaged.get(place) != Some(&keys::STATE));
     whole.into_iter().find_map(|((_, shard), held)| {
         let prefix = keys::state(*shard, held.pointer.generation);
         look(*shard, &View { read: &*read, prefix: &prefix })
@@ -104,7 +104,7 @@ pub fn unequal(world: &World, nodes: &[u16]) -> Option<String> {
     let mut shards: BTreeMap<ShardId, Vec<(u16, u64, u64)>> = BTreeMap::new();
     for ((node, shard), held) in &world.held {
         // A replica that was replaced by one elsewhere is not asked for.
-        if nodes.contains(node) && !world.damaged.contains(&(*node, *shard)) {
+        if nodes.contains(node) {
             let index = held.pointer.applied.map_or(0, |id| id.index());
             shards.entry(*shard).or_default().push((*node, index, held.digest));
         }

@@ -85,14 +85,20 @@ impl Leaders {
     /// While it leads, a majority has durably voted in its term or a later one.
     fn elected(&self, world: &World, facts: &Facts) -> Result<u64, String> {
         let voters = &facts.group.voters;
-        // Under a change of the membership other majorities decide.
-        if world.memberships.get(&facts.shard).is_some_and(|all| all.len() > 1) {
-            return Ok(0);
-        }
-        let count = voters.iter().filter(|voter| self.has_voted(world, facts, voter)).count();
-        if voters.is_empty() || 2 * count > voters.len() {
+        let by_majority = |voters: &BTreeSet<u64>| {
+            let voted = |voter: &&u64| self.has_voted(world, facts, &ReplicaId::from_raft(**voter));
+            2 * voters.iter().filter(voted).count() > voters.len()
+        };
+        let now: BTreeSet<u64> = voters.iter().map(|voter| voter.to_raft()).collect();
+        if now.is_empty() || by_majority(&now) {
             return Ok(1);
         }
+        // Under a change of the membership the voters of its log at the election have decided: of each set of a joint one.
+        let mut changes = world.memberships.get(&facts.shard).into_iter().flatten();
+        if changes.any(|(_, membership)| membership.get_joint_config().iter().all(&by_majority)) {
+            return Ok(1);
+        }
+        let count = voters.iter().filter(|voter| self.has_voted(world, facts, voter)).count();
         let (own, shard, term) = (facts.replica, facts.shard, facts.leadership.term);
         Err(format!("{own} leads shard {shard} in term {term} with {count} durable votes of {}", voters.len()))
     }
@@ -109,7 +115,7 @@ impl Leaders {
         }
         let flipped = stored.is_some() && vote.is_none();
         let lost = flipped
-            || world.damaged.contains(&(voter.node.0, shard))
+            || world.damaged.get(&(voter.node.0, shard)) == Some(&keys::VOTE)
             || world.wiped.contains(&voter.node.0)
             || is_retired(&*disk, shard, *voter);
         lost && self.voted.get(&(shard, *voter)).is_some_and(|voted| *voted >= term)

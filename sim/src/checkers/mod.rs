@@ -5,7 +5,7 @@
 //! - raft: [`votes`], [`leaders`], [`one_log`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
 //! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`]
 //! - users: [`watermarks`], [`inbox`], [`cursors`], [`sessions`]
-//! - clients: [`committed`], [`frames`] · at the end: [`finished`], [`settled`]
+//! - clients: [`committed`], [`frames`], [`last_hop`] · at the end: [`finished`], [`settled`]
 //!
 //! Invariant: checkers only read, and nothing in the product waits for them. A checker is told of a write after it was
 //! made, at the instant, before anybody else could act on it.
@@ -20,6 +20,7 @@ pub mod fan_out;
 pub mod finished;
 pub mod frames;
 pub mod inbox;
+pub mod last_hop;
 pub mod leaders;
 pub mod model;
 pub mod one_log;
@@ -38,6 +39,7 @@ pub mod world;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use flotilla_client::history::Record;
 use flotilla_proto::ids::ShardId;
 use flotilla_storage::{Batch, Durability, MemDisk, Read};
@@ -85,6 +87,7 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(sessions::Sessions::default()),
         Box::new(committed::Committed),
         Box::new(frames::Frames::default()),
+        Box::new(last_hop::LastHop::default()),
     ]
 }
 
@@ -159,9 +162,19 @@ impl Watch {
         self.lock().world.keep(node);
     }
 
-    /// A bit of the node's replica of a shard was flipped.
-    pub fn damaged(&self, node: u16, shard: ShardId) {
-        self.lock().world.damaged.insert((node, shard));
+    /// A bit of a row of the node's replica of a shard was flipped: `now` is stored, `written` was.
+    pub fn damaged(&self, node: u16, shard: ShardId, key: &[u8], (now, written): (Bytes, Bytes)) {
+        let world = &mut self.lock().world;
+        world.damaged.insert((node, shard), key.first().copied().unwrap_or_default());
+        world.flipped.insert((node, Bytes::copy_from_slice(key)), (now, written));
+    }
+
+    /// A fault of this kind begins, or one of them ends.
+    pub fn broken(&self, kind: &'static str, begins: bool) {
+        let broken = &mut self.lock().world.broken;
+        let count = broken.entry(kind).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        broken.retain(|_, count| *count > 0);
     }
 
     pub fn on_record(&self, record: &Record) {

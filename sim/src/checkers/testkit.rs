@@ -40,6 +40,7 @@ pub struct Bench {
     pub watch: Watch,
     pub records: Vec<Record>,
     disks: Vec<MemDisk>,
+    flipped: Option<(u16, Vec<u8>, (Bytes, Bytes))>,
     engines: Vec<Option<WatchedEngine>>,
     /// The sets of voters whose majorities decide.
     voters: Vec<BTreeSet<u64>>,
@@ -54,8 +55,14 @@ impl Bench {
     pub fn new(checkers: Vec<Box<dyn Checker>>) -> Self {
         let disks: Vec<_> = (0..3).map(|_| MemDisk::new()).collect();
         let watch = Watch::with(checkers, disks.clone(), &Trace::default());
-        let mut bench =
-            Self { watch, records: Vec::new(), disks, engines: vec![None, None, None], voters: vec![ids(&[1, 2, 3])] };
+        let mut bench = Self {
+            watch,
+            records: Vec::new(),
+            disks,
+            flipped: None,
+            engines: vec![None, None, None],
+            voters: vec![ids(&[1, 2, 3])],
+        };
         (1..=3).for_each(|node| bench.open(node));
         for node in 1..=3 {
             bench.point(node, None, Batch::new());
@@ -157,7 +164,18 @@ impl Bench {
     /// Flips a bit of a row.
     pub fn damage(&mut self, node: u16, key: &[u8]) -> &mut Self {
         let key = [keys::state(Self::SHARD, STATE), key.to_vec()].concat();
-        assert!(self.disks[usize::from(node) - 1].corrupt(&key, 3), "there is such a row");
+        let disk = self.disks[usize::from(node) - 1].clone();
+        let read = || disk.written().get(&key).expect("no fault").expect("there is such a row");
+        let written = read();
+        assert!(disk.corrupt(&key, 3), "there is such a row");
+        self.flipped = Some((node, key.clone(), (read(), written)));
+        self
+    }
+
+    /// The checkers know of the bit that was flipped last.
+    pub fn tell_damage(&mut self) -> &mut Self {
+        let (node, key, bytes) = self.flipped.take().expect("a bit was flipped");
+        self.watch.damaged(node, Self::SHARD, &key, bytes);
         self
     }
 

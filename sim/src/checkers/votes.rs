@@ -10,6 +10,7 @@ use flotilla_raft::{Vote, keys, replicas};
 use super::decode::vote_of;
 use super::{Checker, Event, Facts, Site, World};
 use crate::cluster::TICK;
+use crate::trace;
 
 #[derive(Default)]
 pub struct Votes {
@@ -17,13 +18,16 @@ pub struct Votes {
     durable: BTreeMap<(u16, ShardId, Generation), Vote>,
     /// Replicas that were behind their disk at the last ticks: the vote there, and for how many.
     behind: BTreeMap<(u16, ShardId), (Vote, u32)>,
-    /// What a sync took at worst: a core tells of itself only between its writes, and may have several to make.
-    slowest: BTreeMap<u16, Duration>,
+    /// What a sync took at worst of late, and when: a core tells of itself only between its writes, and may have several
+    /// to make.
+    slowest: BTreeMap<u16, (Duration, Duration)>,
 }
 
 /// What a replica says of itself may lag behind its disk for an instant.
 const TICKS_BEHIND_MAX: u32 = 5;
 const SYNCS_BEHIND_MAX: u32 = 8;
+/// A slow disk is an excuse for as long as what waited for it may take, and no longer.
+const LATE: Duration = Duration::from_secs(10);
 
 /// A replica whose candidate has lost follows the one that a quorum has elected in the same term: that takes nothing
 /// back. Nobody else can be elected in it.
@@ -40,9 +44,9 @@ impl Checker for Votes {
         "raft: votes are kept"
     }
 
-    fn on_event(&mut self, world: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
+    fn on_event(&mut self, _: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
         if let Event::State { shard, installed: false, .. } = event {
-            return self.on_start(world, site, *shard);
+            return self.on_start(site, *shard);
         }
         let Event::Vote { shard, generation, old, new, durable } = event else { return Ok(0) };
         let place = (site.node, *shard, *generation);
@@ -51,7 +55,7 @@ impl Checker for Votes {
             return Err(format!("node {node} wrote the vote {new} of shard {shard} without a sync"));
         }
         for old in old.iter().chain(self.durable.get(&place)) {
-            if goes_back(old, new) && !world.wiped.contains(&node) {
+            if goes_back(old, new) {
                 return Err(format!("node {node}, shard {shard}: the vote {old} was followed by {new}"));
             }
         }
@@ -63,7 +67,11 @@ impl Checker for Votes {
         let (node, shard) = (facts.node.0, facts.shard);
         let Some(disk) = world.disk(node) else { return Ok(0) };
         let slowest = self.slowest.entry(node).or_default();
-        *slowest = disk.faults().stall.max(*slowest);
+        let (now, stall) = (trace::now(), disk.faults().stall);
+        if stall >= slowest.0 || now.saturating_sub(slowest.1) > LATE {
+            *slowest = (stall, now);
+        }
+        let slowest = slowest.0;
         let stored = disk.durable().get(&keys::vote(shard, facts.replica.generation)).ok().flatten();
         let Some(stored) = stored.as_ref().and_then(vote_of) else { return Ok(0) };
         if !goes_back(&stored, &facts.vote) {
@@ -72,7 +80,6 @@ impl Checker for Votes {
         }
         let behind = self.behind.entry((node, shard)).or_insert((stored, 0));
         *behind = (stored, if behind.0 == stored { behind.1 + 1 } else { 1 });
-        let slowest = self.slowest.get(&node).copied().unwrap_or_default();
         let patience = TICKS_BEHIND_MAX + (SYNCS_BEHIND_MAX * slowest).div_duration_f32(TICK) as u32;
         if behind.1 > patience {
             return Err(format!("node {node}, shard {shard}: {} in memory, {stored} on the disk", facts.vote));
@@ -83,12 +90,12 @@ impl Checker for Votes {
 
 impl Votes {
     /// What was durable must be there again.
-    fn on_start(&mut self, world: &World, site: &Site<'_>, shard: ShardId) -> Result<u64, String> {
+    fn on_start(&mut self, site: &Site<'_>, shard: ShardId) -> Result<u64, String> {
         let mine = (site.node, shard, Generation(0))..=(site.node, shard, Generation(u32::MAX));
         for ((node, shard, generation), vote) in self.durable.range(mine) {
             let here = replicas::is_here(site.read, *shard, *generation).unwrap_or(false);
             let stored = site.read.get(&keys::vote(*shard, *generation)).ok().flatten();
-            if here && stored.is_none() && !world.wiped.contains(node) {
+            if here && stored.is_none() {
                 return Err(format!("node {node}, shard {shard}: the vote {vote} is gone after a start"));
             }
         }

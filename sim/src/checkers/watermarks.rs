@@ -2,6 +2,7 @@
 //! back; nor do watermarks of members, fences, and a shard's clock.
 
 use flotilla_machine::conversation::tables::member::Members;
+use flotilla_machine::conversation::tables::sender::Senders;
 use flotilla_machine::meta::{ClockTable, FenceTable};
 use flotilla_machine::user::inbox::InboxTable;
 
@@ -50,6 +51,12 @@ fn on_row(row: &RowChange) -> Result<u64, String> {
             (old.n_sent.0, new.n_sent.0),
         ];
         return rising(&marks, || format!("the member row of {user} in {conv}: {old:?} became {new:?}"));
+    }
+    if let Some(((conv, sender), Some(old), new)) = row.of::<Senders>() {
+        let floor = new.map_or(0, |row| row.floor.0);
+        return rising(&[(old.floor.0, floor)], || {
+            format!("the floor of {sender} in {conv} went from {} to {floor}", old.floor)
+        });
     }
     if let Some((node, Some(old), Some(new))) = row.of::<FenceTable>() {
         return rising(&[(old.0, new.0)], || format!("the fence of node {node} went from {old} to {new}"));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flotilla_client::history::{Op, Record};
 use flotilla_machine::conversation::tables::conversation::Conversations;
 use flotilla_machine::conversation::tables::entry::Entries;
@@ -90,12 +91,16 @@ pub struct Told {
 
 pub struct World {
     pub disks: Vec<MemDisk>,
+    /// Kinds of faults that last, and how many of each.
+    pub broken: BTreeMap<&'static str, u32>,
     /// Nodes whose disk was replaced by an empty one.
     pub wiped: BTreeSet<u16>,
     /// What was durable on disks that are gone, by the node that had them, and on those that a bit was flipped on.
     pub lost: BTreeMap<u16, Vec<MemDisk>>,
-    /// Replicas with a flipped bit, until their state has been rebuilt.
-    pub damaged: BTreeSet<(u16, ShardId)>,
+    /// Replicas with a flipped bit in a row of this kind, until their state has been rebuilt.
+    pub damaged: BTreeMap<(u16, ShardId), u8>,
+    /// Rows with a flipped bit, by node and key: as they are now, and as they were written.
+    pub flipped: BTreeMap<(u16, Bytes), (Bytes, Bytes)>,
     pub held: BTreeMap<(u16, ShardId), Held>,
     /// The highest index applied anywhere, and its term.
     pub applied: BTreeMap<ShardId, (u64, u64)>,
@@ -128,9 +133,11 @@ impl World {
     pub fn new(disks: Vec<MemDisk>) -> Self {
         Self {
             disks,
+            broken: BTreeMap::new(),
             wiped: BTreeSet::new(),
             lost: BTreeMap::new(),
-            damaged: BTreeSet::new(),
+            damaged: BTreeMap::new(),
+            flipped: BTreeMap::new(),
             held: BTreeMap::new(),
             applied: BTreeMap::new(),
             memberships: BTreeMap::new(),
@@ -158,6 +165,15 @@ impl World {
 
     pub fn disk(&self, node: u16) -> Option<&MemDisk> {
         self.disks.get(usize::from(node).checked_sub(1)?)
+    }
+
+    /// What was written where this is stored: a flipped bit is no other state as long as nobody takes it for one.
+    pub fn as_written<'a>(&'a self, node: u16, key: &[u8], stored: &'a [u8]) -> &'a [u8] {
+        if self.flipped.is_empty() {
+            return stored;
+        }
+        let flipped = self.flipped.get(&(node, Bytes::copy_from_slice(key)));
+        flipped.filter(|(now, _)| now[..] == *stored).map_or(stored, |(_, written)| &written[..])
     }
 
     /// Was anything up to this index applied by anybody before?

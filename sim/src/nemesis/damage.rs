@@ -2,13 +2,23 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use flotilla_proto::ids::ShardId;
 use flotilla_raft::keys;
 use flotilla_storage::{MemDisk, Order};
 
+/// One row, before and after.
+pub struct Flipped {
+    pub shard: ShardId,
+    pub key: Vec<u8>,
+    pub now: Bytes,
+    pub written: Bytes,
+    pub what: String,
+}
+
 /// Flips a bit of one row, chosen by `pick` among those of one kind; says which. The control group's are spared: its replicas
 /// are outside of what is promised to heal by itself.
-pub fn flip(disk: &MemDisk, pick: u32) -> Option<(ShardId, String)> {
+pub fn flip(disk: &MemDisk, pick: u32) -> Option<Flipped> {
     let kind = [keys::LOG, keys::STATE, keys::STATE, keys::LOG, keys::VOTE][pick as usize % 5];
     let mut rows = Vec::new();
     // A simulated disk without faults can be read.
@@ -24,5 +34,10 @@ pub fn flip(disk: &MemDisk, pick: u32) -> Option<(ShardId, String)> {
         keys::VOTE => "the vote",
         _ => "a row of the state",
     };
-    disk.corrupt(key, pick as usize / 7).then(|| (shard, format!("{what} of shard {shard}")))
+    let read = || disk.written().get(key).ok().flatten().unwrap_or_default();
+    let written = read();
+    disk.corrupt(key, pick as usize / 7).then(|| {
+        let what = format!("{what} of shard {shard}");
+        Flipped { shard, key: key.clone(), now: read(), written, what }
+    })
 }

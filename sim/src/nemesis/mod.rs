@@ -47,7 +47,9 @@ async fn run_lane(lane: &[Timed], cluster: &Cluster, chat: &Chat, covered: &RefC
     for timed in lane {
         sleep(timed.after).await;
         let from = now();
+        cluster.watch.broken(timed.fault.kind(), true);
         let name = one(timed, cluster, chat).await;
+        cluster.watch.broken(timed.fault.kind(), false);
         cluster.trace.fault(from, &timed.fault);
         *covered.borrow_mut().entry(name).or_default() += 1;
     }
@@ -142,6 +144,12 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             cluster.cut(*from, *to);
             sleep(lasts).await;
             cluster.mend(*from, *to);
+        }
+        Fault::Minority { node } => {
+            let others = || (0..cluster.seats.len()).filter(|other| other != node);
+            others().for_each(|other| (cluster.cut(*node, other), cluster.cut(other, *node)).1);
+            sleep(lasts).await;
+            others().for_each(|other| (cluster.mend(*node, other), cluster.mend(other, *node)).1);
         }
         Fault::Partial { a, b } => {
             cluster.cut(*a, *b);
@@ -274,9 +282,10 @@ async fn corrupt(cluster: &Cluster, node: usize, pick: u32, lasts: Duration) -> 
     cluster.kill(node, Disk::Kept, 0);
     cluster.watch.before_damage(seat.number);
     let flipped = damage::flip(&seat.disk, pick);
-    if let Some((shard, what)) = &flipped {
-        cluster.say(format!("flips a bit of {what} on node{}", seat.number));
-        cluster.watch.damaged(seat.number, *shard);
+    if let Some(flipped) = &flipped {
+        cluster.say(format!("flips a bit of {} on node{}", flipped.what, seat.number));
+        let bytes = (flipped.now.clone(), flipped.written.clone());
+        cluster.watch.damaged(seat.number, flipped.shard, &flipped.key, bytes);
         seat.has_damage();
     }
     cluster.restart(node);

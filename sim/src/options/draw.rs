@@ -43,8 +43,9 @@ impl Options {
             lanes: Vec::new(),
             load: Load::draw(seed),
             plant: None,
+            ..Self::default()
         };
-        let first = KINDS.into_iter().filter(|kind| !LATER.contains(kind));
+        let first = KINDS.into_iter().filter(|kind| !LATER.contains(kind) && *kind != "minority");
         let on: Vec<&str> = first.filter(|_| rng.random_bool(0.5)).collect();
         for kinds in [&PROCESSES[..], &NETWORK[..], &OTHERS[..]] {
             let kinds: Vec<&str> = kinds.iter().copied().filter(|kind| on.contains(kind)).collect();
@@ -79,6 +80,22 @@ impl Options {
         let mut whole = self.dead.is_empty() && !self.lanes.iter().flatten().any(|timed| timed.fault.is_loss());
         lane.retain(|timed| !timed.fault.is_loss() || std::mem::take(&mut whole));
         self.lanes.push(lane);
+        let mut rng = stream(self.seed, 3);
+        // Only where whoever says something again says how old it is: browsers and changes of members do not.
+        let aged = self.change_percent == 0 && self.load.retry == 0 && self.load.rename == 0;
+        if rng.random_bool(0.8) && aged {
+            self.dedup_window = Duration::from_secs([2, 4, 8][rng.random_range(0..3)]);
+        }
+        if rng.random_bool(0.5) {
+            self.second_devices = rng.random_range(1..=2);
+        }
+        // Outlasts a lease, the time in which its end is noticed, and the bound of the last hop.
+        if self.nodes >= 3 && rng.random_bool(0.15) {
+            let node = rng.random_range(0..self.nodes);
+            let after = Duration::from_millis(rng.random_range(500..=3_000));
+            let lasts = Duration::from_millis(rng.random_range(14_000..=20_000));
+            self.lanes.push(vec![Timed { after, lasts, fault: Fault::Minority { node } }]);
+        }
     }
 }
 

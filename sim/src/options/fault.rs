@@ -50,6 +50,8 @@ pub enum Fault {
     IsolateLeader { shard: u16 },
     /// One direction between two nodes.
     Cut { from: usize, to: usize },
+    /// A node is cut off from all other nodes, and its clients still reach it.
+    Minority { node: usize },
     /// Both directions between two nodes; others see both.
     Partial { a: usize, b: usize },
     /// One direction between two nodes, cut and mended again and again.
@@ -144,12 +146,14 @@ const OTHER: [&str; 9] =
     ["slow", "sync-error", "full", "corrupt", "clock", "drift", "transfer", "silent", "client-crash"];
 /// Drawn from a stream of their own: see `draw`.
 pub const LATER: [&str; 4] = ["client-reset", "rejoin", "replace", "grow"];
+/// Drawn by itself, because it must outlast a lease.
+const LONG: [&str; 1] = ["minority"];
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len()] =
-    joined([&PROCESS, &NETWORK, &OTHER, &LATER]);
+pub const KINDS: [&str; PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len() + LONG.len()] =
+    joined([&PROCESS, &NETWORK, &OTHER, &LATER, &LONG]);
 
-const fn joined<const N: usize>(parts: [&[&'static str]; 4]) -> [&'static str; N] {
+const fn joined<const N: usize>(parts: [&[&'static str]; 5]) -> [&'static str; N] {
     let (mut all, mut at, mut part) = ([""; N], 0, 0);
     while part < parts.len() {
         let mut from = 0;
@@ -181,6 +185,7 @@ impl Fault {
             Self::Isolate { .. } => "isolate",
             Self::IsolateLeader { .. } => "isolate-leader",
             Self::Cut { .. } => "cut",
+            Self::Minority { .. } => "minority",
             Self::Partial { .. } => "partial",
             Self::Flap { .. } => "flap",
             Self::Swizzle { .. } => "swizzle",

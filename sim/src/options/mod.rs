@@ -42,6 +42,10 @@ pub struct Options {
     pub sync: Duration,
     /// Of all commands, those that are not plain messages: edits, reactions, members who come and go. In hundredths.
     pub change_percent: u32,
+    /// How long what was sent is remembered; 0: as in production, so longer than any run.
+    pub dedup_window: Duration,
+    /// Users that have a second device.
+    pub second_devices: usize,
     /// Nodes that stay dead when everything else heals: a minority.
     pub dead: Vec<usize>,
     /// Lanes run beside each other; the faults of one lane follow each other.
@@ -68,6 +72,8 @@ impl Default for Options {
             snapshot_entries: 200,
             sync: Duration::ZERO,
             change_percent: 0,
+            dedup_window: Duration::ZERO,
+            second_devices: 0,
             dead: Vec::new(),
             lanes: Vec::new(),
             load: Load::default(),
@@ -114,6 +120,12 @@ impl fmt::Display for Options {
             self.election, self.snapshot_entries, self.sync
         )?;
         writeln!(f, "  beside: {}", self.load)?;
+        if !self.dedup_window.is_zero() {
+            writeln!(f, "  what was sent is remembered for {:?}", self.dedup_window)?;
+        }
+        if self.second_devices > 0 {
+            writeln!(f, "  {} users have a second device", self.second_devices)?;
+        }
         write!(f, "  network latency {:?} to {:?}", self.latency.start, self.latency.end)?;
         for (lane, faults) in self.lanes.iter().enumerate() {
             for Timed { after, lasts, fault } in faults {

@@ -83,6 +83,11 @@ impl Chat {
             owners.insert(conv.clone(), creator);
             convs.push((conv, (0..people.len()).collect()));
         }
+        for number in 0..options.second_devices.min(options.users) {
+            let (index, user) = (people.len(), people[number].user.clone());
+            let person = Person::enter_again(index, &user, cluster.urls(), recorder.clone(), shown.clone()).await?;
+            people.push(Arc::new(person));
+        }
         Ok(Self { people, convs, owners, changing: options.change_percent > 0, strangers, shown })
     }
 
@@ -90,8 +95,9 @@ impl Chat {
     pub async fn send_all(&self, options: &Options) -> anyhow::Result<()> {
         let users: Vec<UserId> = self.people.iter().map(|person| person.user.clone()).collect();
         let mut tasks = Vec::new();
-        for (index, person) in self.people.iter().enumerate() {
-            let share = options.sends / self.people.len() + usize::from(index < options.sends % self.people.len());
+        // A second device only listens and acks.
+        for (index, person) in self.people.iter().enumerate().take(options.users) {
+            let share = options.sends / options.users + usize::from(index < options.sends % options.users);
             let mine = self.convs.iter().filter(|(_, members)| members.contains(&index));
             let (groups, directs): (Vec<ConvId>, Vec<ConvId>) =
                 mine.map(|(conv, _)| conv.clone()).partition(|conv| conv.peers().is_none());
@@ -104,6 +110,12 @@ impl Chat {
             task.await?;
         }
         Ok(())
+    }
+
+    /// The number of the user whose device this is: second ones stand behind those of all users.
+    pub fn user_of(&self, device: usize) -> usize {
+        let user = &self.people[device].user;
+        self.people.iter().position(|person| person.user == *user).unwrap_or(device)
     }
 
     /// Everything is healed and nobody is anywhere else: whose device was stopped by a second place opens it again, and
@@ -147,6 +159,16 @@ impl Chat {
             }
         }
         Ok(cids)
+    }
+
+    /// One message to one conversation, by its first member that may write there for sure.
+    pub async fn whisper(&self, conv: usize) -> anyhow::Result<()> {
+        let certain = |conv: &ConvId| !self.changing || conv.peers().is_some();
+        let (conv, members) =
+            self.convs.iter().cycle().skip(conv).find(|(conv, _)| certain(conv)).context("nobody to talk to")?;
+        let person = &self.people[members[0]];
+        person.handle().submit(target_of(&person.user, conv), message("psst")).await?;
+        Ok(())
     }
 
     /// The user's machine stands still: nothing is read, nothing acked.

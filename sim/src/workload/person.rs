@@ -56,11 +56,32 @@ impl Person {
         shown: Shown,
     ) -> anyhow::Result<Self> {
         let name = format!("user{}", index + 1);
+        Self::with_device(index, name.clone(), &name, urls, recorder, shown).await
+    }
+
+    /// Another device of a user that has one.
+    pub(super) async fn enter_again(
+        index: usize,
+        user: &UserId,
+        urls: Vec<String>,
+        recorder: Recorder,
+        shown: Shown,
+    ) -> anyhow::Result<Self> {
+        Self::with_device(index, format!("{user}-two"), user.as_str(), urls, recorder, shown).await
+    }
+
+    async fn with_device(
+        index: usize,
+        label: String,
+        name: &str,
+        urls: Vec<String>,
+        recorder: Recorder,
+        shown: Shown,
+    ) -> anyhow::Result<Self> {
         let number = u8::try_from(index + 1).context("too many users for one network")?;
-        let machine = machine(&name, Ipv4Addr::new(10, 0, 1, number));
-        let user = UserId::parse(&name).context("a user's name")?;
-        let label = name.clone();
-        let registered = register(name, user.clone(), urls.clone(), recorder.clone());
+        let machine = machine(&label, Ipv4Addr::new(10, 0, 1, number));
+        let user = UserId::parse(name).context("a user's name")?;
+        let registered = register(label.clone(), user.clone(), urls.clone(), recorder.clone());
         let (token, config, store) = machine.spawn(registered).await??;
         let handle = machine.spawn(open(config.clone(), store.clone())).await?;
         timeout(LOGIN_PATIENCE, connected(&handle)).await.context("the device does not connect")?;
@@ -132,15 +153,19 @@ impl Person {
     pub(super) async fn opens_elsewhere(&self, store: MemStore) -> Option<Handle> {
         let machine = {
             let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-            let place =
-                || machine(&format!("{}-b", self.user), Ipv4Addr::new(10, 0, 1, self.number.saturating_add(SECONDS)));
+            let place = || {
+                machine(
+                    &format!("{}-b", self.config.label),
+                    Ipv4Addr::new(10, 0, 1, self.number.saturating_add(SECONDS)),
+                )
+            };
             second.get_or_insert_with(place).clone()
         };
         World::current().restart(machine.id());
         // Another life of the machine has another handle.
         let machine = World::current().get_node(machine.id())?;
         let mut config = self.config.clone();
-        config.label = format!("{}-b", self.user);
+        config.label = format!("{}-b", self.config.label);
         machine.spawn(open(config, store)).await.ok()
     }
 
@@ -185,21 +210,29 @@ async fn open(config: Config, store: MemStore) -> Handle {
     handle
 }
 
+/// Who has the name of the user is its first device; others log in.
 pub(super) async fn register(
-    name: String,
+    label: String,
     user: UserId,
     urls: Vec<String>,
     recorder: Recorder,
 ) -> anyhow::Result<(String, Config, MemStore)> {
-    let install = format!("install of {name}");
+    let name = user.as_str().to_owned();
+    let install = format!("install of {label}");
     let (key, end) = (random_cid(), Instant::now() + LOGIN_PATIENCE);
     let mut tries = urls.iter().cycle();
     let tokens = loop {
         let url = tries.next().context("no node to register at")?;
-        match Http::new(url.clone()).register(key, &name, PASSWORD, &install).await {
+        let door = Http::new(url.clone());
+        let entered = if label == name {
+            door.register(key, &name, PASSWORD, &install).await
+        } else {
+            door.login(key, &name, PASSWORD, &install).await
+        };
+        match entered {
             Ok(tokens) => break tokens,
             Err(error) if error.is_retryable() && Instant::now() < end => {
-                recorder.record(&name, &user, Op::Note { text: format!("cannot register at {url} yet: {error}") });
+                recorder.record(&label, &user, Op::Note { text: format!("cannot register at {url} yet: {error}") });
                 sleep(Duration::from_secs(2)).await;
             }
             Err(error) => return Err(error).context("cannot register"),
@@ -208,7 +241,7 @@ pub(super) async fn register(
     let mut store = MemStore::new();
     store.commit(vec![Change::Install(install)]).await?;
     let mut config = Config::new(urls, user, fixed_token(tokens.access_token.clone()));
-    config.label = name;
+    config.label = label;
     config.recorder = recorder;
     Ok((tokens.access_token, config, store))
 }

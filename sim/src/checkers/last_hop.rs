@@ -1,0 +1,153 @@
+//! The last hop, at every moment and not only in the end (RELIABILITY section 3): what a user's row says is pending does not stay
+//! away from a connected device for longer than the bounds of the hops before it add up to. A gateway that is not told
+//! notices the hole, the silence or the new leader, or it closes the connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flotilla_client::history::{Op, Record};
+use flotilla_machine::user::inbox::InboxTable;
+use flotilla_proto::ids::{ConvId, Seq, UserId};
+
+use super::model::{end, receives};
+use super::{Checker, Event, Facts, Site, World};
+use crate::trace;
+
+/// The lease of a gateway (4 s) and the time in which its end is noticed, a keepalive (2 s), an election, and a read of the log
+/// with its tries again. Counted is only time in which nothing is broken that may lawfully keep the device waiting.
+const BOUND: Duration = Duration::from_secs(12);
+
+/// While these last, whoever is not told must have been closed: nothing else stands between a client and its gateway, and
+/// nothing between the gateway and the log but a silence that ends its lease.
+const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
+
+#[derive(Default)]
+pub struct LastHop {
+    /// By the label in the history.
+    open: BTreeMap<String, Open>,
+    at: Duration,
+}
+
+struct Open {
+    user: UserId,
+    connected: bool,
+    has: BTreeMap<ConvId, Seq>,
+    /// How long the device has waited already for what lies above.
+    waits: BTreeMap<ConvId, Duration>,
+}
+
+impl Checker for LastHop {
+    fn promise(&self) -> &'static str {
+        "last hop"
+    }
+
+    fn on_event(&mut self, world: &World, _: &Site<'_>, event: &Event) -> Result<u64, String> {
+        let Event::Applied { rows, .. } = event else { return Ok(0) };
+        for row in rows {
+            let Some(((user, conv), _, Some(row))) = row.of::<InboxTable>() else { continue };
+            let (head, _) = end(&row.part, row.head, row.n_head);
+            for open in self.open.values_mut().filter(|open| open.connected && open.user == user) {
+                let has = open.has.get(&conv).copied();
+                let has = has.or_else(|| row.part.intervals.first().map(|stay| stay.from.prev())).unwrap_or_default();
+                if (has.0 + 1..=head.0).any(|seq| receives(&row.part, Seq(seq))) && known(world, &user, &conv) < head {
+                    open.waits.entry(conv.clone()).or_default();
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    fn on_record(&mut self, world: &World, record: &Record) -> Result<u64, String> {
+        let label = &record.device;
+        match &record.op {
+            Op::Connected { .. } => {
+                let before = self.open.remove(label);
+                let has = before.map(|open| open.has).unwrap_or_default();
+                // Of other places and of strangers nobody hears when they end.
+                let connected = !label.ends_with("-b") && !label.starts_with("strange");
+                let open = Open { user: record.user.clone(), connected, has, waits: BTreeMap::new() };
+                self.open.insert(label.clone(), open);
+            }
+            Op::Closed { .. } | Op::Reset => {
+                if let Some(open) = self.open.get_mut(label) {
+                    open.waits.clear();
+                    open.connected = false;
+                }
+            }
+            Op::Entry { entry } => return Ok(self.got(world, record, &entry.conv, entry.seq)),
+            Op::Gap { gap } => return Ok(self.got(world, record, &gap.conv, gap.to)),
+            _ => {}
+        }
+        Ok(0)
+    }
+
+    /// The ticks are the clock.
+    fn on_facts(&mut self, world: &World, _: &Facts) -> Result<u64, String> {
+        let now = trace::now();
+        let passed = now.saturating_sub(std::mem::replace(&mut self.at, now));
+        if passed.is_zero() || world.broken.keys().any(|kind| !COUNTED.contains(kind)) {
+            return Ok(0);
+        }
+        for (label, open) in &mut self.open {
+            for (conv, waited) in &mut open.waits {
+                *waited += passed;
+                if *waited > BOUND {
+                    let has = open.has.get(conv).copied().unwrap_or_default();
+                    return Err(format!(
+                        "{label} is connected, has {conv} up to {has}, and was not told of more for {} s in which nothing kept it from being told",
+                        BOUND.as_secs()
+                    ));
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// What was told of before this row was applied: a replica that catches up brings no news.
+fn known(world: &World, user: &UserId, conv: &ConvId) -> Seq {
+    world.inboxes.get(&(user.clone(), conv.clone())).map_or(Seq::ZERO, |told| told.head)
+}
+
+impl LastHop {
+    fn got(&mut self, world: &World, record: &Record, conv: &ConvId, seq: Seq) -> u64 {
+        let Some(open) = self.open.get_mut(&record.device) else { return 0 };
+        let has = open.has.entry(conv.clone()).or_default();
+        *has = seq.max(*has);
+        if *has >= known(world, &record.user, conv) {
+            open.waits.remove(conv);
+        } else if let Some(waited) = open.waits.get_mut(conv) {
+            // Something comes: the window may be full, and the device slow.
+            *waited = Duration::ZERO;
+        }
+        1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{Bench, entry, inbox, said};
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_connected_and_not_told_is_seen() {
+        let mut checker = LastHop::default();
+        let mut bench = Bench::new(Vec::new());
+        let one = entry(1, 10, None);
+        bench.connected("bob", 1);
+        bench.apply_all(1, 1, said(&one)).apply_all(1, 2, vec![inbox("bob", 1, 1)]);
+        bench.watch.with_world(|world| {
+            checker.on_record(world, &bench.records[0]).expect("nothing is owed yet");
+            let open = checker.open.get_mut("bob").expect("connected");
+            open.waits.insert(one.conv.clone(), BOUND);
+            let waits = |checker: &LastHop| checker.open["bob"].waits.len();
+            assert_eq!(waits(&checker), 1);
+            let got = Record {
+                op: Op::Entry { entry: Box::new(flotilla_proto::frame::EntryFrame::of(&one)) },
+                ..bench.records[0].clone()
+            };
+            checker.on_record(world, &got).expect("it came");
+            assert_eq!(waits(&checker), 0);
+        });
+    }
+}
