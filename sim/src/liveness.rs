@@ -19,8 +19,8 @@ use crate::views;
 use crate::workload::Chat;
 
 const SERVES: Duration = Duration::from_secs(30);
-const DELIVERED: Duration = Duration::from_secs(60);
-const FRESH: Duration = Duration::from_secs(30);
+const DELIVERED: Duration = Duration::from_secs(15);
+const FRESH: Duration = Duration::from_secs(15);
 const WISHED: Duration = Duration::from_secs(30);
 const PAID: Duration = Duration::from_secs(20);
 const ACKED: Duration = Duration::from_secs(20);
@@ -162,7 +162,7 @@ fn storm(cluster: &Cluster, before: &BTreeMap<ShardId, u64>) -> Result<(), Strin
 }
 
 /// Of one message with nothing behind it that would show a hole, just after connections were broken: so often.
-const PROBES: usize = 3;
+const PROBES: usize = 6;
 
 /// A message that nothing follows must come by itself, whatever the frame that told of it has met with.
 async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Result<(), String> {
@@ -172,17 +172,33 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
         let node = usize::from(core[rng.random_range(0..core.len())]) - 1;
         let other = usize::from(core[rng.random_range(0..core.len())]) - 1;
         let wait = |rng: &mut StdRng, ms: u64| Duration::from_millis(rng.random_range(0..=ms));
-        match rng.random_range(0..3) {
-            0 => cluster.connections(Some(node), Fate::Reset),
-            1 if node != other => {
+        let conv = rng.random_range(0..chat.convs.len());
+        let whisper = async || chat.whisper(conv).await.map_err(|error| format!("a probe: {error:#}"));
+        match rng.random_range(0..5) {
+            0 if node != other => {
                 cluster.cut(node, other);
                 sleep(wait(&mut rng, 1_500)).await;
                 cluster.mend(node, other);
+                sleep(wait(&mut rng, 600)).await;
+                whisper().await?;
             }
-            _ => cluster.connections(Some(node), Fate::Cut(rng.random_range(0..=500))),
+            1 => {
+                cluster.connections(Some(node), Fate::Reset);
+                sleep(wait(&mut rng, 600)).await;
+                whisper().await?;
+            }
+            // In the middle of what the message itself sends.
+            2 | 3 => {
+                cluster.peer_connections(node, Fate::Cut(rng.random_range(0..=3_000)));
+                sleep(wait(&mut rng, 20)).await;
+                whisper().await?;
+            }
+            _ => {
+                whisper().await?;
+                sleep(wait(&mut rng, 60)).await;
+                cluster.peer_connections(node, Fate::Reset);
+            }
         }
-        sleep(wait(&mut rng, 600)).await;
-        chat.whisper(rng.random_range(0..chat.convs.len())).await.map_err(|error| format!("a probe: {error:#}"))?;
         delivered(cluster, DELIVERED, chat, recorder, records).await?;
     }
     Ok(())

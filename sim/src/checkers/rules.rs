@@ -131,6 +131,13 @@ fn targets(
     }
     let owed: BTreeMap<ShardId, Seq> = rosters.iter().map(|((_, shard), row)| (*shard, row.owed())).collect();
     let targets: BTreeSet<ShardId> = members.iter().filter_map(|user| world.users.get(user)).copied().collect();
+    for listed in rosters.iter().flat_map(|(_, row)| row.users.iter()) {
+        let mseq = model.part(&listed.user).map_or(Seq::ZERO, |part| part.mseq);
+        let told = world.inboxes.get(&(listed.user.clone(), conv.clone())).map_or(Seq::ZERO, |told| told.mseq);
+        if told < mseq && listed.owed != mseq {
+            return Err(format!("the membership of {} of {mseq} has not arrived and is not owed", listed.user));
+        }
+    }
     for target in targets.iter().chain(owed.keys()) {
         let Ok(row) = table::get::<Dirties>(view, &(*target, conv.clone())) else { return Ok(0) };
         let parts = owed.get(target).copied().unwrap_or_default();

@@ -26,6 +26,16 @@ impl Cluster {
         });
     }
 
+    /// What becomes of a node's connections with other nodes; its clients notice nothing.
+    pub fn peer_connections(&self, node: usize, fate: Fate) {
+        let ips: Vec<IpAddr> = self.seats.iter().map(|seat| IpAddr::V4(seat.ip)).collect();
+        let own = ips[node];
+        fate::change(|local, peer, _| {
+            let is_between = ips.contains(&local.ip()) && ips.contains(&peer.ip());
+            (is_between && (local.ip() == own || peer.ip() == own)).then_some(fate)
+        });
+    }
+
     /// At the client's end.
     pub fn connections_of_client(&self, ip: IpAddr, fate: Fate) {
         fate::change(|local, _, _| (local.ip() == ip).then_some(fate));

@@ -73,11 +73,19 @@ async fn change(rng: &mut StdRng, handle: &Handle, plan: &Plan, conv: &ConvId, n
             return true;
         }
         kind => {
+            let back = plan.own.as_ref() == Some(conv) && someone != *handle.user();
+            let away = Duration::from_millis(rng.random_range(0..=2_000));
             let (handle, conv) = (handle.clone(), conv.clone());
             // It may take as long as the faults do, and nothing that follows depends on it.
             tokio::spawn(async move {
                 // Every outcome is fine, and in the history.
                 let _ = match kind {
+                    // Out and in again: who makes a group is the one who may.
+                    _ if back => {
+                        let _ = handle.remove_member(random_cid(), &conv, &someone).await;
+                        sleep(away).await;
+                        handle.add_members(random_cid(), &conv, &[someone]).await
+                    }
                     4 => handle.leave(random_cid(), &conv).await,
                     5 => handle.remove_member(random_cid(), &conv, &someone).await,
                     _ => handle.add_members(random_cid(), &conv, &[someone]).await,
