@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flotilla_proto::limits;
 use serde::Deserialize;
 
 /// How clients prove who they are.
@@ -79,6 +80,18 @@ pub struct Settings {
     /// A node not heard from for this long has lapsed, in milliseconds [default: 10000]
     #[arg(long, env = "FLOTILLA_LEASE_MS", value_name = "MS")]
     pub lease_ms: Option<u64>,
+    /// Sends a second of one user on this node, ten seconds' worth at once; 0: no limit [default: 50, with --auth dev 0]
+    #[arg(long, env = "FLOTILLA_SENDS_PER_USER", value_name = "COUNT")]
+    pub sends_per_user: Option<u32>,
+    /// Sends a second into one conversation on this node; 0: no limit [default: 200, with --auth dev 0]
+    #[arg(long, env = "FLOTILLA_SENDS_PER_CONVERSATION", value_name = "COUNT")]
+    pub sends_per_conversation: Option<u32>,
+    /// Tries to log in or register a minute, of one address and for one account [default: 30]
+    #[arg(long, env = "FLOTILLA_LOGINS_PER_MINUTE", value_name = "COUNT")]
+    pub logins_per_minute: Option<u32>,
+    /// Client connections from one address; more are closed before anything is read [default: 20000]
+    #[arg(long, env = "FLOTILLA_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
+    pub connections_per_address: Option<usize>,
 }
 
 /// What a node runs with.
@@ -98,6 +111,10 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub lease_ms: u64,
+    pub sends_per_user: u32,
+    pub sends_per_conversation: u32,
+    pub logins_per_minute: u32,
+    pub connections_per_address: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +148,9 @@ impl Config {
         let data_dir = s.data_dir.ok_or(ConfigError::Missing("a data directory", "data-dir", "FLOTILLA_DATA_DIR"))?;
         let client_addr = s.client_addr.unwrap_or_else(|| "127.0.0.1:4000".into());
         let peer_addr = s.peer_addr.unwrap_or_else(|| "127.0.0.1:5000".into());
+        let auth = s.auth.unwrap_or_default();
+        // Demo users are for trying and measuring on one machine.
+        let unless_dev = |limit| if auth == AuthMode::Dev { 0 } else { limit };
         let config = Self {
             node,
             data_dir,
@@ -139,13 +159,17 @@ impl Config {
             peer_advertise: s.peer_advertise.unwrap_or_else(|| peer_addr.clone()),
             peer_addr,
             insecure_peers: s.insecure_peers.unwrap_or(false),
-            auth: s.auth.unwrap_or_default(),
+            auth,
             origins: s.origins.unwrap_or_default(),
             disk_reserve_mib: s.disk_reserve_mib.unwrap_or(256),
             snapshot_entries: s.snapshot_entries.unwrap_or(20_000),
             heartbeat_ms: s.heartbeat_ms.unwrap_or(250),
             election_ms: s.election_ms.unwrap_or(500),
             lease_ms: s.lease_ms.unwrap_or(10_000),
+            sends_per_user: s.sends_per_user.unwrap_or(unless_dev(limits::SENDS_PER_USER)),
+            sends_per_conversation: s.sends_per_conversation.unwrap_or(unless_dev(limits::SENDS_PER_CONVERSATION)),
+            logins_per_minute: s.logins_per_minute.unwrap_or(limits::LOGIN_PER_MINUTE),
+            connections_per_address: s.connections_per_address.unwrap_or(limits::CONNECTIONS_PER_ADDRESS_MAX),
         };
         config.check()?;
         Ok(config)
@@ -156,6 +180,15 @@ impl Config {
             if ok { Ok(()) } else { Err(ConfigError::Range { name, value, allowed }) }
         };
         range("node", self.node.into(), self.node >= 1, "1 to 65535")?;
+        let logins = self.logins_per_minute;
+        range("logins_per_minute", logins.into(), (1..=100_000).contains(&logins), "1 to 100000")?;
+        let connections = self.connections_per_address;
+        range("connections_per_address", connections as u64, connections >= 1, "1 or more")?;
+        for (name, sends) in
+            [("sends_per_user", self.sends_per_user), ("sends_per_conversation", self.sends_per_conversation)]
+        {
+            range(name, sends.into(), sends <= 1_000_000, "0 to 1000000")?;
+        }
         range("snapshot_entries", self.snapshot_entries, self.snapshot_entries >= 100, "100 or more")?;
         range("heartbeat_ms", self.heartbeat_ms, (10..=5_000).contains(&self.heartbeat_ms), "10 to 5000")?;
         let election = self.election_ms >= 2 * self.heartbeat_ms && self.election_ms <= 60_000;
@@ -181,10 +214,14 @@ fn over(high: Settings, low: Settings) -> Settings {
         heartbeat_ms: high.heartbeat_ms.or(low.heartbeat_ms),
         election_ms: high.election_ms.or(low.election_ms),
         lease_ms: high.lease_ms.or(low.lease_ms),
+        sends_per_user: high.sends_per_user.or(low.sends_per_user),
+        sends_per_conversation: high.sends_per_conversation.or(low.sends_per_conversation),
+        logins_per_minute: high.logins_per_minute.or(low.logins_per_minute),
+        connections_per_address: high.connections_per_address.or(low.connections_per_address),
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 18] = [
     "node",
     "data_dir",
     "client_addr",
@@ -199,6 +236,10 @@ const KEYS: [&str; 14] = [
     "heartbeat_ms",
     "election_ms",
     "lease_ms",
+    "sends_per_user",
+    "sends_per_conversation",
+    "logins_per_minute",
+    "connections_per_address",
 ];
 
 /// The settings in a file's text, or the line (from 1) and what is wrong with it.
@@ -254,6 +295,17 @@ mod tests {
         let file = parse("node = 7\nlease_ms = 9000\ndata_dir = \"/var/lib/flotilla\"").expect("parses");
         let config = Config::from_settings(over(Settings { node: Some(2), ..Settings::default() }, file)).expect("ok");
         assert_eq!((config.node, config.lease_ms, config.heartbeat_ms), (2, 9_000, 250));
+    }
+
+    #[test]
+    fn sends_are_limited_but_not_for_demo_users() {
+        let config =
+            |text: &str| Config::from_settings(parse(&format!("node = 1\ndata_dir = \"/x\"\n{text}")).expect("parses"));
+        let sends = |text: &str| config(text).map(|c| (c.sends_per_user, c.sends_per_conversation)).expect("ok");
+        assert_eq!(sends(""), (limits::SENDS_PER_USER, limits::SENDS_PER_CONVERSATION));
+        assert_eq!(sends("auth = \"dev\""), (0, 0));
+        assert_eq!(sends("auth = \"dev\"\nsends_per_user = 7"), (7, 0));
+        assert!(config("logins_per_minute = 0").is_err() && config("connections_per_address = 0").is_err());
     }
 
     #[test]

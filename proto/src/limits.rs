@@ -117,6 +117,13 @@ pub const ASKS_PER_MINUTE: u32 = 60;
 /// Conversations that one node exports at the same time; a further one is asked to come again after this.
 pub const EXPORTS_AT_ONCE: usize = 4;
 pub const EXPORT_RETRY_MS: u64 = 5_000;
+/// Sends a second of one user, and into one conversation, on one node (defaults; 0: no limit), and how many seconds' worth
+/// may come at once.
+pub const SENDS_PER_USER: u32 = 50;
+pub const SENDS_PER_CONVERSATION: u32 = 200;
+pub const RATE_BURST_SECONDS: u64 = 10;
+/// Cells that count sends; users (or conversations) that share one share its limit.
+pub const RATE_CELLS: usize = 1 << 16;
 /// Rows of inboxes in one answer.
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.

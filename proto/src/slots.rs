@@ -25,6 +25,11 @@ pub fn of_user(id: &UserId) -> Slot {
     slot(KIND_USER, id.as_str())
 }
 
+/// A hash that spreads ids, the same everywhere. For tables in memory; slots have their own.
+pub fn spread(bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, 1)
+}
+
 /// Which shard owns each slot. A version tells two tables apart; the higher one is newer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotTable {

@@ -84,6 +84,10 @@ fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<N
             origins: if config.origins.is_empty() { vec![config.client_url.clone()] } else { config.origins.clone() },
             // Without demo users there is no local cluster to play with.
             dev_control: dev_control.filter(|_| config.auth == AuthMode::Dev),
+            sends_per_user: config.sends_per_user,
+            sends_per_conversation: config.sends_per_conversation,
+            logins_per_minute: config.logins_per_minute,
+            connections_per_address_max: config.connections_per_address,
             ..ClientOptions::default()
         },
         passwords: Passwords::production(),

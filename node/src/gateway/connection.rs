@@ -210,7 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             rev: self.rev(self.open.rev),
             server_time: self.shared.now(),
             token_expires_at: self.open.caller.expires,
-            limits: frame::server::Limits::default(),
+            limits: frame::server::Limits {
+                sends_per_user: self.shared.options.sends_per_user,
+                sends_per_conversation: self.shared.options.sends_per_conversation,
+                ..Default::default()
+            },
             urls: self.urls.clone(),
             reset: self.open.reset,
         };

@@ -4,7 +4,7 @@
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
 //! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
-//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost
+//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost · [`rates`] how many sends there may be
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes
 //! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
@@ -15,6 +15,7 @@ pub mod errors;
 pub mod hello;
 pub mod marks;
 pub mod ops;
+pub mod rates;
 pub mod requests;
 pub mod sends;
 pub mod session;

@@ -59,6 +59,7 @@ pub async fn append(
 ) -> Result<frame::Accepted, ErrorBody> {
     check(&frame.what)?;
     let conv = frame.target.conv_for(sender);
+    shared.try_send(sender, &conv)?;
     let mut append = Append {
         conv: conv.clone(),
         sender: sender.clone(),

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::errors;
+use super::rates::Rates;
 use super::withdrawals::Withdrawals;
 use crate::auth::limiter::Limiter;
 use crate::auth::password::Passwords;
@@ -34,6 +35,11 @@ pub struct Options {
     pub dev_control: Option<DevControl>,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    /// A second, on this node; 0: no limit.
+    pub sends_per_user: u32,
+    pub sends_per_conversation: u32,
+    /// Tries of one address and of one account.
+    pub logins_per_minute: u32,
     pub timings: Timings,
 }
 
@@ -87,6 +93,9 @@ impl Default for Options {
             dev_control: None,
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_address_max: limits::CONNECTIONS_PER_ADDRESS_MAX,
+            sends_per_user: 0,
+            sends_per_conversation: 0,
+            logins_per_minute: limits::LOGIN_PER_MINUTE,
             timings: Timings::default(),
         }
     }
@@ -139,6 +148,8 @@ pub struct Shared {
     pub options: Options,
     pub passwords: Passwords,
     pub logins: Limiter,
+    sends_of_users: Rates,
+    sends_to_conversations: Rates,
     /// Searches and reports.
     pub asks: Limiter,
     /// Turns for exports.
@@ -171,9 +182,11 @@ impl Shared {
         Self {
             backend,
             clock,
-            options,
             passwords,
-            logins: Limiter::new(limits::LOGIN_BURST, limits::LOGIN_PER_MINUTE),
+            logins: Limiter::new(limits::LOGIN_BURST, options.logins_per_minute),
+            sends_of_users: Rates::new(options.sends_per_user),
+            sends_to_conversations: Rates::new(options.sends_per_conversation),
+            options,
             asks: Limiter::new(limits::ASKS_BURST, limits::ASKS_PER_MINUTE),
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
             figures: Figures::new(registry),
@@ -254,6 +267,24 @@ impl Shared {
 
     fn checked(&self) -> std::sync::MutexGuard<'_, BTreeMap<(UserId, DeviceId), Instant>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one send of this user into this conversation; an error says when there is room. Without limits it costs two
+    /// comparisons, with them two hashes and two atomic operations.
+    pub fn try_send(&self, user: &UserId, conv: &ConvId) -> Result<(), ErrorBody> {
+        if self.sends_of_users.is_off() && self.sends_to_conversations.is_off() {
+            return Ok(());
+        }
+        let now_us = self.started.elapsed().as_micros() as u64;
+        let (what, wait_ms) = match self.sends_of_users.take(user.as_str(), now_us) {
+            Err(wait_ms) => ("sends of this user", wait_ms),
+            Ok(()) => match self.sends_to_conversations.take(conv.as_str(), now_us) {
+                Err(wait_ms) => ("sends to this conversation", wait_ms),
+                Ok(()) => return Ok(()),
+            },
+        };
+        let error = ErrorBody::new(ErrorCode::TooManyRequests, format!("too many {what}"));
+        Err(ErrorBody { retry_after_ms: Some(wait_ms), ..error })
     }
 
     pub fn try_login(&self, peer: SocketAddr, user: &UserId) -> bool {

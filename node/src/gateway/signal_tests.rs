@@ -141,3 +141,27 @@ async fn what_one_device_settles_the_others_hear() {
     };
     assert_eq!(seen.peer.map(|p| p.read), Some(Seq(0)));
 }
+
+#[tokio::test]
+async fn sends_above_the_limit_are_told_when_to_come_again() {
+    use crate::gateway::shared::Options;
+    let limited = Options { dev_auth: true, sends_per_user: 1, sends_per_conversation: 1_000, ..Options::default() };
+    let node = Node::with(limited).await;
+    drop(node.caught_up("bob", "1").await);
+    let mut alice = node.caught_up("alice", "1").await;
+    assert_eq!(alice.ready.as_ref().expect("said hello").limits.sends_per_user, 1);
+    let mut refused = None;
+    for cid in 1..=1 + u128::from(limits::RATE_BURST_SECONDS) {
+        let id = alice.ask(crate::testing::client::message("bob", cid, "x")).await;
+        refused = match alice.answer(id).await {
+            ServerFrame::Error(error) => Some(error),
+            _ => None,
+        };
+    }
+    let refused = refused.expect("one send too many");
+    assert_eq!((refused.code, refused.retryable), (ErrorCode::TooManyRequests, true));
+    let wait = refused.retry_after_ms.expect("when to come again");
+    assert!((1..=1_000).contains(&wait), "{wait}");
+    tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+    alice.send("bob", 99, "in time").await;
+}

@@ -39,9 +39,9 @@ impl Credentials {
     }
 }
 
-fn too_many() -> ErrorBody {
+fn too_many(shared: &Shared) -> ErrorBody {
     let error = ErrorBody::new(ErrorCode::TooManyRequests, "too many tries");
-    ErrorBody { retry_after_ms: Some(60_000 / u64::from(limits::LOGIN_PER_MINUTE)), ..error }
+    ErrorBody { retry_after_ms: Some(60_000 / u64::from(shared.options.logins_per_minute.max(1))), ..error }
 }
 
 /// Runs a command of one user.
@@ -54,7 +54,7 @@ pub async fn register(shared: &Shared, mut request: Request) -> Outcome {
     let credentials: Credentials = request.params()?;
     let user = credentials.user()?;
     if !shared.try_login(request.peer, &user) {
-        return Err(too_many());
+        return Err(too_many(shared));
     }
     let phc = shared.passwords.hash(&credentials.password).await.map_err(errors::of_password)?;
     let command = Command::Register(Register { user: user.clone(), phc, request: key });
@@ -73,7 +73,7 @@ pub async fn login(shared: &Shared, mut request: Request) -> Outcome {
         return Err(errors::invalid("`install` is a secret of the client's store, 1 to 256 bytes"));
     }
     if !shared.try_login(request.peer, &user) {
-        return Err(too_many());
+        return Err(too_many(shared));
     }
     let account = shared.account(&user, Freshness::Linearizable).await?;
     let phc = account.as_ref().map(|a| a.phc.as_str());

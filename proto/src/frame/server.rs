@@ -72,6 +72,15 @@ pub struct Limits {
     pub requests_in_flight: u32,
     pub window: u32,
     pub window_per_conv: u32,
+    /// A second, on one node, ten seconds' worth at once; above it `too_many_requests`. Absent: no limit.
+    #[serde(skip_serializing_if = "is_zero_u32")]
+    pub sends_per_user: u32,
+    #[serde(skip_serializing_if = "is_zero_u32")]
+    pub sends_per_conversation: u32,
+}
+
+fn is_zero_u32(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Default for Limits {
@@ -83,6 +92,8 @@ impl Default for Limits {
             requests_in_flight: limits::REQUESTS_IN_FLIGHT_MAX as u32,
             window: limits::WINDOW_ENTRIES as u32,
             window_per_conv: limits::WINDOW_ENTRIES_PER_CONV as u32,
+            sends_per_user: 0,
+            sends_per_conversation: 0,
         }
     }
 }
