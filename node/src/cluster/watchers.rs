@@ -119,7 +119,10 @@ mod tests {
     fn a_watcher_is_told_what_is_news_to_it() {
         let mut watches = Watches::default();
         let (ann, bob, eve) = (user("ann"), user("bob"), user("eve"));
-        assert!(watches.set(1, &ann, &[bob.clone()], 10) && watches.set(2, &eve, &[bob.clone()], 10));
+        assert!(
+            watches.set(1, &ann, std::slice::from_ref(&bob), 10)
+                && watches.set(2, &eve, std::slice::from_ref(&bob), 10)
+        );
         let pairs = watches.pairs_of([&bob].into_iter());
         assert_eq!(pairs.into_iter().collect::<Vec<_>>(), [(ann.clone(), bob.clone()), (eve.clone(), bob.clone())]);
         let told = |tells: Vec<Tell>| tells.into_iter().map(|t| t.watcher).collect::<Vec<_>>();
@@ -138,7 +141,7 @@ mod tests {
         let mut watches = Watches::default();
         let (ann, bob, eve) = (user("ann"), user("bob"), user("eve"));
         assert!(watches.set(1, &ann, &[bob.clone(), bob.clone()], 2));
-        assert!(watches.set(1, &ann, &[eve.clone()], 2));
+        assert!(watches.set(1, &ann, std::slice::from_ref(&eve), 2));
         assert!(!watches.is_watched(&bob));
         assert!(!watches.set(2, &ann, &[bob.clone(), ann.clone()], 2));
         assert!(watches.set(1, &ann, &[bob.clone(), ann.clone()], 2));
