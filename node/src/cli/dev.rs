@@ -146,7 +146,9 @@ fn print_welcome(args: &DevArgs, dir: &Path, kept: bool, cluster: &str, nodes: &
         dir.display(),
         if kept { "" } else { " (deleted at the end; keep it with --data-dir DIR)" }
     );
-    println!("\nopen {} in two windows and chat with yourself; the strip at the bottom kills nodes", urls[0]);
+    println!("\nchat with yourself in two browser windows; the strip at the bottom kills and restarts nodes:");
+    println!("  {}/?as=alice", urls[0]);
+    println!("  {}/?as=bob", urls.last().unwrap_or(&urls[0]));
     println!("demo users (no password, loopback only): alice, bob");
     let binary = std::env::current_exe().map_or("flotilla".to_owned(), |path| path.display().to_string());
     let last = urls.last().cloned().unwrap_or_default();

@@ -175,7 +175,7 @@ test('without any node it reads and writes, also after a reload, and sends when 
   await bubble(hugo, 'while all is well').waitFor();
   await holds(greta, 'navigator.serviceWorker.controller !== null');
   for (const node of [1, 2, 3]) await dev.turn(greta, node, 'Kill');
-  await greta.getByText('Reconnecting').first().waitFor();
+  await greta.locator('.notice', { hasText: 'Reconnecting' }).waitFor();
   await write(greta, 'written without a node');
   await bubble(greta, 'written without a node').getByLabel('Sending').waitFor();
   await greta.context().setOffline(true);
