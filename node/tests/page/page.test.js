@@ -276,6 +276,39 @@ test('who is there and who types is shown; pinned, muted, archived and marked on
   await close(other);
 });
 
+test('people are found by the beginning of their names, call themselves what they like, and can be blocked', { skip }, async () => {
+  const [rosa, sven] = [await people.demo('rosa', dev.urls[0]), await people.demo('sven', dev.urls[1])];
+  await sven.getByRole('button', { name: /Menu/ }).click();
+  await sven.getByRole('menuitem', { name: 'Profile' }).click();
+  await sven.getByLabel('Name', { exact: true }).fill('Sven Ödegård');
+  await sven.getByRole('button', { name: 'Save' }).click();
+  await sven.locator('.me-name', { hasText: 'Sven Ödegård' }).waitFor();
+  await rosa.getByRole('button', { name: /New conversation/ }).first().click();
+  await rosa.getByLabel('With whom?').pressSequentially('sv');
+  await rosa.locator('.found button', { hasText: 'sven' }).click();
+  await rosa.getByRole('button', { name: 'Start' }).click();
+  await write(rosa, 'hello Sven');
+  await bubble(rosa, 'hello Sven').getByLabel(/Sent|Delivered/).waitFor();
+  await sven.locator('.room', { hasText: 'rosa' }).click();
+  await write(sven, 'hello Rosa');
+  await rosa.locator('.room-name', { hasText: 'Sven Ödegård' }).waitFor();
+  await bubble(rosa, 'hello Rosa').waitFor();
+  await rosa.getByRole('button', { name: 'Options' }).click();
+  await rosa.getByRole('menuitem', { name: 'Block' }).click();
+  await rosa.getByRole('button', { name: 'Block', exact: true }).click();
+  await rosa.getByText('Blocked by you').waitFor();
+  await write(sven, 'are you there?');
+  await sven.getByText('Not sent: this person does not take messages from you.').waitFor();
+  await rosa.getByRole('button', { name: 'Options' }).click();
+  await rosa.getByRole('menuitem', { name: 'Unblock' }).click();
+  await rosa.getByText('Blocked by you').waitFor({ state: 'hidden' });
+  await sven.getByRole('button', { name: 'Write it again' }).click();
+  await sven.keyboard.press('Enter');
+  await bubble(rosa, 'are you there?').waitFor();
+  await close(rosa);
+  await close(sven);
+});
+
 test('no page met an error', { skip }, () => {
   assert.deepEqual(people.errors, []);
 });

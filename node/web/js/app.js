@@ -34,10 +34,12 @@ export class App {
     this.user = client.user;
     const names = drawer(client.user, 'names', {});
     this.rooms = new Rooms(client, { names: names.value, save: names.save });
-    this.people = new People(client);
+    const profiles = drawer(client.user, 'profiles', {});
+    this.people = new People(client, { names: profiles.value, save: profiles.save });
     this.#dismissed = drawer(client.user, 'dismissed', []);
     this.#drafts = drawer(client.user, 'drafts', {});
     this.rooms.onChange = this.people.onChange = () => this.changed();
+    this.rooms.onPeople = users => this.people.meet(users);
   }
 
   async start() {
@@ -69,6 +71,7 @@ export class App {
   #onEntry(entry) {
     this.audit.onEntry(entry);
     this.people.wrote(entry.conv, entry.from);
+    this.people.meet([entry.from]);
     this.rooms.onEntry(entry);
     this.#threads.get(entry.conv)?.onEntry(entry);
   }
@@ -87,10 +90,18 @@ export class App {
   #onCaughtUp() {
     this.people.watch(this.rooms.list().map(room => room.peer).filter(peer => peer !== undefined));
     void this.people.renew();
+    void this.people.loadBlocks();
+    this.people.meet([this.user, ...this.rooms.list().flatMap(room => room.peer ?? [])]);
     for (const room of this.rooms.list()) if (room.kind !== 'direct' && room.name === '') void this.rooms.learnName(room.conv);
     const thread = this.current === null ? undefined : this.#threads.get(this.current);
     if (thread?.trouble) void thread.older();
     void this.rooms.prefetch();
+  }
+
+  /** @param {import('./rooms.js').Room} room */
+  titleOf(room) {
+    if (room.peer === undefined) return room.name || 'Group';
+    return room.peer === this.user ? room.name : this.people.name(room.peer);
   }
 
   /** What is worth saying about the connection. @returns {'online' | 'connecting' | 'offline' | 'stopped'} */

@@ -60,10 +60,10 @@ export const counted = (count, one, many = `${one}s`) => `${count.toLocaleString
 /** `a, b and c` @param {string[]} names */
 export const listed = names => (names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`);
 
-/** What an entry of a group says that is no message. @param {any} entry @param {string} me */
-export function eventText(entry, me) {
-  const who = (/** @type {string} */ user) => (user === me ? 'you' : user);
-  const from = entry.from === me ? 'You' : entry.from;
+/** What an entry of a group says that is no message. @param {any} entry @param {string} me @param {(user: string) => string} [nameOf] */
+export function eventText(entry, me, nameOf = user => user) {
+  const who = (/** @type {string} */ user) => (user === me ? 'you' : nameOf(user));
+  const from = entry.from === me ? 'You' : nameOf(entry.from);
   switch (entry.kind) {
     case 'create': return `${from} created the group “${entry.name}”`;
     case 'add': return entry.users?.length === 1 && entry.users[0] === entry.from ? `${from} joined` : `${from} added ${listed((entry.users ?? []).map(who))}`;

@@ -1,8 +1,10 @@
-// Who is there, and who types. A server that does not know answers `unsupported` or says nothing: then nothing is shown.
+// Who is there, who types, how they call themselves, whom this person has blocked. A server that does not know answers
+// `unsupported` or says nothing: then nothing is shown.
 
 /** Typing is over when it was not said again for this long. */
 const TYPING_MS = 6_000;
 const WATCHED_MAX = 200;
+const PROFILES_PER_CALL = 50;
 
 export class People {
   #client;
@@ -13,11 +15,92 @@ export class People {
   /** @type {Set<string>} */
   #watched = new Set();
   #isSupported = true;
+  /** Asked for since the page was opened. @type {Set<string>} */
+  #asked = new Set();
+  /** To be asked for. @type {Set<string>} */
+  #unknown = new Set();
+  /** @type {Set<string>} */
+  #blocked = new Set();
+  #memory;
   onChange = () => {};
 
-  /** @param {any} client */
-  constructor(client) {
+  /** @param {any} client @param {{ names: Record<string, string>, save: () => void }} memory how people called themselves on earlier visits */
+  constructor(client, memory) {
     this.#client = client;
+    this.#memory = memory;
+  }
+
+  /** What to call somebody. @param {string} user */
+  name(user) {
+    return this.#memory.names[user] || user;
+  }
+
+  /** @param {Iterable<string>} users */
+  meet(users) {
+    const before = this.#unknown.size;
+    for (const user of users) if (!this.#asked.has(user)) this.#unknown.add(user);
+    if (before === 0 && this.#unknown.size > 0) setTimeout(() => void this.#learn(), 150);
+  }
+
+  async #learn() {
+    const users = [...this.#unknown].slice(0, PROFILES_PER_CALL);
+    for (const user of users) {
+      this.#asked.add(user);
+      this.#unknown.delete(user);
+    }
+    try {
+      const reply = await this.#client.call('GET users', { ids: users.join(',') });
+      for (const { user, name } of reply.users) this.#setName(user, name ?? '');
+    } catch {
+      // Their ids are names too. They are asked for again after the next connect.
+      for (const user of users) this.#asked.delete(user);
+      this.#unknown.clear();
+    }
+    if (this.#unknown.size > 0) void this.#learn();
+  }
+
+  /** @param {string} user @param {string} name */
+  #setName(user, name) {
+    if ((this.#memory.names[user] ?? '') === name) return;
+    if (name === '') delete this.#memory.names[user];
+    else this.#memory.names[user] = name;
+    this.#memory.save();
+    this.onChange();
+  }
+
+  /** @param {{ name: string, about: string }} profile */
+  async introduce(profile) {
+    const { name } = await this.#client.call('PATCH me', profile);
+    this.#setName(this.#client.user, name ?? '');
+  }
+
+  /** Beginnings of names. @param {string} prefix @returns {Promise<string[]>} */
+  async find(prefix) {
+    const { users } = await this.#client.call('GET search/users', { prefix, limit: 6 });
+    return users.filter((/** @type {string} */ user) => user !== this.#client.user);
+  }
+
+  async loadBlocks() {
+    try {
+      const { blocks } = await this.#client.call('GET blocks');
+      this.#blocked = new Set(blocks.filter((/** @type {any} */ b) => b.on).map((/** @type {any} */ b) => b.user));
+      this.onChange();
+    } catch {
+      // What is known stays.
+    }
+  }
+
+  /** @param {string | undefined} user */
+  isBlocked(user) {
+    return user !== undefined && this.#blocked.has(user);
+  }
+
+  /** @param {string} user @param {boolean} on */
+  async block(user, on) {
+    await this.#client.call(`${on ? 'PUT' : 'DELETE'} blocks/${user}`);
+    if (on) this.#blocked.add(user);
+    else this.#blocked.delete(user);
+    this.onChange();
   }
 
   /** @param {Iterable<string>} users */

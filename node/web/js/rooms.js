@@ -37,6 +37,8 @@ export class Rooms {
   /** Asked for. @type {Set<string>} */
   #named = new Set();
   onChange = () => {};
+  /** Members of a group were told. @type {(users: string[]) => void} */
+  onPeople = () => {};
 
   /** @param {any} client @param {{ names: Record<string, string>, save: () => void }} memory names of groups, from earlier visits */
   constructor(client, memory) {
@@ -222,11 +224,13 @@ export class Rooms {
   async members(conv) {
     const members = [];
     for (let after; ; after = members.at(-1).user) {
+      /** @type {{ members: any[], more: boolean }} */
       const page = await this.#client.members(conv, after === undefined ? {} : { after });
       members.push(...page.members);
       if (!page.more || page.members.length === 0) break;
     }
     this.#room(conv).members = members;
+    this.onPeople(members.map(m => m.user));
     this.onChange();
     return members;
   }

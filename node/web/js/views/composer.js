@@ -124,7 +124,7 @@ export class Composer {
     if (this.#about?.kind === 'edit') this.cancel();
     this.#turn({ kind: 'reply', seq });
     const quoted = this.#thread.message(seq);
-    this.#show(`Reply to ${quoted?.from === this.#app.user ? 'yourself' : quoted?.from}`, quoteText(this.#thread, seq));
+    this.#show(`Reply to ${quoted?.from === this.#app.user ? 'yourself' : this.#app.people.name(quoted?.from ?? '')}`, quoteText(this.#thread, seq));
   }
 
   /** @param {number} seq */
@@ -170,7 +170,7 @@ export class Composer {
     return true;
   }
 
-  /** Names of members behind an @. @param {string} text */
+  /** Members who are named behind an at sign. @param {string} text */
   #mentions(text) {
     const members = new Set((this.#app.rooms.get(this.#conv)?.members ?? []).map(m => m.user));
     const named = [...text.toLowerCase().matchAll(/(?:^|\s)@([a-z0-9_.-]+)/g)].map(m => m[1].replace(/[.-]+$/, ''));

@@ -9,7 +9,6 @@ import { confirmDelete, groupInfo } from './dialogs.js';
 import { emojiMenu, messageMenu, roomMenu } from './menus.js';
 import { estimate, render, signature } from './rows.js';
 import { Search } from './search.js';
-import { title } from './sidebar.js';
 
 /** Older ones are fetched before the reader is there. */
 const NEAR_TOP_ROWS = 25;
@@ -19,7 +18,6 @@ const MARKS_EVERY_MS = 4_000;
 
 export class Conversation {
   #app;
-  #shell;
   #thread;
   #room;
   #list;
@@ -38,7 +36,6 @@ export class Conversation {
   /** @param {import('../app.js').App} app @param {string} conv @param {import('./shell.js').Shell} shell */
   constructor(app, conv, shell) {
     this.#app = app;
-    this.#shell = shell;
     this.conv = conv;
     this.#room = app.rooms.get(conv) ?? app.rooms.make(conv);
     this.#thread = app.thread(conv);
@@ -139,14 +136,14 @@ export class Conversation {
 
   #renderHead() {
     const room = this.#room;
-    const name = title(room);
+    const name = this.#app.titleOf(room);
     setText(this.name, name);
     if (room.kind === 'direct') setText(this.avatar, initials(name));
     else if (!this.avatar.firstChild) this.avatar.append(icon('group'));
     const presence = this.#app.people.presence(room.peer);
     setAttr(this.avatar, 'data-presence', presence?.state ?? null);
     setText(this.state, this.#stateText(presence));
-    this.composer.typing(this.#app.people.typing(this.conv), room.kind !== 'direct');
+    this.composer.typing(this.#app.people.typing(this.conv).map(user => this.#app.people.name(user)), room.kind !== 'direct');
   }
 
   /** @param {{ state: string, at?: number } | undefined} presence */
@@ -155,6 +152,7 @@ export class Conversation {
     if (room.state?.member === false) return 'You are not a member any more';
     if (room.kind !== 'direct') return room.members ? counted(room.members.length, 'member') : 'Group';
     if (room.peer === this.#app.user) return 'Only you';
+    if (this.#app.people.isBlocked(room.peer)) return 'Blocked by you';
     if (presence?.state === 'online') return 'Online';
     if (presence?.state === 'away') return 'Away';
     if (presence?.at) return `Last seen ${shortWhen(presence.at)}`;
@@ -169,7 +167,7 @@ export class Conversation {
     this.#announced = last;
     if (fresh.length === 0) return;
     if (fresh.length > 3) announce(`${fresh.length} new messages`);
-    else announce(fresh.map(row => `${row.from}: ${this.#thread.message(row.seq ?? 0)?.text}`).join('. '));
+    else announce(fresh.map(row => `${this.#app.people.name(row.from ?? '')}: ${this.#thread.message(row.seq ?? 0)?.text}`).join('. '));
   }
 
   // Scrolling and reading.
@@ -266,7 +264,7 @@ export class Conversation {
       reply: () => this.composer.reply(seq),
       edit: own ? () => this.composer.edit(seq) : undefined,
       remove: own || isAdmin ? () => this.#remove(seq) : undefined,
-      info: seenBy ? (seenBy.length > 0 ? `Read by ${listed(seenBy)}` : 'Not read yet') : undefined,
+      info: seenBy ? (seenBy.length > 0 ? `Read by ${listed(seenBy.map(user => this.#app.people.name(user)))}` : 'Not read yet') : undefined,
     });
   }
 

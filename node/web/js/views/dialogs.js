@@ -25,6 +25,9 @@ function ask(title, text, action) {
   });
 }
 
+/** @param {string} name */
+export const confirmBlock = name => ask(`Block ${name}?`, 'What they write to you directly is refused, and they do not see whether you are there. In groups nothing changes.', 'Block');
+
 export const confirmDelete = () => ask('Delete this message?', 'It goes for everybody. That it was there stays visible.', 'Delete');
 
 /** @param {import('../app.js').App} app @param {import('./shell.js').Shell} shell */
@@ -55,9 +58,24 @@ export function newConversation(app, open) {
     setText(submit, isGroup ? 'Create group' : 'Start');
     setText(wantsGroup, isGroup ? 'No group' : 'Make it a group');
   };
+  const found = h('div', { class: 'found', 'aria-label': 'People of this name', role: 'group' });
+  let timer = /** @type {any} */ (0);
   const look = () => {
     setText(error, '');
     if (people.value.trim().split(/[\s,;]+/).length > 1) turn(true);
+    clearTimeout(timer);
+    timer = setTimeout(() => void suggest(), 250);
+  };
+  /** Those whose names begin like the last one that is typed. */
+  const suggest = async () => {
+    const [, before, last] = /** @type {any} */ (/^(.*?)([^\s,;]*)$/s.exec(people.value));
+    const users = last.length < 2 ? [] : await app.people.find(last.toLowerCase()).catch(() => []);
+    if (!people.value.endsWith(last)) return;
+    found.replaceChildren(...users.filter((/** @type {string} */ user) => user !== last).map((/** @type {string} */ user) => h('button', { type: 'button', class: 'demo-user', onclick: () => {
+      people.value = `${before}${user}`;
+      found.replaceChildren();
+      people.focus();
+    } }, h('span', { class: 'avatar', 'data-hue': hue(user), 'aria-hidden': 'true' }, initials(user)), user)));
   };
   const onsubmit = async (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -72,7 +90,7 @@ export function newConversation(app, open) {
       submit.disabled = false;
     }
   };
-  const el = dialog('New conversation', [h('form', { onsubmit, novalidate: true }, h('label', { for: 'new-people' }, 'With whom?'), people, group, error, h('div', { class: 'dialog-foot' }, wantsGroup, submit))]);
+  const el = dialog('New conversation', [h('form', { onsubmit, novalidate: true }, h('label', { for: 'new-people' }, 'With whom?'), people, found, group, error, h('div', { class: 'dialog-foot' }, wantsGroup, submit))]);
   people.focus();
 }
 
@@ -111,7 +129,7 @@ export function groupInfo(app, room, shell) {
     }
   };
   const person = (/** @type {any} */ m) => h('li', {}, h('span', { class: 'avatar', 'data-hue': hue(m.user), 'aria-hidden': 'true' }, initials(m.user)),
-    h('span', { class: 'person-name' }, m.user, m.user === app.user ? ' (you)' : ''), h('span', { class: 'muted' }, m.role === 'member' ? '' : m.role),
+    h('span', { class: 'person-name' }, app.people.name(m.user), m.user === app.user ? ' (you)' : '', app.people.name(m.user) === m.user ? null : h('small', { class: 'muted' }, ` ${m.user}`)), h('span', { class: 'muted' }, m.role === 'member' ? '' : m.role),
     mayManage() && m.user !== app.user && m.role !== 'owner' ? [
       h('button', { class: 'link', type: 'button', onclick: () => attempt(() => app.client.setRole(conv, m.user, m.role === 'admin' ? 'member' : 'admin')) }, m.role === 'admin' ? 'Make member' : 'Make admin'),
       h('button', { class: 'link danger', type: 'button', onclick: () => attempt(() => app.client.removeMember(conv, m.user)) }, 'Remove')] : null);
@@ -145,6 +163,31 @@ export function devices(app) {
   const fill = async () => list.replaceChildren(...(await app.client.call('GET devices')).devices.map(row));
   dialog('Devices', [h('p', { class: 'muted' }, 'Where you are logged in. Each has its own copy of what came.'), list]);
   fill().catch(failure => list.replaceChildren(h('li', { class: 'muted' }, problem(failure))));
+}
+
+/** @param {import('../app.js').App} app */
+export function profile(app) {
+  const error = h('p', { class: 'form-error', role: 'alert' });
+  const name = h('input', { id: 'profile-name', maxlength: '64', autocomplete: 'name', placeholder: app.user });
+  const about = h('textarea', { id: 'profile-about', rows: '3', maxlength: '300' });
+  const submit = h('button', { class: 'button primary', type: 'submit' }, 'Save');
+  const onsubmit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    try {
+      await app.people.introduce({ name: name.value.trim(), about: about.value.trim() });
+      el.close();
+    } catch (failure) {
+      setText(error, problem(failure));
+    }
+  };
+  const el = dialog('Profile', [h('form', { onsubmit, novalidate: true }, h('p', { class: 'muted' }, `People find you as ${app.user}, and see this:`), h('label', { for: 'profile-name' }, 'Name'), name, h('label', { for: 'profile-about' }, 'About'), about, error, h('div', { class: 'dialog-foot' }, submit))]);
+  app.client.call(`GET users/${app.user}`).then(
+    (/** @type {any} */ mine) => {
+      name.value = mine.name ?? '';
+      about.value = mine.about ?? '';
+    },
+    (/** @type {any} */ failure) => setText(error, problem(failure)),
+  );
 }
 
 const KEYS = [

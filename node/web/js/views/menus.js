@@ -4,7 +4,7 @@ import { leaveTab } from '../account.js';
 import { announce, h, icon } from '../dom.js';
 import { applyTheme, theme } from '../theme.js';
 import { isMuted, settings } from '../rooms.js';
-import { confirmLogOut, devices, groupInfo, shortcuts } from './dialogs.js';
+import { confirmBlock, confirmLogOut, devices, groupInfo, profile, shortcuts } from './dialogs.js';
 
 const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥', '👀', '✅', '❌', '💯', '😀', '😉', '😍', '🤔', '😎', '🥳', '👏', '🙌', '💪', '🚀', '☕', '⚓', '⛵', '🌊', '🐙', '⏳', '💡', '🛠️'];
 
@@ -79,6 +79,7 @@ export function roomMenu(app, room, shell, at) {
     if (app.current === room.conv) shell.close();
     settle({ unread: true })();
   };
+  /** @type {{ label: string, icon: string, act: () => void }[]} */
   const items = [
     { label: pinned ? 'Unpin' : 'Pin to the top', icon: 'pin', act: settle({ pinned: !pinned }) },
     { label: muted ? 'Unmute' : 'Mute', icon: 'mute', act: settle({ muted_until: muted ? 0 : FOR_EVER }) },
@@ -86,6 +87,14 @@ export function roomMenu(app, room, shell, at) {
   ];
   if (!unread && app.rooms.unread(room) === 0) items.push({ label: 'Mark as unread', icon: 'check', act: markUnread });
   if (room.kind !== 'direct') items.push({ label: 'Members and settings', icon: 'group', act: () => groupInfo(app, room, shell) });
+  const { peer } = room;
+  if (peer !== undefined && peer !== app.user) {
+    const isBlocked = app.people.isBlocked(peer);
+    const turn = async () => {
+      if (isBlocked || (await confirmBlock(app.people.name(peer)))) await app.run(() => app.people.block(peer, !isBlocked)).catch(() => {});
+    };
+    return show(at, list([...items, { label: isBlocked ? 'Unblock' : 'Block', icon: 'close', act: () => void turn(), isDanger: !isBlocked }]));
+  }
   show(at, list(items));
 }
 
@@ -100,6 +109,7 @@ export function ownMenu(app, shell, at) {
     { label: 'Light', act: () => applyTheme('light'), isOn: choice === 'light' },
     { label: 'Dark', act: () => applyTheme('dark'), isOn: choice === 'dark' },
     { label: 'As the system', act: () => applyTheme('system'), isOn: choice === 'system' },
+    { label: 'Profile', icon: 'edit', act: () => profile(app) },
     { label: 'Devices', icon: 'device', act: () => devices(app) },
     { label: 'Keyboard', icon: 'keyboard', act: shortcuts },
     { label: 'Another account in this window', icon: 'group', act: leave },

@@ -24,14 +24,15 @@ const QUOTE_CHARS = 180;
 /** Changes when the row looks different. @param {Row} row @param {Context} context @returns {string} */
 export function signature(row, { app, thread, room, needle, marked }) {
   const shape = `${row.type}${row.lead ? 'l' : ''}${row.day ? `d${dayName(row.ts)}` : ''}${row.isNew ? 'n' : ''}${row.tail ? 't' : ''}`;
-  if (row.type === 'top') return `top ${thread.isLoading} ${thread.more} ${thread.trouble} ${room.name}`;
+  if (row.type === 'top') return `top ${thread.isLoading} ${thread.more} ${thread.trouble} ${app.titleOf(room)}`;
   if (row.type === 'pending') return `${shape} ${row.pending?.state} ${row.pending?.why}`;
   if (row.seq === undefined || row.type !== 'message') return shape;
   const message = thread.message(row.seq);
   const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
   const quoted = message?.reply_to === undefined ? '' : quoteText(thread, message.reply_to);
-  return `${shape} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
+  const name = room.kind === 'direct' ? '' : app.people.name(row.from ?? '');
+  return `${shape} ${name} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
 }
 
 /** How high it may be, in pixels. @param {Row} row @param {number} width @param {import('../thread.js').Thread} thread */
@@ -60,7 +61,7 @@ function top(_row, { app, thread, room, actions }) {
     return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('p', { class: 'muted' }, text), h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Try again'));
   }
   if (thread.more) return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Earlier messages'));
-  const name = room.name || room.peer || 'this group';
+  const name = app.titleOf(room);
   const text = room.kind === 'direct' ? (room.peer === app.user ? 'Only you see what you write here.' : `This is the beginning of your conversation with ${name}.`) : thread.first === 1 ? `This is the beginning of ${name}.` : `You joined ${name} here.`;
   return h('div', { class: 'row top start', role: 'article' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon('group')), h('h3', {}, name), h('p', { class: 'muted' }, text));
 }
@@ -72,7 +73,7 @@ function gap({ gap: [from, to] = [0, 0] }) {
 
 /** @param {Row} row @param {Context} context */
 function event({ seq, ts }, { app, thread }) {
-  return h('div', { class: 'row event', role: 'article', title: exact(ts) }, h('p', {}, eventText(thread.entry(/** @type {number} */ (seq)), app.user)));
+  return h('div', { class: 'row event', role: 'article', title: exact(ts) }, h('p', {}, eventText(thread.entry(/** @type {number} */ (seq)), app.user, user => app.people.name(user))));
 }
 
 /** @param {Row} row @param {Context} context */
@@ -83,12 +84,12 @@ function message(row, context) {
   const own = one.from === app.user;
   const tick = own && !one.deleted ? app.rooms.progress(room, seq) : '';
   const text = one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(linked(one.text), needle), meta(row, one, tick));
-  const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, one.from) : null, one.reply_to !== undefined && !one.deleted ? quote(one.reply_to, context) : null, text);
+  const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted ? quote(one.reply_to, context) : null, text);
   const reactions = Object.entries(one.reactions);
-  const said = [own ? 'You' : one.from, one.deleted ? 'message deleted' : one.text, time(row.ts), one.edited ? 'edited' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
+  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : one.text, time(row.ts), one.edited ? 'edited' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
   return h('div', { class: `row message${own ? ' own' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
     h('div', { class: 'line' },
-      room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(one.from) : '') : null,
+      room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(app.people.name(one.from)) : '') : null,
       h('div', { class: 'body' }, bubble, reactions.length > 0 ? reactionChips(seq, reactions, context) : null),
       one.deleted ? null : tools(seq, actions)));
 }
@@ -107,8 +108,9 @@ function meta(row, one, tick) {
 
 /** @param {number} seq @param {[string, string[]][]} reactions @param {Context} context */
 function reactionChips(seq, reactions, { app, actions }) {
-  return h('div', { class: 'reactions' }, reactions.map(([emoji, users]) => {
-    const mine = users.includes(app.user);
+  return h('div', { class: 'reactions' }, reactions.map(([emoji, ids]) => {
+    const mine = ids.includes(app.user);
+    const users = ids.map(user => (user === app.user ? 'you' : app.people.name(user)));
     return h('button', { type: 'button', class: 'reaction', 'aria-pressed': String(mine), title: listed(users), 'aria-label': `${emoji}, ${listed(users)}`, onclick: () => actions.react(seq, emoji) }, emoji, users.length > 1 ? h('span', {}, String(users.length)) : null);
   }));
 }
@@ -123,7 +125,7 @@ export function quoteText(thread, seq) {
 /** @param {number} seq @param {Context} context */
 function quote(seq, { app, thread, actions }) {
   const quoted = thread.message(seq);
-  const who = quoted ? (quoted.from === app.user ? 'You' : quoted.from) : 'Reply to';
+  const who = quoted ? (quoted.from === app.user ? 'You' : app.people.name(quoted.from)) : 'Reply to';
   return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${quoteText(thread, seq)}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, quoteText(thread, seq)));
 }
 

@@ -75,6 +75,7 @@ export class Search {
     this.#at = -1;
     if (this.#needle !== '') {
       for (let before; ; ) {
+        /** @type {any[]} */
         const page = await this.#app.client.entries(this.#thread.conv, { before, limit: PAGE });
         if (run !== this.#run) return;
         this.#found.push(...this.#hits(page));

@@ -25,7 +25,7 @@ export class Sidebar {
     const name = app.user;
     const open = (/** @type {string} */ conv) => shell.open(conv);
     this.me = h('button', { class: 'me', type: 'button', 'aria-haspopup': 'menu', onclick: () => ownMenu(app, shell, this.me) },
-      h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), h('span', { class: 'me-name' }, name), h('span', { class: 'me-state' }, (this.state = h('span', { class: 'visually-hidden' }))), h('span', { class: 'visually-hidden' }, 'Menu'));
+      h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), (this.name = h('span', { class: 'me-name' }, name)), h('span', { class: 'me-state' }, (this.state = h('span', { class: 'visually-hidden' }))), h('span', { class: 'visually-hidden' }, 'Menu'));
     this.filter = h('input', { type: 'search', placeholder: 'Find a conversation', 'aria-label': 'Find a conversation', oninput: () => this.render(), onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onFilterKey(e) });
     this.list = h('ul', { class: 'rooms', 'aria-label': 'Conversations', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onListKey(e) });
     this.archived = h('button', { class: 'archived', type: 'button', hidden: true, onclick: () => ((this.#withArchived = !this.#withArchived), this.render()) });
@@ -83,7 +83,7 @@ export class Sidebar {
     const { rooms, current } = this.#app;
     const wanted = this.filter.value.trim().toLowerCase();
     const all = rooms.list();
-    const isShown = (/** @type {Room} */ room) => (wanted === '' ? this.#withArchived || !settings(room).archived || room.conv === current : title(room).toLowerCase().includes(wanted));
+    const isShown = (/** @type {Room} */ room) => (wanted === '' ? this.#withArchived || !settings(room).archived || room.conv === current : this.#isLike(room, wanted));
     const shown = all.filter(isShown);
     const archived = all.filter(room => settings(room).archived).length;
     this.archived.hidden = archived === 0 || wanted !== '';
@@ -104,7 +104,13 @@ export class Sidebar {
     }
     this.#renderEmpty(shown.length === 0, wanted);
     setAttr(this.me, 'data-state', this.#app.connection);
+    setText(this.name, this.#app.people.name(this.#app.user));
     setText(this.state, { online: 'connected', connecting: 'reconnecting', offline: 'offline', stopped: 'stopped' }[this.#app.connection]);
+  }
+
+  /** @param {Room} room @param {string} wanted */
+  #isLike(room, wanted) {
+    return `${this.#app.titleOf(room)} ${room.peer ?? ''}`.toLowerCase().includes(wanted);
   }
 
   /** @param {Room} room */
@@ -136,7 +142,7 @@ export class Sidebar {
   /** @param {ReturnType<typeof makeRow>} row @param {Room} room @param {boolean} isCurrent */
   #fill(row, room, isCurrent) {
     const { rooms, people, user } = this.#app;
-    const name = title(room);
+    const name = this.#app.titleOf(room);
     const unread = rooms.unread(room);
     const draft = isCurrent ? '' : this.#app.draft(room.conv);
     const typing = people.typing(room.conv);
@@ -150,7 +156,7 @@ export class Sidebar {
     row.link.setAttribute('aria-current', isCurrent ? 'page' : 'false');
     row.line.classList.toggle('is-draft', draft !== '');
     row.line.classList.toggle('is-typing', typing.length > 0);
-    setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user));
+    setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user, from => people.name(from)));
     const { pinned, unread: isMarked } = settings(room);
     const muted = isMuted(room);
     setText(row.badge, unread > 0 ? (unread > 999 ? '999+' : String(unread)) : '');
@@ -161,7 +167,8 @@ export class Sidebar {
       row.marks.dataset.marks = marks;
       row.marks.replaceChildren(...marks.split(' ').filter(Boolean).map(name => icon(name)));
     }
-    const tick = room.last?.from === user && !room.last.isEvent && draft === '' ? (room.last.waiting ? 'clock' : rooms.progress(room, room.last.seq)) : '';
+    const { last } = room;
+    const tick = last && last.from === user && !last.isEvent && draft === '' ? (last.waiting ? 'clock' : rooms.progress(room, last.seq)) : '';
     if (row.tick.dataset.tick !== tick) {
       row.tick.dataset.tick = tick;
       row.tick.replaceChildren(...(tick === '' ? [] : [icon(tick === 'clock' ? 'clock' : tick === 'sent' ? 'check' : 'checks')]));
@@ -187,14 +194,11 @@ function makeRow(conv) {
   return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, badge, more };
 }
 
-/** @param {Room} room */
-export const title = room => room.name || (room.kind === 'direct' ? (room.peer ?? 'Direct') : 'Group');
-
-/** @param {Room} room @param {string} me */
-function preview({ last, kind }, me) {
+/** @param {Room} room @param {string} me @param {(user: string) => string} nameOf */
+function preview({ last, kind }, me, nameOf) {
   if (!last) return 'No messages yet';
   const text = last.text.replace(/\s+/g, ' ').slice(0, 160);
   if (last.isEvent) return text;
   if (last.from === me) return text;
-  return kind === 'direct' ? text : `${last.from}: ${text}`;
+  return kind === 'direct' ? text : `${nameOf(last.from)}: ${text}`;
 }
