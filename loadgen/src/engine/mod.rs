@@ -21,6 +21,8 @@ pub mod load;
 mod receipts;
 pub mod socket;
 pub mod tally;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod traffic;
 
