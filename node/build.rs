@@ -1,5 +1,5 @@
-//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for comments on lines of their
-//! own, with a gzip of each beside it.
+//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for types and comments on lines
+//! of their own, with a gzip of each beside it.
 //!
 //! Three words are filled in, nowhere else is anything changed: `{{version}}` (a hash over all files, part of their paths),
 //! `{{modules}}` (`modulepreload` links, so that no module waits for another) and `{{files}}` (what works offline).
@@ -92,7 +92,7 @@ fn fill_in(files: &mut [(String, Vec<u8>)], version: &str) -> Result<(), Box<dyn
     Ok(())
 }
 
-/// Leaves out comments that have lines for themselves; the lines stay, so that places in the code are the same. A file that
+/// Leaves out comments that have lines for themselves, and types; the lines stay, so that places in the code are the same. A file that
 /// ends inside a template string was not understood, and stays as it is.
 fn without_comments(text: &str) -> String {
     let (mut kept, mut in_comment, mut in_template) = (String::new(), false, false);
@@ -112,11 +112,24 @@ fn without_comments(text: &str) -> String {
             }
             (false, _) => line,
         };
+        let was_in_template = in_template;
         in_template ^= rest.matches('`').count() % 2 == 1;
-        kept.push_str(rest);
+        kept.push_str(&if was_in_template { rest.to_owned() } else { without_types(rest) });
         kept.push('\n');
     }
     if in_template || in_comment { text.to_owned() } else { kept }
+}
+
+/// Leaves out types among the code: `/** @type {any} */ (x)`.
+fn without_types(line: &str) -> String {
+    let (mut kept, mut rest) = (String::new(), line);
+    while let Some((before, after)) = rest.split_once("/** @") {
+        let Some((_, code)) = after.split_once("*/") else { break };
+        kept.push_str(before);
+        rest = code.trim_start();
+    }
+    kept.push_str(rest);
+    kept
 }
 
 fn content_type(path: &str) -> Result<&'static str, Box<dyn Error>> {
