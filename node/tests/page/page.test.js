@@ -185,8 +185,9 @@ test('without any node it reads and writes, also after a reload, and sends when 
   await write(greta, 'written after a reload');
   await greta.getByText('You are offline').first().waitFor();
   assert.equal(await greta.evaluate('window.flotilla.client.outbox().then(o => o.length)'), 2);
-  for (const node of [1, 2, 3]) await dev.turn(hugo, node, 'Restart');
+  await dev.turn(hugo, 1, 'Restart');
   await greta.context().setOffline(false);
+  for (const node of [2, 3]) await dev.turn(greta, node, 'Restart');
   await bubble(hugo, 'written after a reload').waitFor({ timeout: 60_000 });
   const texts = await shown(hugo);
   assert.deepEqual(texts, ['while all is well', 'written without a node', 'written after a reload']);

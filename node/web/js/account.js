@@ -23,9 +23,12 @@ export async function about() {
     const response = await fetch('/v1/page', { signal: AbortSignal.timeout(ABOUT_LIMIT_MS) });
     const page = await response.json();
     keep('flotilla.page', { urls: page.urls, demo: page.demo });
+    // In this tab only: the node that served this page may be the one that was killed from here.
+    sessionStorage.setItem('flotilla.control', JSON.stringify(page.control ?? null));
     return { control: null, ...page };
   } catch {
-    return { urls: [], demo: false, control: null, ...kept('flotilla.page', {}) };
+    const control = JSON.parse(sessionStorage.getItem('flotilla.control') ?? 'null');
+    return { urls: [], demo: false, ...kept('flotilla.page', {}), control };
   }
 }
 
