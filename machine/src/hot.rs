@@ -47,6 +47,8 @@ fn is_hot(kind: u8) -> bool {
             | kind::ROSTER
             | kind::DEDUP
             | kind::USER
+            | kind::DEVICE
+            | kind::SESSION
             | kind::INBOX
             | kind::CURSOR
             | kind::RECEIPT_DUE

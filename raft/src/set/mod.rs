@@ -215,7 +215,7 @@ impl Groups {
     /// What the membership and the leadership of a group that runs here shall be.
     pub fn place(&self, shard: ShardId, placement: Placement) {
         if let Some(member) = self.table.lock().get_mut(&shard) {
-            member.placement = Some(placement);
+            member.placement = Some(Arc::new(placement));
         }
     }
 

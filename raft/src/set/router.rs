@@ -24,8 +24,8 @@ use crate::peer::{BulkStream, PeerInfo, PeerRefusal, PeerService, kind};
 #[derive(Clone)]
 pub(super) struct Member {
     pub group: Group,
-    /// What is wished for; none until somebody says so.
-    pub placement: Option<Placement>,
+    /// What is wished for; none until somebody says so. Shared: a member is looked up for every message.
+    pub placement: Option<Arc<Placement>>,
     /// One snapshot at a time.
     pub receiving: Arc<Semaphore>,
 }
