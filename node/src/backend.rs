@@ -167,6 +167,11 @@ pub trait Backend: Send + Sync + 'static {
     /// waited for.
     fn execute_while(&self, wanted: Wanted, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>>;
 
+    /// Where a user or a conversation lives, as far as this node knows. None: nothing is gathered for it.
+    fn shard_of(&self, _route: &Route) -> Option<ShardId> {
+        None
+    }
+
     /// One deadline of 5 s inside. `Answer::Moved` is retried inside and never comes out.
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>>;
 

@@ -305,6 +305,9 @@ pub const BARRED_INSTANCES_MAX: usize = 8;
 pub const MARKS_GATHER_MS: u64 = 200;
 pub const MARKS_RETRY_MS: u64 = 1_000;
 pub const MARKS_PER_BATCH_MAX: usize = COMMAND_ITEMS_MAX;
+/// Marks of a node's connections for one shard wait this long for each other, and so many of them ride in one command.
+pub const MARKS_POOL_MS: u64 = 5;
+pub const MARKS_POOLED_MAX: usize = 64;
 /// Conversations of one connection with a mark that waits.
 pub const MARKS_WAITING_MAX: usize = CONVERSATIONS_PER_USER_MAX;
 /// `conv` frames for changed rows are gathered this long.
@@ -357,3 +360,4 @@ const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PE
 const _: () =
     assert!(LOG_READ_BYTES_MAX + 2 * PROPOSAL_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "what replication reads fits a frame");
 const _: () = assert!(APPLIED_MARKS_MAX > 1);
+const _: () = assert!(MARKS_POOLED_MAX * (DEVICES_PER_USER_MAX + 7) <= ROWS_PER_COMMAND_MAX, "all of them are taken");

@@ -210,6 +210,10 @@ impl Backend for ClusterBackend {
         Box::pin(async move { self.0.route_command(&route, &command, &wanted).await })
     }
 
+    fn shard_of(&self, route: &Route) -> Option<ShardId> {
+        self.0.shard_of(route)
+    }
+
     fn query(&self, route: Route, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(async move { self.0.route_query(&route, &query, &freshness).await })
     }

@@ -2,8 +2,7 @@
 
 use flotilla_machine::command::Mark;
 use flotilla_machine::query::{EntriesPage, RowsPage};
-use flotilla_machine::reply::MarkReply;
-use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_machine::{Answer, Query};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
@@ -73,15 +72,4 @@ pub fn batch_of(user: &UserId, device: DeviceId, number: SessionNo, batch: Vec<W
         n_head: w.n_head,
     };
     batch.into_iter().map(mark).collect()
-}
-
-/// None: not done, or not known to be done.
-pub async fn send_marks(shared: &Shared, user: UserId, marks: Vec<Mark>) -> Option<Vec<MarkReply>> {
-    match shared.backend.execute(Route::User(user), Command::Marks(marks)).await {
-        Ok(Reply::Marks(replies)) => {
-            flotilla_raft::seam::fault::point("marks.committed");
-            Some(replies)
-        }
-        _ => None,
-    }
 }

@@ -34,7 +34,7 @@ use super::signals::{self, Signals};
 use super::socket::{Incoming, Socket};
 use super::window::Item;
 use super::withdrawals::Attempt;
-use super::{asks, ops};
+use super::{asks, ops, pool};
 use crate::backend::{CallError, Freshness, NodeView, Push, Route, Wanted};
 
 /// What a job brings back to the actor.
@@ -247,12 +247,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Err(code) = self.on_frames(rest) {
             return Some(code);
         }
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.start));
+        let mut set_for = None;
         loop {
             if let Err(code) = self.advance() {
                 return Some(code);
             }
             let may_read = self.socket.waiting() < limits::OUT_BYTES_MAX;
             let wake = self.start + Duration::from_millis(self.wake_at().max(self.now() + 1));
+            // Setting it costs more than one look too many, and most that happens puts it off.
+            if set_for.is_none_or(|at| wake < at) {
+                alarm.as_mut().reset(wake);
+                set_for = Some(wake);
+            }
             tokio::select! {
                 biased;
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.on_done(done),
@@ -266,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     }
                 }
                 Ok(()) = self.node.changed() => self.on_node(),
-                () = tokio::time::sleep_until(wake) => {}
+                () = alarm.as_mut() => set_for = None,
             }
         }
     }
@@ -429,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 marks.iter().for_each(|mark| path::position("marks", &user, &mark.conv, mark.seq));
                 let stamped: Vec<_> = if path::is_on() { marks.clone() } else { vec![] };
                 self.job(async move {
-                    let replies = asks::send_marks(&shared, user, marks).await;
+                    let replies = pool::send(&shared, user, marks).await;
                     stamped.iter().for_each(|mark| path::position("cursor", &mark.user, &mark.conv, mark.seq));
                     Done::Marks(replies)
                 });
@@ -471,7 +478,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 self.sends.leave(&conv, cid);
                 path::cid("answered", cid);
                 let figures = &self.shared.figures;
-                figures.send_result(result.as_ref().map_or_else(|e| e.code.name(), |_| "accepted"));
+                match &result {
+                    Ok(_) => figures.accepted.inc(),
+                    Err(error) => figures.send_result(error.code.name()),
+                }
                 figures.accept_seconds.observe(asked.elapsed());
                 let frame = match result {
                     Ok(accepted) => ServerFrame::Accepted(accepted),
@@ -524,7 +534,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             if let Some(batch) = session.last_marks() {
                 let marks = asks::batch_of(&user, open.device, open.number, batch);
-                asks::send_marks(&shared, user.clone(), marks).await;
+                pool::send(&shared, user.clone(), marks).await;
             }
             let command = Command::CloseSession { user: user.clone(), device: open.device, number: open.number };
             if !matches!(

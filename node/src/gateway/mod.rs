@@ -15,6 +15,7 @@ pub mod errors;
 pub mod hello;
 pub mod marks;
 pub mod ops;
+pub mod pool;
 pub mod rates;
 pub mod requests;
 pub mod sends;

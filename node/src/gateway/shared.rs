@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::errors;
+use super::pool::Pool;
 use super::rates::Rates;
 use super::withdrawals::Withdrawals;
 use crate::auth::limiter::Limiter;
@@ -101,12 +102,16 @@ impl Default for Options {
     }
 }
 
+/// Name and help of the sends' counters.
+const SENDS: (&str, &str) = ("flotilla_sends_total", "Sends by result.");
+
 /// Handles taken once.
 pub struct Figures {
     pub registry: Arc<Registry>,
     pub connections: Arc<Gauge>,
     pub sessions: Arc<Gauge>,
     pub refused: Arc<Counter>,
+    pub accepted: Arc<Counter>,
     pub accept_seconds: Arc<Histogram>,
     pub delivery_seconds: Arc<Histogram>,
     pub entries_sent: Arc<Counter>,
@@ -122,6 +127,7 @@ impl Figures {
             connections: r.gauge("flotilla_connections", "Open client connections.", &[]),
             sessions: r.gauge("flotilla_sessions", "Open sessions.", &[]),
             refused: r.counter("flotilla_connections_refused_total", "Connections over the limits.", &[]),
+            accepted: r.counter(SENDS.0, SENDS.1, &[("result", "accepted")]),
             accept_seconds: r.histogram("flotilla_accept_seconds", "From a send's frame to its answer.", &[]),
             delivery_seconds: r.histogram("flotilla_delivery_seconds", "From an entry's ts to its frame.", &[]),
             entries_sent: r.counter("flotilla_entries_sent_total", "Entry frames written.", &[]),
@@ -138,7 +144,7 @@ impl Figures {
     }
 
     pub fn send_result(&self, result: &str) {
-        self.registry.counter("flotilla_sends_total", "Sends by result.", &[("result", result)]).inc();
+        self.registry.counter(SENDS.0, SENDS.1, &[("result", result)]).inc();
     }
 }
 
@@ -156,6 +162,7 @@ pub struct Shared {
     pub exports: Arc<Semaphore>,
     pub figures: Figures,
     pub withdrawals: Withdrawals,
+    pub pool: Pool,
     /// (user, device) that were found in order, and when.
     checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
     started: Instant,
@@ -191,6 +198,7 @@ impl Shared {
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
             figures: Figures::new(registry),
             withdrawals: Withdrawals::new(withdrawals_given_up),
+            pool: Pool::default(),
             checked: Mutex::default(),
             started: Instant::now(),
         }
