@@ -189,7 +189,7 @@ impl InboxRow {
 }
 
 impl Query {
-    /// What the pumps ask for every message: a few rows each, found by their keys.
+    /// What pumps and sessions ask all the time: a few rows each, found by their keys.
     pub fn is_short(&self) -> bool {
         matches!(
             self,
@@ -200,6 +200,7 @@ impl Query {
                 | Self::DirtyTargets
                 | Self::ReceiptsDirty { .. }
                 | Self::Row { .. }
+                | Self::Changed { .. }
         )
     }
 }

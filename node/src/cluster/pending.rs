@@ -47,6 +47,20 @@ impl<K: Ord, V> Pending<K, V> {
         self.wake.notify_one();
     }
 
+    /// Waits until there is something. One taker.
+    pub async fn ready(&self) {
+        loop {
+            let woken = self.wake.notified();
+            {
+                let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                if !inner.0.is_empty() || inner.1 {
+                    return;
+                }
+            }
+            woken.await;
+        }
+    }
+
     /// Waits until there is something, then takes all of it. One taker.
     pub async fn take(&self) -> Taken<K, V> {
         loop {

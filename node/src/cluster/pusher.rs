@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_machine::command::Notify;
 use flotilla_machine::query::{DirtyItem, LiveSession};
@@ -21,9 +22,15 @@ use super::wire::{NodeCast, PushHead, PushItem, PushTo};
 /// Users looked up at once.
 const USERS_PER_LOOK: usize = 256;
 
+/// The second look is not what brings an entry to a session that is open: waiting a moment lets heads of one conversation ride
+/// together, and those of many conversations share a frame.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// Second look: sessions in the state in which the heads were applied.
 pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     loop {
+        leader.news.ready().await;
+        tokio::time::sleep(GATHER).await;
         let taken = leader.news.take().await;
         if taken.overflow {
             leader.hub.skip();

@@ -358,7 +358,8 @@ impl Session {
     }
 
     fn look_soon(&mut self, rev: Option<Rev>, now: u64) {
-        let due = now + limits::CONV_GATHER_MS;
+        // As marks do: all connections of a node count in step, so looks at one shard share a round of its quorum.
+        let due = (now / limits::CONV_GATHER_MS + 1) * limits::CONV_GATHER_MS;
         self.look = Some(match (self.look, rev) {
             (Some((at, Some(seen))), Some(rev)) => (at, Some(seen.max(rev))),
             (Some((at, _)), _) => (at, None),
