@@ -388,7 +388,8 @@ async fn snapshots_of_many_shards_are_taken_a_few_at_a_time() {
     .await;
     cluster.disks[1].inject(|faults| faults.stall = Duration::ZERO);
     cluster.agree().await;
-    assert_eq!(groups.snapshots_taken_now(), 0);
+    // The states agree before the last transfer has said its end.
+    eventually("none is left", || groups.snapshots_taken_now() == 0).await;
     cluster.stop().await;
 }
 
