@@ -288,6 +288,7 @@ test('people are found by the beginning of their names, call themselves what the
   await rosa.getByLabel('With whom?').pressSequentially('sv');
   await rosa.locator('.found button', { hasText: 'sven' }).click();
   await rosa.getByRole('button', { name: 'Start' }).click();
+  await rosa.locator('.bar-name').waitFor();
   await write(rosa, 'hello Sven');
   await bubble(rosa, 'hello Sven').getByLabel(/Sent|Delivered/).waitFor();
   await sven.locator('.room', { hasText: 'rosa' }).click();
@@ -300,6 +301,14 @@ test('people are found by the beginning of their names, call themselves what the
   await rosa.getByText('Blocked by you').waitFor();
   await write(sven, 'are you there?');
   await sven.getByText('Not sent: this person does not take messages from you.').waitFor();
+  // In a group nothing is refused; it is out of sight.
+  const group = await sven.evaluate(async () => (await /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Both', members: ['rosa'] })).conv);
+  await sven.evaluate((/** @type {string} */ conv) => /** @type {any} */ (window).flotilla.client.send({ conv, text: 'said in a group' }), group);
+  await rosa.locator('.room', { hasText: 'Both' }).click();
+  await bubble(rosa, 'You have blocked this person.').getByRole('button', { name: 'Show' }).click();
+  await bubble(rosa, 'said in a group').waitFor();
+  await rosa.locator('.room', { has: rosa.locator('.room-name', { hasText: 'Sven' }) }).click();
+  await rosa.locator('.bar-state', { hasText: 'Blocked by you' }).waitFor();
   await rosa.getByRole('button', { name: 'Options' }).click();
   await rosa.getByRole('menuitem', { name: 'Unblock' }).click();
   await rosa.getByText('Blocked by you').waitFor({ state: 'hidden' });

@@ -50,6 +50,8 @@ export class Thread {
   /** Older ones may exist. */
   more = true;
   isLoaded = false;
+  /** Seqs of people whom this person has blocked, and wants to see all the same. @type {Set<number>} */
+  unhidden = new Set();
   /** Why older ones could not be had. @type {string | null} */
   trouble = null;
   /** n of what was read when the screen was opened; none: no divider. */

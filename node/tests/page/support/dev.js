@@ -124,7 +124,8 @@ export async function openDirect(page, peer) {
   await page.getByRole('button', { name: /New conversation/ }).first().click();
   await page.getByLabel('With whom?').fill(peer);
   await page.getByRole('button', { name: 'Start' }).click();
-  await page.getByRole('textbox', { name: 'Message', exact: true }).waitFor();
+  // Another conversation may be open until then.
+  await page.locator('.bar-name', { hasText: peer }).waitFor();
 }
 
 /** @param {any} page @param {string} text */

@@ -108,6 +108,10 @@ export class Conversation {
     reply: (/** @type {number} */ seq) => this.composer.reply(seq),
     more: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => this.#more(seq, at),
     jump: (/** @type {number} */ seq) => void this.#jump(seq),
+    unhide: (/** @type {number} */ seq) => {
+      this.#thread.unhidden.add(seq);
+      this.#app.changed();
+    },
     resend: (/** @type {string} */ cid) => void this.#app.run(() => this.#app.client.resend(cid)),
     dismiss: (/** @type {string} */ cid) => this.#app.dismiss(this.conv, cid),
     restore: (/** @type {string} */ cid) => {

@@ -15,7 +15,7 @@ const QUOTE_CHARS = 180;
  * @property {import('../thread.js').Thread} thread
  * @property {import('../rooms.js').Room} room
  * @property {{ react: (seq: number, emoji: string) => void, pick: (seq: number, at: HTMLElement) => void, reply: (seq: number) => void,
- *   more: (seq: number, at: HTMLElement) => void, jump: (seq: number) => void, resend: (cid: string) => void, dismiss: (cid: string) => void,
+ *   more: (seq: number, at: HTMLElement) => void, jump: (seq: number) => void, unhide: (seq: number) => void, resend: (cid: string) => void, dismiss: (cid: string) => void,
  *   restore: (cid: string) => void, older: () => void }} actions
  * @property {string} needle what is searched for
  * @property {number} marked the seq that the search or a jump stands on
@@ -31,7 +31,7 @@ export function signature(row, { app, thread, room, needle, marked }) {
   const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
   const quoted = message?.reply_to === undefined ? '' : quoteText(thread, message.reply_to);
-  const name = room.kind === 'direct' ? '' : app.people.name(row.from ?? '');
+  const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)}`;
   return `${shape} ${name} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
 }
 
@@ -52,6 +52,9 @@ export function render(row, context) {
   if (row.day) inner.prepend(h('div', { class: 'day', role: 'separator' }, h('span', {}, dayName(row.ts))));
   return inner;
 }
+
+/** In a group what blocked people write is there, and only on demand in sight. @param {Row} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
+const isHidden = ({ from, seq = 0 }, app, thread, room) => room.kind !== 'direct' && app.people.isBlocked(from) && !thread.unhidden.has(seq);
 
 /** The beginning, or the way to it. @param {Row} _row @param {Context} context */
 function top(_row, { app, thread, room, actions }) {
@@ -83,10 +86,11 @@ function message(row, context) {
   const one = /** @type {import('../../../../client-js/src/index.js').Message} */ (thread.message(seq));
   const own = one.from === app.user;
   const tick = own && !one.deleted ? app.rooms.progress(room, seq) : '';
-  const text = one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(linked(one.text), needle), meta(row, one, tick));
-  const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted ? quote(one.reply_to, context) : null, text);
+  const isBlocked = isHidden(row, app, thread, room);
+  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(linked(one.text), needle), meta(row, one, tick));
+  const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted && !isBlocked ? quote(one.reply_to, context) : null, text);
   const reactions = Object.entries(one.reactions);
-  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : one.text, time(row.ts), one.edited ? 'edited' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
+  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
   return h('div', { class: `row message${own ? ' own' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
     h('div', { class: 'line' },
       room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(app.people.name(one.from)) : '') : null,
