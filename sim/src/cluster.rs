@@ -110,6 +110,7 @@ pub struct Cluster {
     /// How many faults hold a thing at this moment: lanes do not know of each other.
     holds: RefCell<BTreeMap<Hold, u32>>,
     pub seed: u64,
+    pub shards: u16,
     latency: std::ops::Range<Duration>,
     sync: Duration,
     pub watch: Watch,
@@ -155,7 +156,18 @@ impl Cluster {
         let tool = machine("tool", Ipv4Addr::new(10, 0, 2, 1));
         let (holds, latency, sync) = (RefCell::default(), options.latency.clone(), options.sync);
         seats.iter().for_each(|seat| seat.disk.inject(|faults| faults.stall = sync));
-        Self { seats, machines, tool, holds, seed: options.seed, latency, sync, watch, trace: trace.clone() }
+        Self {
+            seats,
+            machines,
+            tool,
+            holds,
+            seed: options.seed,
+            shards: options.shards,
+            latency,
+            sync,
+            watch,
+            trace: trace.clone(),
+        }
     }
 
     pub fn urls(&self) -> Vec<String> {

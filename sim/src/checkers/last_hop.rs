@@ -32,8 +32,8 @@ struct Open {
     user: UserId,
     connected: bool,
     has: BTreeMap<ConvId, Seq>,
-    /// How long the device has waited already for what lies above.
-    waits: BTreeMap<ConvId, Duration>,
+    /// Up to where the user may see more, and how long the device has waited for it.
+    waits: BTreeMap<ConvId, (Seq, Duration)>,
 }
 
 impl Checker for LastHop {
@@ -50,14 +50,15 @@ impl Checker for LastHop {
                 let has = open.has.get(&conv).copied();
                 let has = has.or_else(|| row.part.intervals.first().map(|stay| stay.from.prev())).unwrap_or_default();
                 if (has.0 + 1..=head.0).any(|seq| receives(&row.part, Seq(seq))) && known(world, &user, &conv) < head {
-                    open.waits.entry(conv.clone()).or_default();
+                    let (upto, _) = open.waits.entry(conv.clone()).or_default();
+                    *upto = head.max(*upto);
                 }
             }
         }
         Ok(0)
     }
 
-    fn on_record(&mut self, world: &World, record: &Record) -> Result<u64, String> {
+    fn on_record(&mut self, _: &World, record: &Record) -> Result<u64, String> {
         let label = &record.device;
         match &record.op {
             Op::Connected { .. } => {
@@ -74,8 +75,8 @@ impl Checker for LastHop {
                     open.connected = false;
                 }
             }
-            Op::Entry { entry } => return Ok(self.got(world, record, &entry.conv, entry.seq)),
-            Op::Gap { gap } => return Ok(self.got(world, record, &gap.conv, gap.to)),
+            Op::Entry { entry } => return Ok(self.got(record, &entry.conv, entry.seq)),
+            Op::Gap { gap } => return Ok(self.got(record, &gap.conv, gap.to)),
             _ => {}
         }
         Ok(0)
@@ -89,7 +90,7 @@ impl Checker for LastHop {
             return Ok(0);
         }
         for (label, open) in &mut self.open {
-            for (conv, waited) in &mut open.waits {
+            for (conv, (_, waited)) in &mut open.waits {
                 *waited += passed;
                 if *waited > BOUND {
                     let has = open.has.get(conv).copied().unwrap_or_default();
@@ -110,15 +111,16 @@ fn known(world: &World, user: &UserId, conv: &ConvId) -> Seq {
 }
 
 impl LastHop {
-    fn got(&mut self, world: &World, record: &Record, conv: &ConvId, seq: Seq) -> u64 {
+    fn got(&mut self, record: &Record, conv: &ConvId, seq: Seq) -> u64 {
         let Some(open) = self.open.get_mut(&record.device) else { return 0 };
         let has = open.has.entry(conv.clone()).or_default();
         *has = seq.max(*has);
-        if *has >= known(world, &record.user, conv) {
-            open.waits.remove(conv);
-        } else if let Some(waited) = open.waits.get_mut(conv) {
+        if let Some((upto, waited)) = open.waits.get_mut(conv) {
             // Something comes: the window may be full, and the device slow.
             *waited = Duration::ZERO;
+            if *has >= *upto {
+                open.waits.remove(conv);
+            }
         }
         1
     }
@@ -139,7 +141,7 @@ mod tests {
         bench.watch.with_world(|world| {
             checker.on_record(world, &bench.records[0]).expect("nothing is owed yet");
             let open = checker.open.get_mut("bob").expect("connected");
-            open.waits.insert(one.conv.clone(), BOUND);
+            open.waits.insert(one.conv.clone(), (Seq(1), BOUND));
             let waits = |checker: &LastHop| checker.open["bob"].waits.len();
             assert_eq!(waits(&checker), 1);
             let got = Record {

@@ -8,7 +8,7 @@ use flotilla_machine::meta::{self, FenceTable};
 use flotilla_machine::table::{self, View};
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::job::{Job, JobTable};
-use flotilla_machine::user::session::{self, SessionRow, SessionTable};
+use flotilla_machine::user::session::{self, SessionNodeTable, SessionRow, SessionTable};
 use flotilla_proto::ids::{DeviceId, Incarnation, Instance, NodeId, SessionNo, UserId};
 use flotilla_proto::limits;
 
@@ -76,6 +76,15 @@ impl Sessions {
         {
             return swept(view, node, lowest);
         }
+        if let Some((at, Some(()), None)) = row.of::<SessionNodeTable>() {
+            let open = session::find(view, &at.user, at.device).ok().flatten();
+            let lives = open.is_some_and(|open| (open.node, open.incarnation) == (at.node, at.incarnation));
+            return if lives {
+                Err(format!("no fence would find the session of {}'s {}", at.user, at.device))
+            } else {
+                Ok(1)
+            };
+        }
         let Some(((user, device), old, Some(new))) = row.of::<SessionTable>() else { return Ok(0) };
         if old.as_ref().is_some_and(|old| old.number >= new.number && *old != new) {
             return Err(format!("session {new:?} of {user}'s {device} took over from {old:?}"));
@@ -139,6 +148,14 @@ mod tests {
         let mut back = bench();
         back.apply_all(1, 1, open(1, 1, 1)).apply_all(1, 2, open(2, 2, 1)).apply_all(1, 3, open(3, 1, 2));
         back.violates("I7");
+    }
+
+    #[test]
+    fn a_session_that_is_open_and_not_listed_at_its_node_is_seen() {
+        let mut bench = Bench::new(vec![Box::new(Sessions::default())]);
+        let gone = (session_at("bob", 7).0, None);
+        bench.apply_all(1, 1, vec![device_row("bob", 1), session("bob", 1, 7), session_at("bob", 7)]);
+        bench.apply_all(1, 2, vec![gone]).violates("I7");
     }
 
     #[test]

@@ -36,6 +36,17 @@ impl Cluster {
         });
     }
 
+    /// Of those that the node has dialled, as [`Cluster::peer_connections`]. The others reach it all the while, and what it
+    /// tells them meanwhile is dropped.
+    pub fn dialled_connections(&self, node: usize, fate: Fate) {
+        let ips: Vec<IpAddr> = self.seats.iter().map(|seat| IpAddr::V4(seat.ip)).collect();
+        let own = ips[node];
+        let dialled = move |from: SocketAddr, to: SocketAddr| {
+            from.ip() == own && ips.contains(&to.ip()) && to.port() == super::PEER_PORT
+        };
+        fate::change(|local, peer, _| (dialled(local, peer) || dialled(peer, local)).then_some(fate));
+    }
+
     /// At the client's end.
     pub fn connections_of_client(&self, ip: IpAddr, fate: Fate) {
         fate::change(|local, _, _| (local.ip() == ip).then_some(fate));

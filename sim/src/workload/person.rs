@@ -181,6 +181,11 @@ impl Person {
         }
     }
 
+    /// A second place has stored what the first was not sent: the first believes in a hole only when it has met it twice.
+    pub fn is_torn(&self) -> bool {
+        !self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Up to where second places have stored a conversation.
     pub fn has_elsewhere(&self, conv: &ConvId) -> Seq {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).get(conv).copied().unwrap_or_default()
