@@ -20,6 +20,8 @@ use crate::workload::Chat;
 
 const SERVES: Duration = Duration::from_secs(30);
 const DELIVERED: Duration = Duration::from_secs(15);
+/// A device may have a backlog of hundreds of commands, and nobody takes more of one user at once than the limits allow.
+const ANSWERED: Duration = Duration::from_secs(60);
 /// Where a device was open in two places: each hole that this leaves costs connections, with their back-off.
 const TORN: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(15);
@@ -134,7 +136,8 @@ async fn delivered(
     recorder: &Recorder,
     records: &mut Vec<Record>,
 ) -> Result<(), String> {
-    until(cluster, "all is answered and delivered", patience, async || {
+    until(cluster, "all is answered", ANSWERED, async || unanswered(chat).await).await?;
+    until(cluster, "all is delivered", patience, async || {
         records.extend(recorder.take());
         missing(chat, &heads(records)).await
     })
@@ -212,6 +215,18 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
         delivered(cluster, DELIVERED, chat, recorder, records).await?;
     }
     Ok(())
+}
+
+/// Commands that wait for an answer.
+async fn unanswered(chat: &Chat) -> Option<String> {
+    for person in &chat.people {
+        let status = person.handle().status().await;
+        let unanswered = status.map_or(0, |status| if status.stopped.is_some() { 0 } else { status.unanswered });
+        if unanswered > 0 {
+            return Some(format!("{unanswered} commands of {} have no answer", person.user));
+        }
+    }
+    None
 }
 
 /// What is not delivered yet.

@@ -9,9 +9,13 @@ use flotilla_machine::table::{self, View};
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::job::{Job, JobTable};
 use flotilla_machine::user::session::{self, SessionNodeTable, SessionRow, SessionTable};
-use flotilla_proto::ids::{DeviceId, Incarnation, Instance, NodeId, SessionNo, UserId};
+use flotilla_proto::ids::{DeviceId, Incarnation, Instance, NodeId, SessionNo, ShardId, UserId};
 use flotilla_proto::limits;
+use flotilla_raft::keys;
+use flotilla_raft::state::Pointer;
+use flotilla_raft::types::Payload;
 
+use super::decode::entry_of;
 use super::{Checker, Event, RowChange, Site, World};
 
 #[derive(Default)]
@@ -31,8 +35,7 @@ impl Checker for Sessions {
 
     fn on_event(&mut self, _: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
         let Event::Applied { shard, from, pointer, rows, .. } = event else { return Ok(0) };
-        // What several entries have done one after the other cannot be told apart.
-        let single = pointer.applied.map(|id| id.index()) == from.map(|from| from + 1);
+        let single = is_single(site, *shard, *from, pointer);
         site.with_state(*shard, pointer, |view| {
             rows.iter().try_fold(0, |sum, row| {
                 if single {
@@ -104,6 +107,16 @@ impl Sessions {
     }
 }
 
+/// One command of one entry: what several have done one after the other cannot be told apart.
+fn is_single(site: &Site<'_>, shard: ShardId, from: Option<u64>, pointer: &Pointer) -> bool {
+    let Some(index) = pointer.applied.map(|id| id.index()).filter(|index| from == Some(index - 1)) else {
+        return false;
+    };
+    let stored = site.read.get(&keys::log(shard, pointer.replica, index)).ok().flatten();
+    let entry = stored.as_ref().and_then(entry_of);
+    entry.is_some_and(|entry| matches!(entry.payload, Payload::Normal(proposal) if proposal.commands.len() == 1))
+}
+
 fn swept(view: &View<'_>, node: NodeId, lowest: Incarnation) -> Result<u64, String> {
     let job = table::get::<JobTable>(view, &Job::Sweep(node)).ok().flatten();
     match session::dead(view, node, lowest, 1) {
@@ -140,7 +153,12 @@ mod tests {
 
     #[test]
     fn an_older_attempt_and_an_instance_that_was_replaced_take_nothing() {
-        let bench = || Bench::new(vec![Box::new(Sessions::default())]);
+        let bench = || {
+            let mut bench = Bench::new(vec![Box::new(Sessions::default())]);
+            // One command each.
+            (1..=3).for_each(|index| drop(bench.log(1, 1, index)));
+            bench
+        };
         let open =
             |number, instance, attempt| vec![device_row("bob", number), session_of("bob", number, instance, attempt)];
         bench().apply_all(1, 1, open(1, 1, 2)).apply_all(1, 2, open(2, 1, 2)).apply_all(1, 3, open(3, 2, 1)).holds();

@@ -117,7 +117,7 @@ impl Bench {
 
     fn append(&mut self, node: u16, term: u64, index: u64, mark: u64, durability: Durability) -> &mut Self {
         let stamp = Stamp { age_delta_ms: mark, display: TsMs(0) };
-        let payload = Payload::Normal(Proposal::new(stamp, Vec::new()));
+        let payload = Payload::Normal(Proposal::new(stamp, vec![Bytes::new()]));
         let mut body = Vec::new();
         log_entry::encode_body(&flotilla_raft::Entry { log_id: log_id(term, index), payload }, &mut body);
         let stored = value::seal(log_entry::ENTRY_VERSION, &body);
