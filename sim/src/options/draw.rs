@@ -211,7 +211,9 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         "client-crash" => Fault::ClientCrash { user },
         "rejoin" | "replace" | "grow" if alone => return None,
         "rejoin" => Fault::Rejoin { node, lost: rng.random_bool(0.5) },
-        "replace" => Fault::Replace { node, shard, admins: rng.random_range(1..=2) },
+        // A replica of the control group gets a new id only when its own node has lost it, which `wipe` and `rejoin` bring
+        // about: a node that runs one does not look for another.
+        "replace" => Fault::Replace { node, shard: shard.max(1), admins: rng.random_range(1..=2) },
         "grow" if nodes < 4 => return None,
         // The control group is everywhere already.
         "grow" => Fault::Grow { from: node, shard: shard.max(1) },
