@@ -35,7 +35,7 @@ pub fn end(part: &MembershipPart, head: Seq, n_head: Count) -> (Seq, Count) {
 
 /// The highest entry at or below `seq` that is delivered to the user; 0 if none is.
 pub fn inside(part: &MembershipPart, seq: Seq) -> Seq {
-    let begun = part.intervals.iter().filter(|stay| stay.from <= seq).next_back();
+    let begun = part.intervals.iter().rfind(|stay| stay.from <= seq);
     begun.map_or(Seq::ZERO, |stay| stay.until.map_or(seq, |until| until.min(seq)))
 }
 

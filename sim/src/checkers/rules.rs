@@ -148,8 +148,8 @@ fn targets(
         if targets.contains(target) && head.is_some_and(|head| head != (model.head, model.n_head)) {
             return Err(format!("shard {target} is owed {row:?}, the head is {}", model.head));
         }
-        let untold = members.iter().filter(|user| world.users.get(*user) == Some(target));
-        let untold = untold.filter(|user| told(world, user, conv) < (model.head, model.n_head)).next();
+        let mut members = members.iter().filter(|user| world.users.get(*user) == Some(target));
+        let untold = members.find(|user| told(world, user, conv) < (model.head, model.n_head));
         if let (None, Some(user)) = (head, untold) {
             return Err(format!("{user} on shard {target} has not been told of {}, and nothing is owed", model.head));
         }
