@@ -14,6 +14,8 @@ use crate::workload::{Chat, Person};
 
 /// Small, so that there are several.
 const PAGE: u32 = 23;
+/// Of a history that changes while it is read.
+const READS_MAX: usize = 10;
 
 pub async fn agree(cluster: &Cluster, chat: &Chat) -> Result<(), String> {
     for person in &chat.people {
@@ -61,13 +63,33 @@ fn newest(world: &World, user: &UserId, conv: &ConvId) -> Option<Rev> {
     world.rows.get(&(user.clone(), conv.clone()))?.keys().next_back().copied()
 }
 
-/// Up and down, page by page: exactly what the user's stays open.
+/// Up and down, page by page: exactly what the user's stays open. Members still come and go here and there: what was read
+/// while another entry was written says nothing.
 async fn history(cluster: &Cluster, person: &Person, conv: &ConvId) -> Result<(), String> {
-    let due = cluster.watch.with_world(|world| {
-        let (model, _) = &world.models[conv];
-        let part = &model.parts[&person.user];
-        model.lines.keys().copied().filter(|seq| may_read(part, *seq)).collect::<Vec<Seq>>()
-    });
+    let readable = || {
+        cluster.watch.with_world(|world| {
+            let (model, _) = &world.models[conv];
+            let part = &model.parts[&person.user];
+            model.lines.keys().copied().filter(|seq| may_read(part, *seq)).collect::<Vec<Seq>>()
+        })
+    };
+    for _ in 0..READS_MAX {
+        let due = readable();
+        let read = pages(cluster, person, conv).await?;
+        if readable() != due {
+            continue;
+        }
+        for (way, seqs) in [("up", &read.0), ("down", &read.1)] {
+            if *seqs != due {
+                return Err(format!("{way} come {seqs:?}, readable are {due:?}"));
+            }
+        }
+        return Ok(());
+    }
+    Err(format!("what is readable changed during each of {READS_MAX} reads"))
+}
+
+async fn pages(cluster: &Cluster, person: &Person, conv: &ConvId) -> Result<(Vec<Seq>, Vec<Seq>), String> {
     let mut up: Vec<Seq> = Vec::new();
     loop {
         let after = Some(up.last().copied().unwrap_or(Seq::ZERO));
@@ -87,12 +109,7 @@ async fn history(cluster: &Cluster, person: &Person, conv: &ConvId) -> Result<()
         }
     }
     down.reverse();
-    for (way, seqs) in [("up", up), ("down", down)] {
-        if seqs != due {
-            return Err(format!("{way} come {seqs:?}, readable are {due:?}"));
-        }
-    }
-    Ok(())
+    Ok((up, down))
 }
 
 fn asked(conv: &ConvId) -> History {
