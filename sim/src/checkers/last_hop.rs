@@ -21,6 +21,14 @@ const BOUND: Duration = Duration::from_secs(12);
 /// nothing between the gateway and the log but a silence that ends its lease.
 const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
 
+/// So long a gateway that hears no other node keeps a client at most: the last keepalive that a quorum stood behind (2 s), a
+/// lease (4 s), and the time in which its end is noticed.
+const ALONE: Duration = Duration::from_secs(9);
+
+/// What may keep a client from hearing that it was closed, or the gateway from closing it.
+const DEAF: [&str; 10] =
+    ["isolate", "isolate-leader", "swizzle", "half-open", "late", "loss", "delay", "silent", "pause", "client-crash"];
+
 #[derive(Default)]
 pub struct LastHop {
     /// By the label in the history.
@@ -31,6 +39,9 @@ pub struct LastHop {
 struct Open {
     user: UserId,
     connected: bool,
+    url: String,
+    /// How long it has been connected to a gateway that hears no other node.
+    alone: Duration,
     has: BTreeMap<ConvId, Seq>,
     /// Up to where the user may see more, and how long the device has waited for it.
     waits: BTreeMap<ConvId, (Seq, Duration)>,
@@ -61,12 +72,13 @@ impl Checker for LastHop {
     fn on_record(&mut self, _: &World, record: &Record) -> Result<u64, String> {
         let label = &record.device;
         match &record.op {
-            Op::Connected { .. } => {
+            Op::Connected { url, .. } => {
                 let before = self.open.remove(label);
                 let has = before.map(|open| open.has).unwrap_or_default();
                 // Of other places and of strangers nobody hears when they end.
                 let connected = !label.ends_with("-b") && !label.starts_with("strange");
-                let open = Open { user: record.user.clone(), connected, has, waits: BTreeMap::new() };
+                let (user, url) = (record.user.clone(), url.clone());
+                let open = Open { user, connected, url, alone: Duration::ZERO, has, waits: BTreeMap::new() };
                 self.open.insert(label.clone(), open);
             }
             Op::Closed { .. } | Op::Reset => {
@@ -86,6 +98,7 @@ impl Checker for LastHop {
     fn on_facts(&mut self, world: &World, _: &Facts) -> Result<u64, String> {
         let now = trace::now();
         let passed = now.saturating_sub(std::mem::replace(&mut self.at, now));
+        self.left_alone(world, passed)?;
         if passed.is_zero() || world.broken.keys().any(|kind| !COUNTED.contains(kind)) {
             return Ok(0);
         }
@@ -111,6 +124,24 @@ fn known(world: &World, user: &UserId, conv: &ConvId) -> Seq {
 }
 
 impl LastHop {
+    /// U7: a minority leader is cut off together with a gateway; whoever is connected there is told nothing for ever.
+    fn left_alone(&mut self, world: &World, passed: Duration) -> Result<(), String> {
+        let deaf = world.broken.keys().any(|kind| DEAF.contains(kind));
+        for (label, open) in self.open.iter_mut().filter(|(_, open)| open.connected) {
+            let there = |node: &u16| open.url.contains(&format!("10.0.0.{node}:"));
+            if deaf || !world.alone.iter().any(there) {
+                open.alone = Duration::ZERO;
+                continue;
+            }
+            open.alone += passed;
+            if open.alone > ALONE {
+                let (url, for_s) = (&open.url, ALONE.as_secs());
+                return Err(format!("{label} stays connected to {url}, which has heard no other node for {for_s} s"));
+            }
+        }
+        Ok(())
+    }
+
     fn got(&mut self, record: &Record, conv: &ConvId, seq: Seq) -> u64 {
         let Some(open) = self.open.get_mut(&record.device) else { return 0 };
         let has = open.has.entry(conv.clone()).or_default();

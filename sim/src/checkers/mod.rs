@@ -177,6 +177,16 @@ impl Watch {
         broken.retain(|_, count| *count > 0);
     }
 
+    /// A node hears no other node from now on, or does again.
+    pub fn alone(&self, node: u16, begins: bool) {
+        let alone = &mut self.lock().world.alone;
+        if begins {
+            alone.insert(node)
+        } else {
+            alone.remove(&node)
+        };
+    }
+
     pub fn on_record(&self, record: &Record) {
         let inner = &mut *self.lock();
         inner.world.on_record(record);

@@ -93,6 +93,8 @@ pub struct World {
     pub disks: Vec<MemDisk>,
     /// Kinds of faults that last, and how many of each.
     pub broken: BTreeMap<&'static str, u32>,
+    /// Nodes that hear no other node, and that clients reach.
+    pub alone: BTreeSet<u16>,
     /// Nodes whose disk was replaced by an empty one.
     pub wiped: BTreeSet<u16>,
     /// What was durable on disks that are gone, by the node that had them, and on those that a bit was flipped on.
@@ -134,6 +136,7 @@ impl World {
         Self {
             disks,
             broken: BTreeMap::new(),
+            alone: BTreeSet::new(),
             wiped: BTreeSet::new(),
             lost: BTreeMap::new(),
             damaged: BTreeMap::new(),

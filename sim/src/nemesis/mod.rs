@@ -148,7 +148,9 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
         Fault::Minority { node } => {
             let others = || (0..cluster.seats.len()).filter(|other| other != node);
             others().for_each(|other| (cluster.cut(*node, other), cluster.cut(other, *node)).1);
+            cluster.watch.alone(cluster.seats[*node].number, true);
             sleep(lasts).await;
+            cluster.watch.alone(cluster.seats[*node].number, false);
             others().for_each(|other| (cluster.mend(*node, other), cluster.mend(other, *node)).1);
         }
         Fault::Partial { a, b } => {
