@@ -23,7 +23,7 @@ const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
 
 /// So long a gateway that hears no other node keeps a client at most: the last keepalive that a quorum stood behind (2 s), a
 /// lease (4 s), and the time in which its end is noticed.
-const ALONE: Duration = Duration::from_secs(9);
+const ALONE: Duration = Duration::from_secs(7);
 
 /// What may keep a client from hearing that it was closed, or the gateway from closing it.
 const DEAF: [&str; 10] =
