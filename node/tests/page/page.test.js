@@ -280,8 +280,20 @@ test('who is there and who types is shown; pinned, muted, archived and marked on
 test('people are found by the beginning of their names, call themselves what they like, and can be blocked', { skip }, async () => {
   const [rosa, sven] = [await people.demo('rosa', dev.urls[0]), await people.demo('sven', dev.urls[1])];
   await sven.getByRole('button', { name: /Menu/ }).click();
+  // What is stored arrives when the new name is written already: the new name stays.
+  await sven.evaluate(() => {
+    const { client } = /** @type {any} */ (window).flotilla;
+    const call = client.call.bind(client);
+    client.call = (/** @type {string} */ what, /** @type {any[]} */ ...rest) => {
+      if (what !== 'GET users/sven') return call(what, ...rest);
+      return new Promise(resolve => {
+        /** @type {any} */ (window).answer = () => call(what, ...rest).then(resolve);
+      });
+    };
+  });
   await sven.getByRole('menuitem', { name: 'Profile' }).click();
   await sven.getByLabel('Name', { exact: true }).fill('Sven Ödegård');
+  await sven.evaluate('window.answer()');
   await sven.getByRole('button', { name: 'Save' }).click();
   await sven.locator('.me-name', { hasText: 'Sven Ödegård' }).waitFor();
   await rosa.getByRole('button', { name: /New conversation/ }).first().click();

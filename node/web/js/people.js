@@ -21,6 +21,8 @@ export class People {
   #unknown = new Set();
   /** @type {Set<string>} */
   #blocked = new Set();
+  /** How often this person has changed their profile here: an answer asked for before that says what was. */
+  #introduced = 0;
   #memory;
   onChange = () => {};
 
@@ -48,9 +50,12 @@ export class People {
       this.#asked.add(user);
       this.#unknown.delete(user);
     }
+    const introduced = this.#introduced;
     try {
       const reply = await this.#client.call('GET users', { ids: users.join(',') });
-      for (const { user, name } of reply.users) this.#setName(user, name ?? '');
+      for (const { user, name } of reply.users) {
+        if (user !== this.#client.user || introduced === this.#introduced) this.#setName(user, name ?? '');
+      }
     } catch {
       // Their ids are names too. They are asked for again after the next connect.
       for (const user of users) this.#asked.delete(user);
@@ -68,9 +73,10 @@ export class People {
     this.onChange();
   }
 
-  /** @param {{ name: string, about: string }} profile */
+  /** @param {{ name?: string, about?: string }} profile what is left out stays as it is */
   async introduce(profile) {
     const { name } = await this.#client.call('PATCH me', profile);
+    this.#introduced++;
     this.#setName(this.#client.user, name ?? '');
   }
 

@@ -171,10 +171,18 @@ export function profile(app) {
   const name = h('input', { id: 'profile-name', maxlength: '64', autocomplete: 'name', placeholder: app.user });
   const about = h('textarea', { id: 'profile-about', rows: '3', maxlength: '300' });
   const submit = h('button', { class: 'button primary', type: 'submit' }, 'Save');
+  // What the person wrote stays, and only that is sent: what is stored may arrive later, or not at all.
+  /** @type {Map<HTMLInputElement | HTMLTextAreaElement, 'name' | 'about'>} */
+  const untouched = new Map([[name, 'name'], [about, 'about']]);
+  for (const field of [name, about]) field.addEventListener('input', () => untouched.delete(field));
   const onsubmit = async (/** @type {Event} */ event) => {
     event.preventDefault();
+    /** @type {{ name?: string, about?: string }} */
+    const written = {};
+    if (!untouched.has(name)) written.name = name.value.trim();
+    if (!untouched.has(about)) written.about = about.value.trim();
     try {
-      await app.people.introduce({ name: name.value.trim(), about: about.value.trim() });
+      if (Object.keys(written).length > 0) await app.people.introduce(written);
       el.close();
     } catch (failure) {
       setText(error, problem(failure));
@@ -183,8 +191,7 @@ export function profile(app) {
   const el = dialog('Profile', [h('form', { onsubmit, novalidate: true }, h('p', { class: 'muted' }, `People find you as ${app.user}, and see this:`), h('label', { for: 'profile-name' }, 'Name'), name, h('label', { for: 'profile-about' }, 'About'), about, error, h('div', { class: 'dialog-foot' }, submit))]);
   app.client.call(`GET users/${app.user}`).then(
     (/** @type {any} */ mine) => {
-      name.value = mine.name ?? '';
-      about.value = mine.about ?? '';
+      for (const [field, key] of untouched) field.value = mine[key] ?? '';
     },
     (/** @type {any} */ failure) => setText(error, problem(failure)),
   );
