@@ -2,6 +2,10 @@
 //
 // Invariant: a command is on the wire only while all earlier ones of its conversation are too, so that pipelined order
 // survives retries: each names the nearest earlier one that is still unanswered as `after`. Twin of `client/src/device/outbox.rs`.
+//
+// What is refused takes everything behind it along: those name it, and come back as `out_of_order`. So after a refusal a conversation
+// has one command on the wire, and twice as many after each that is accepted; a row of n that are all refused costs about 2 n
+// frames, where sending the whole rest each time would cost n * n / 2, all of which count against the user's limit.
 
 import * as limits from './limits.js';
 
@@ -11,12 +15,16 @@ import * as limits from './limits.js';
 
 const RETRY_MS_MIN = 40;
 const RETRY_MS_MAX = 2_000;
+/** No server makes a command wait longer, whatever it says. */
+const RETRY_AFTER_MS_MAX = 60_000;
 /** Only these can be on the wire, or next for it. */
 const NEAR = limits.CLIENT_REQUESTS_IN_FLIGHT_MAX + 1;
 
 export class Outbox {
   /** @type {Map<string, Item[]>} */
   #queues = new Map();
+  /** How many may be on the wire of the conversations where something was refused. @type {Map<string, number>} */
+  #windows = new Map();
   /** @type {Map<string, Item>} */
   #items = new Map();
   #flying = 0;
@@ -61,7 +69,7 @@ export class Outbox {
    */
   next(now, wall) {
     for (const [conv, queue] of this.#queues) {
-      const at = sendable(queue, now);
+      const at = sendable(queue, now, this.#windows.get(conv) ?? NEAR);
       if (at < 0) continue;
       const item = queue[at];
       const after = at > 0 ? queue[at - 1].command.cid : undefined;
@@ -79,11 +87,31 @@ export class Outbox {
     return undefined;
   }
 
-  /**
-   * A final answer: the command goes. One that was refused because it names this one has nothing to wait for any more.
-   * @param {string} cid @returns {Command | undefined}
-   */
+  /** It is accepted: the command goes, and its conversation may have more on the wire again. @param {string} cid @returns {Command | undefined} */
+  accept(cid) {
+    const conv = this.#items.get(cid)?.command.conv;
+    const window = conv !== undefined ? this.#windows.get(conv) : undefined;
+    if (conv !== undefined && window !== undefined) {
+      if (window * 2 < NEAR) this.#windows.set(conv, window * 2);
+      else this.#windows.delete(conv);
+    }
+    return this.#take(cid);
+  }
+
+  /** Another final answer: the command goes. @param {string} cid @returns {Command | undefined} */
   finish(cid) {
+    this.#narrow(cid);
+    return this.#take(cid);
+  }
+
+  /** @param {string} cid */
+  #narrow(cid) {
+    const item = this.#items.get(cid);
+    if (item) this.#windows.set(item.command.conv, 1);
+  }
+
+  /** One that was refused because it names this one has nothing to wait for any more. @param {string} cid @returns {Command | undefined} */
+  #take(cid) {
     const item = this.#items.get(cid);
     if (item === undefined) return undefined;
     this.#items.delete(cid);
@@ -93,7 +121,10 @@ export class Outbox {
     if (item.flying) this.#flying -= 1;
     const next = queue[at];
     if (next && !next.flying && next.after === cid) next.until = 0;
-    if (queue.length === 0) this.#queues.delete(item.command.conv);
+    if (queue.length === 0) {
+      this.#queues.delete(item.command.conv);
+      this.#windows.delete(item.command.conv);
+    }
     return item.command;
   }
 
@@ -126,13 +157,21 @@ export class Outbox {
     return isClear ? { state: 'rejected', error } : { state: 'unknown', why: `${error.code}: ${error.message}` };
   }
 
-  /** Not now: again after a pause that grows with the attempts. @param {string} cid @param {number} now @param {number | undefined} wanted ms @param {number} jitter in 0..1 */
+  /** Not now: again after a pause that grows with the attempts, and never before `wanted`. @param {string} cid @param {number} now @param {number | undefined} wanted ms @param {number} jitter in 0..1 */
   retry(cid, now, wanted, jitter) {
+    this.#narrow(cid);
+    this.#pause(cid, now, wanted, jitter);
+  }
+
+  /** @param {string} cid @param {number} now @param {number | undefined} wanted ms @param {number} jitter in 0..1 */
+  #pause(cid, now, wanted, jitter) {
     const item = this.#items.get(cid);
     if (item === undefined) return;
-    const grown = RETRY_MS_MIN * 2 ** Math.min(Math.max(item.attempts - 1, 0), 6);
-    const pause = Math.min(Math.max(wanted ?? 0, grown), RETRY_MS_MAX);
-    this.#land(item, now + pause / 2 + (pause / 2) * jitter);
+    const grown = Math.min(RETRY_MS_MIN * 2 ** Math.min(Math.max(item.attempts - 1, 0), 6), RETRY_MS_MAX);
+    const drawn = grown / 2 + (grown / 2) * jitter;
+    // Who waits as told does not come together with everybody else who was told the same.
+    const told = wanted === undefined ? 0 : Math.min(wanted, RETRY_AFTER_MS_MAX) + drawn / 4;
+    this.#land(item, now + Math.max(drawn, told));
   }
 
   /**
@@ -144,7 +183,7 @@ export class Outbox {
     const item = this.#items.get(cid);
     if (item === undefined) return;
     const gone = item.after !== undefined && !this.#items.has(item.after);
-    this.retry(cid, now, undefined, jitter);
+    this.#pause(cid, now, undefined, jitter);
     if (gone) item.until = now;
   }
 
@@ -195,9 +234,12 @@ export class Outbox {
   }
 }
 
-/** The first command that is not on the wire, if its time has come. Those before it all are. @param {Item[]} queue @param {number} now */
-function sendable(queue, now) {
-  for (let at = 0; at < queue.length && at < NEAR; at++) if (!queue[at].flying) return queue[at].until <= now ? at : -1;
+/**
+ * The first command that is not on the wire, if its time has come and the window has room. Those before it all are.
+ * @param {Item[]} queue @param {number} now @param {number} window
+ */
+function sendable(queue, now, window) {
+  for (let at = 0; at < queue.length && at < Math.min(window, NEAR); at++) if (!queue[at].flying) return queue[at].until <= now ? at : -1;
   return -1;
 }
 

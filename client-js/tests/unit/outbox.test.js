@@ -23,11 +23,11 @@ test('pipelined commands name the nearest unanswered one', () => {
   outbox.add(command('9', 'carol'), 0);
   const first = sent(outbox, 0);
   assert.deepEqual(first.filter(f => f[0] !== '9'), [['1', undefined, undefined], ['2', '1', undefined], ['3', '2', undefined]]);
-  outbox.finish('1');
-  outbox.finish('2');
+  outbox.accept('1');
+  outbox.accept('2');
   outbox.add(command('4', 'bob'), 1);
   assert.deepEqual(sent(outbox, 1), [['4', '3', undefined]]);
-  outbox.finish('3');
+  outbox.accept('3');
   outbox.disconnected(2_500);
   assert.deepEqual(sent(outbox, 2_500).sort(), [['4', undefined, 3], ['9', undefined, 3]], 'after drops once accepted');
 });
@@ -41,7 +41,10 @@ test('nothing overtakes a command that pauses', () => {
   outbox.retry('1', 0, 500, 1);
   assert.deepEqual(sent(outbox, 499), [], '2 waits for 1');
   assert.equal(outbox.wakeAt(0), 20);
-  assert.deepEqual(sent(outbox, 500), [['1', undefined, 1], ['2', '1', 1]]);
+  assert.deepEqual(sent(outbox, 509), [], 'the server said when');
+  assert.deepEqual(sent(outbox, 510), [['1', undefined, 1]], 'one until one is accepted');
+  outbox.accept('1');
+  assert.deepEqual(sent(outbox, 510), [['2', undefined, 1]]);
 });
 
 test('commands behind a rejected one do not pause', () => {
@@ -63,6 +66,59 @@ test('commands behind a rejected one do not pause', () => {
   outbox.finish('3');
   assert.deepEqual(sent(outbox, 0), [['4', undefined, 1]]);
   assert.equal(outbox.flying, 1);
+});
+
+/**
+ * Sends a row of commands until none is left; each frame is answered in its turn, as the server would. How many frames it took.
+ * @param {number} count @param {(number: number) => boolean} accepts
+ */
+function frames(count, accepts) {
+  const outbox = new Outbox();
+  const applied = new Set();
+  let [frames, now] = [0, 0];
+  for (let cid = 1; cid <= count; cid++) outbox.add(command(`${cid}`, 'bob'), 0);
+  while (outbox.size > 0) {
+    const flight = sent(outbox, now);
+    frames += flight.length;
+    for (const [cid, after] of flight) {
+      if (after !== undefined && !applied.has(after)) outbox.outOfOrder(cid, now, 0.5);
+      else if (accepts(Number(cid))) {
+        applied.add(cid);
+        outbox.accept(cid);
+      } else outbox.finish(cid);
+    }
+    const wake = outbox.wakeAt(now);
+    if (flight.length === 0) now = wake;
+  }
+  return frames;
+}
+
+test('a row of refused commands costs two frames each', () => {
+  const window = limits.CLIENT_REQUESTS_IN_FLIGHT_MAX;
+  assert.equal(frames(300, () => true), 300, 'nothing is refused: each once');
+  const none = frames(300, () => false);
+  assert.ok(none <= 300 + window, `${none} frames`);
+  // The first ones alone: soon the window is as wide as ever.
+  const later = frames(300, cid => cid > 5);
+  assert.ok(later <= 300 + window, `${later} frames`);
+  const everyOther = frames(300, cid => cid % 2 === 0);
+  assert.ok(everyOther <= 450 + window, `${everyOther} frames`);
+});
+
+test('what comes too fast is sent one by one until there is room', () => {
+  const outbox = new Outbox();
+  for (let cid = 1; cid <= 40; cid++) outbox.add(command(`${cid}`, 'bob'), 0);
+  assert.equal(sent(outbox, 0).length, 40);
+  outbox.retry('1', 0, 400, 0);
+  for (let cid = 2; cid <= 40; cid++) outbox.outOfOrder(`${cid}`, 0, 0);
+  assert.deepEqual(sent(outbox, 399), [], 'not before the server said');
+  const turns = [];
+  while (outbox.size > 0) {
+    const flight = sent(outbox, 60_000);
+    for (const [cid] of flight) assert.ok(outbox.accept(cid));
+    turns.push(flight.length);
+  }
+  assert.deepEqual(turns, [1, 2, 8, 29], 'and then wider and wider');
 });
 
 test('an overdue answer is unknown and asked for again with its age', () => {

@@ -2,6 +2,10 @@
 //!
 //! Invariant: a command is on the wire only while all earlier ones of its conversation are too, so that pipelined order
 //! survives retries: each names the nearest earlier one that is still unanswered as `after`.
+//!
+//! What is refused takes everything behind it along: those name it, and come back as `out_of_order`. So after a refusal a
+//! conversation has one command on the wire, and twice as many after each that is accepted; a row of n that are all refused
+//! costs about 2 n frames, where sending the whole rest each time would cost n * n / 2, all of which count against the user's limit.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,6 +18,8 @@ use crate::store::SavedCommand;
 
 const RETRY_MS_MIN: u64 = 40;
 const RETRY_MS_MAX: u64 = 2_000;
+/// No server makes a command wait longer, whatever it says.
+const RETRY_AFTER_MS_MAX: u64 = 60_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -35,9 +41,23 @@ struct Item {
     in_doubt: bool,
 }
 
+/// The commands of one conversation.
+#[derive(Debug)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// So many may be on the wire.
+    window: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), window: limits::CLIENT_REQUESTS_IN_FLIGHT_MAX }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queues: BTreeMap<ConvId, VecDeque<Item>>,
+    queues: BTreeMap<ConvId, Queue>,
     convs: BTreeMap<Cid, ConvId>,
     flying: usize,
 }
@@ -68,7 +88,7 @@ impl Outbox {
         self.convs.insert(command.cid, command.conv.clone());
         let (state, in_doubt) = (State::Waiting { until_ms: now_ms }, attempts > 0);
         let item = Item { state, attempts, after: None, in_doubt, command };
-        self.queues.entry(item.command.conv.clone()).or_default().push_back(item);
+        self.queues.entry(item.command.conv.clone()).or_default().items.push_back(item);
     }
 
     /// Is there a command for the wire now?
@@ -79,8 +99,8 @@ impl Outbox {
     /// The next command for the wire; it counts as sent.
     pub fn next(&mut self, now_ms: u64, wall_ms: u64) -> Option<(Cid, ClientFrame)> {
         let (queue, at) = self.queues.values_mut().find_map(|q| sendable(q, now_ms).map(|at| (q, at)))?;
-        let after = at.checked_sub(1).map(|before| queue[before].command.cid);
-        let item = &mut queue[at];
+        let after = at.checked_sub(1).map(|before| queue.items[before].command.cid);
+        let item = &mut queue.items[at];
         // Never too young: the command was saved before its first attempt, and a part of a second counts whole.
         let age_s = (item.attempts > 0).then(|| wall_ms.saturating_sub(item.command.saved_ms).div_ceil(1_000).max(1));
         item.state = State::Flying { until_ms: now_ms + limits::CLIENT_ANSWER_TIMEOUT_MS };
@@ -90,10 +110,24 @@ impl Outbox {
         Some((item.command.cid, frame(&item.command, age_s, after)))
     }
 
-    /// A final answer: the command goes. One that was refused because it names this one has nothing to wait for any more.
+    /// It is accepted: the command goes, and its conversation may have more on the wire again.
+    pub fn accept(&mut self, cid: Cid) -> Option<SavedCommand> {
+        if let Some(queue) = self.queue(cid) {
+            queue.window = (queue.window * 2).min(limits::CLIENT_REQUESTS_IN_FLIGHT_MAX);
+        }
+        self.take(cid)
+    }
+
+    /// Another final answer: the command goes.
     pub fn finish(&mut self, cid: Cid) -> Option<SavedCommand> {
+        self.narrow(cid);
+        self.take(cid)
+    }
+
+    /// One that was refused because it names this one has nothing to wait for any more.
+    fn take(&mut self, cid: Cid) -> Option<SavedCommand> {
         let conv = self.convs.remove(&cid)?;
-        let queue = self.queues.get_mut(&conv)?;
+        let queue = &mut self.queues.get_mut(&conv)?.items;
         let at = queue.iter().position(|i| i.command.cid == cid)?;
         let item = queue.remove(at)?;
         if matches!(item.state, State::Flying { .. }) {
@@ -108,6 +142,12 @@ impl Outbox {
             self.queues.remove(&conv);
         }
         Some(item.command)
+    }
+
+    fn narrow(&mut self, cid: Cid) {
+        if let Some(queue) = self.queue(cid) {
+            queue.window = 1;
+        }
     }
 
     /// The last attempt may or may not have happened.
@@ -126,14 +166,21 @@ impl Outbox {
         self.item(cid).is_some_and(|item| item.in_doubt)
     }
 
-    /// Not now: again after a pause that grows with the attempts. `jitter` in 0..=1000.
+    /// Not now: again after a pause that grows with the attempts, and never before `wanted_ms`. `jitter` in 0..=1000.
     pub fn retry(&mut self, cid: Cid, now_ms: u64, wanted_ms: Option<u64>, jitter: u64) {
+        self.narrow(cid);
+        self.pause(cid, now_ms, wanted_ms, jitter);
+    }
+
+    fn pause(&mut self, cid: Cid, now_ms: u64, wanted_ms: Option<u64>, jitter: u64) {
         let Some(item) = self.item(cid) else { return };
-        let grown = RETRY_MS_MIN << item.attempts.saturating_sub(1).min(6);
-        let pause = wanted_ms.unwrap_or(0).max(grown).min(RETRY_MS_MAX);
+        let grown = (RETRY_MS_MIN << item.attempts.saturating_sub(1).min(6)).min(RETRY_MS_MAX);
+        let drawn = grown / 2 + grown / 2 * jitter.min(1_000) / 1_000;
+        // Who waits as told does not come together with everybody else who was told the same.
+        let told = wanted_ms.map(|ms| ms.min(RETRY_AFTER_MS_MAX) + drawn / 4);
         let was = std::mem::replace(
             &mut item.state,
-            State::Waiting { until_ms: now_ms + pause / 2 + pause / 2 * jitter.min(1_000) / 1_000 },
+            State::Waiting { until_ms: now_ms + drawn.max(told.unwrap_or(0)) },
         );
         if matches!(was, State::Flying { .. }) {
             self.flying -= 1;
@@ -145,7 +192,7 @@ impl Outbox {
     pub fn out_of_order(&mut self, cid: Cid, now_ms: u64, jitter: u64) {
         let named = self.item(cid).and_then(|item| item.after);
         let gone = named.is_some_and(|after| !self.convs.contains_key(&after));
-        self.retry(cid, now_ms, None, jitter);
+        self.pause(cid, now_ms, None, jitter);
         if let Some(item) = self.item(cid).filter(|_| gone) {
             item.state = State::Waiting { until_ms: now_ms };
         }
@@ -153,7 +200,7 @@ impl Outbox {
 
     /// Nothing that was on the wire will be answered any more.
     pub fn disconnected(&mut self, now_ms: u64) {
-        for item in self.queues.values_mut().flatten() {
+        for item in self.queues.values_mut().flat_map(|q| &mut q.items) {
             if matches!(item.state, State::Flying { .. }) {
                 item.state = State::Waiting { until_ms: now_ms };
                 item.in_doubt = true;
@@ -165,7 +212,7 @@ impl Outbox {
     /// Commands whose answer is overdue go back; how many.
     pub fn expire(&mut self, now_ms: u64) -> usize {
         let mut expired = 0;
-        for item in self.queues.values_mut().flat_map(|q| q.iter_mut().take(NEAR)) {
+        for item in self.queues.values_mut().flat_map(|q| q.items.iter_mut().take(NEAR)) {
             if matches!(item.state, State::Flying { until_ms } if until_ms <= now_ms) {
                 item.state = State::Waiting { until_ms: now_ms };
                 item.in_doubt = true;
@@ -179,7 +226,7 @@ impl Outbox {
     /// Commands that are too old to be sent again without asking the person.
     pub fn stale(&self, wall_ms: u64) -> Vec<Cid> {
         let old = |i: &&Item| wall_ms.saturating_sub(i.command.saved_ms) > limits::CLIENT_RESEND_MS;
-        self.queues.values().flatten().filter(old).map(|i| i.command.cid).collect()
+        self.queues.values().flat_map(|q| &q.items).filter(old).map(|i| i.command.cid).collect()
     }
 
     /// When something changes by itself: a pause ends or an answer is overdue.
@@ -194,23 +241,27 @@ impl Outbox {
             .min()
     }
 
+    fn queue(&mut self, cid: Cid) -> Option<&mut Queue> {
+        self.queues.get_mut(self.convs.get(&cid)?)
+    }
+
     fn item(&mut self, cid: Cid) -> Option<&mut Item> {
-        let conv = self.convs.get(&cid)?;
-        self.queues.get_mut(conv)?.iter_mut().find(|i| i.command.cid == cid)
+        self.queue(cid)?.items.iter_mut().find(|i| i.command.cid == cid)
     }
 }
 
 /// Only these can be on the wire, or next for it.
 const NEAR: usize = limits::CLIENT_REQUESTS_IN_FLIGHT_MAX + 1;
 
-fn near(queue: &VecDeque<Item>) -> impl Iterator<Item = &Item> {
-    queue.iter().take(NEAR)
+fn near(queue: &Queue) -> impl Iterator<Item = &Item> {
+    queue.items.iter().take(NEAR)
 }
 
-/// The first command that is not on the wire, if its time has come. Those before it are all on the wire.
-fn sendable(queue: &VecDeque<Item>, now_ms: u64) -> Option<usize> {
+/// The first command that is not on the wire, if its time has come and the window has room. Those before it are all on the wire.
+fn sendable(queue: &Queue, now_ms: u64) -> Option<usize> {
     let at = near(queue).position(|i| matches!(i.state, State::Waiting { .. }))?;
-    matches!(queue[at].state, State::Waiting { until_ms } if until_ms <= now_ms).then_some(at)
+    let due = matches!(queue.items[at].state, State::Waiting { until_ms } if until_ms <= now_ms);
+    (due && at < queue.window).then_some(at)
 }
 
 fn frame(command: &SavedCommand, age_s: Option<u64>, after: Option<Cid>) -> ClientFrame {
@@ -276,11 +327,11 @@ mod tests {
         }
         outbox.add(command(9, "carol"), 0);
         assert_eq!(sent(&mut outbox, 0), [(1, None, None), (2, Some(1), None), (3, Some(2), None), (9, None, None)]);
-        outbox.finish(Cid(1));
-        outbox.finish(Cid(2));
+        outbox.accept(Cid(1));
+        outbox.accept(Cid(2));
         outbox.add(command(4, "bob"), 1);
         assert_eq!(sent(&mut outbox, 1), [(4, Some(3), None)]);
-        outbox.finish(Cid(3));
+        outbox.accept(Cid(3));
         outbox.disconnected(2_500);
         assert_eq!(sent(&mut outbox, 2_500), [(4, None, Some(3)), (9, None, Some(3))], "after drops once accepted");
     }
@@ -295,7 +346,11 @@ mod tests {
         outbox.retry(Cid(1), 0, Some(500), 1_000);
         assert!(sent(&mut outbox, 499).is_empty(), "2 waits for 1");
         assert_eq!(outbox.wake_ms(0), Some(20));
-        assert_eq!(sent(&mut outbox, 500), [(1, None, Some(1)), (2, Some(1), Some(1))]);
+        let told = 500 + 10;
+        assert!(sent(&mut outbox, told - 1).is_empty(), "the server said when");
+        assert_eq!(sent(&mut outbox, told), [(1, None, Some(1))], "one until one is accepted");
+        outbox.accept(Cid(1));
+        assert_eq!(sent(&mut outbox, told), [(2, None, Some(1))]);
     }
 
     #[test]
@@ -321,6 +376,57 @@ mod tests {
         outbox.finish(Cid(3));
         assert_eq!(sent(&mut outbox, 0), [(4, None, Some(1))]);
         assert_eq!(outbox.flying(), 1);
+    }
+
+    /// Plays `rejected` on a row of commands until none is left; each frame is answered in its turn, as the server would.
+    fn frames(count: u128, mut accepts: impl FnMut(u128, usize) -> bool) -> usize {
+        let mut outbox = Outbox::default();
+        (1..=count).for_each(|cid| outbox.add(command(cid, "bob"), 0));
+        let (mut frames, mut now, mut applied) = (0, 0, Vec::new());
+        while outbox.len() > 0 {
+            let flight = sent(&mut outbox, now);
+            frames += flight.len();
+            for (cid, after, _) in flight {
+                if after.is_some_and(|after| !applied.contains(&after)) {
+                    outbox.out_of_order(Cid(cid), now, 500);
+                } else if accepts(cid, frames) {
+                    applied.push(cid);
+                    outbox.accept(Cid(cid));
+                } else {
+                    outbox.finish(Cid(cid));
+                }
+            }
+            now = if outbox.has_next(now) { now } else { outbox.wake_ms(now).unwrap_or(now + 1) };
+        }
+        frames
+    }
+
+    #[test]
+    fn a_row_of_refused_commands_costs_two_frames_each() {
+        let window = limits::CLIENT_REQUESTS_IN_FLIGHT_MAX;
+        assert_eq!(frames(300, |_, _| true), 300, "nothing is refused: each once");
+        assert!(frames(300, |_, _| false) <= 300 + window, "{} frames", frames(300, |_, _| false));
+        // The first ones alone: soon the window is as wide as ever.
+        assert!(frames(300, |cid, _| cid > 5) <= 300 + window, "{} frames", frames(300, |cid, _| cid > 5));
+        let every_other = frames(300, |cid, _| cid % 2 == 0);
+        assert!(every_other <= 450 + window, "{every_other} frames");
+    }
+
+    #[test]
+    fn what_comes_too_fast_is_sent_one_by_one_until_there_is_room() {
+        let mut outbox = Outbox::default();
+        (1..=40).for_each(|cid| outbox.add(command(cid, "bob"), 0));
+        assert_eq!(sent(&mut outbox, 0).len(), 40);
+        outbox.retry(Cid(1), 0, Some(400), 0);
+        (2..=40).for_each(|cid| outbox.out_of_order(Cid(cid), 0, 0));
+        assert!(sent(&mut outbox, 399).is_empty(), "not before the server said");
+        let mut turns = Vec::new();
+        while outbox.len() > 0 {
+            let flight = sent(&mut outbox, 60_000);
+            flight.iter().for_each(|(cid, ..)| assert!(outbox.accept(Cid(*cid)).is_some()));
+            turns.push(flight.len());
+        }
+        assert_eq!(turns, [1, 2, 8, 29], "and then wider and wider");
     }
 
     #[test]
