@@ -4,13 +4,14 @@
 //! body_hash = H(cid, canonical content). Redaction empties the content and keeps both hashes. All hashes are SHA-256 over
 //! length-prefixed fields behind a name and version, so no two different inputs share their bytes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{Blob, Cid, ConvId, Count, DeviceId, Hash32, MsgId, Seq, TsMs, UserId};
 
 /// What a member may do in a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Member,
@@ -19,7 +20,7 @@ pub enum Role {
 }
 
 /// How much of a group's past a member may page that joins from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryAccess {
     /// From the own join on.

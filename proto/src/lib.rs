@@ -6,6 +6,7 @@
 //! - [`entry`] one entry of a conversation, its body hash and its chain
 //! - [`member`] intervals of membership and what they make readable
 //! - [`frame`] client frames, errors and close codes, in JSON and MessagePack
+//! - [`schema`] JSON Schema of ids and codes
 //! - [`codec`] the one module that names bincode
 //! - [`plant`] deliberate bugs and `fate` broken connections, in the simulator's build only
 
@@ -17,4 +18,5 @@ pub mod ids;
 pub mod limits;
 pub mod member;
 pub mod plant;
+pub mod schema;
 pub mod slots;

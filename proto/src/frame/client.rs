@@ -1,5 +1,6 @@
 //! Frames that a client sends.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::token::RevToken;
@@ -24,9 +25,7 @@ pub enum ClientFrame {
     React(React),
     Ack(Vec<AckItem>),
     Read(AckItem),
-    /// Reserved.
     Typing(Typing),
-    /// Reserved.
     Presence(Watch),
     History(History),
     Sync(SyncRequest),
@@ -36,11 +35,12 @@ pub enum ClientFrame {
 }
 
 /// First frame of a connection, within 10 s.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hello {
     pub token: String,
     /// None: the server finds or makes the device of this `install`, where the way of authentication allows it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "wire::maybe_device::deserialize")]
+    #[schemars(with = "Option<DeviceId>")]
     pub device: Option<DeviceId>,
     /// A secret made with the client's store.
     pub install: String,
@@ -60,7 +60,7 @@ pub struct Hello {
     pub state: Activity,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ClientInfo {
     #[serde(default)]
     pub name: String,
@@ -70,7 +70,7 @@ pub struct ClientInfo {
     pub platform: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
     #[default]
@@ -78,13 +78,13 @@ pub enum Activity {
     Background,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Auth {
     pub token: String,
 }
 
 /// A message. Exactly one of `conv` and `to`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SendMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conv: Option<ConvId>,
@@ -112,7 +112,7 @@ fn message() -> String {
     "message".to_owned()
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Edit {
     pub conv: ConvId,
     pub seq: Seq,
@@ -125,7 +125,7 @@ pub struct Edit {
     pub body: Blob,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Delete {
     pub conv: ConvId,
     pub seq: Seq,
@@ -136,7 +136,7 @@ pub struct Delete {
     pub after: Option<Cid>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct React {
     pub conv: ConvId,
     pub seq: Seq,
@@ -156,25 +156,25 @@ fn yes() -> bool {
 }
 
 /// A position: of an `ack` (cumulative), of a `read`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AckItem {
     pub conv: ConvId,
     pub seq: Seq,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Typing {
     pub conv: ConvId,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Watch {
     #[serde(default)]
     pub watch: Vec<UserId>,
 }
 
 /// One of `before`, `after`, `around`; none: the newest.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
     pub conv: ConvId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +187,7 @@ pub struct History {
     pub limit: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SyncRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rev: Option<RevToken>,
@@ -197,7 +197,7 @@ pub struct SyncRequest {
 
 /// Any REST operation over the socket: `method` like `POST groups`, `params` its JSON body and query (JSON values in both
 /// encodings; bytes inside are base64url text).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Call {
     pub method: String,
     /// The request's `Idempotency-Key`; needed by every POST.
@@ -207,7 +207,7 @@ pub struct Call {
     pub params: serde_json::Value,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct State {
     pub state: Activity,
 }

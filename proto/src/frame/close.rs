@@ -16,6 +16,37 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    pub const ALL: [Verdict; 4] = [Verdict::Reconnect, Verdict::NewToken, Verdict::DropRev, Verdict::Stop];
+
+    /// Its codes.
+    pub fn range(self) -> (u16, u16) {
+        match self {
+            Verdict::Reconnect => (4000, 4099),
+            Verdict::NewToken => (4100, 4199),
+            Verdict::DropRev => (4200, 4299),
+            Verdict::Stop => (4500, 4599),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Reconnect => "reconnect",
+            Verdict::NewToken => "new_token",
+            Verdict::DropRev => "drop_rev",
+            Verdict::Stop => "stop",
+        }
+    }
+
+    /// What a client does.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Verdict::Reconnect => "Reconnect with back-off and jitter.",
+            Verdict::NewToken => "Get a new token first, then reconnect.",
+            Verdict::DropRev => "Drop the `rev` token, then reconnect and sync again.",
+            Verdict::Stop => "Do not come back by yourself.",
+        }
+    }
+
     /// Codes outside the project's ranges (1001, 1006, 1011-1013 and whatever a proxy makes up) mean reconnect.
     pub fn of(code: u16) -> Self {
         match code {
@@ -28,11 +59,11 @@ impl Verdict {
 }
 
 macro_rules! close_codes {
-    ($($variant:ident = $number:literal, $name:literal;)*) => {
+    ($($variant:ident = $number:literal, $name:literal, $meaning:literal;)*) => {
         /// Why a connection was closed by the server.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum CloseCode {
-            $($variant,)*
+            $(#[doc = $meaning] $variant,)*
         }
 
         impl CloseCode {
@@ -48,6 +79,13 @@ macro_rules! close_codes {
             pub fn name(self) -> &'static str {
                 match self {
                     $(CloseCode::$variant => $name,)*
+                }
+            }
+
+            /// For people who write clients.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(CloseCode::$variant => $meaning,)*
                 }
             }
 
@@ -67,28 +105,28 @@ macro_rules! close_codes {
 }
 
 close_codes! {
-    Internal = 4000, "internal";
-    GoingAway = 4001, "going_away";
-    HeartbeatTimeout = 4002, "heartbeat_timeout";
-    SlowConsumer = 4003, "slow_consumer";
-    RateLimited = 4004, "rate_limited";
-    Overloaded = 4005, "overloaded";
-    NotReady = 4006, "not_ready";
-    Superseded = 4007, "superseded";
-    TokenExpired = 4100, "token_expired";
-    ReauthRequired = 4101, "reauth_required";
-    RevRejected = 4200, "rev_rejected";
-    BadFrame = 4500, "bad_frame";
-    UnsupportedVersion = 4501, "unsupported_version";
-    AuthFailed = 4502, "auth_failed";
-    HelloTimeout = 4503, "hello_timeout";
-    SessionReplaced = 4504, "session_replaced";
-    DeviceRevoked = 4505, "device_revoked";
-    AccountDisabled = 4506, "account_disabled";
-    MessageTooBig = 4507, "message_too_big";
-    ProtocolViolation = 4508, "protocol_violation";
-    ConnectionLimit = 4509, "connection_limit";
-    OriginForbidden = 4510, "origin_forbidden";
+    Internal = 4000, "internal", "An error of the server.";
+    GoingAway = 4001, "going_away", "The node stops.";
+    HeartbeatTimeout = 4002, "heartbeat_timeout", "Nothing was received for 35 s.";
+    SlowConsumer = 4003, "slow_consumer", "The socket stayed full, or entries were not acked for 60 s.";
+    RateLimited = 4004, "rate_limited", "Too much at once on this connection.";
+    Overloaded = 4005, "overloaded", "The node has too much to do.";
+    NotReady = 4006, "not_ready", "The node cannot tell for sure now: it starts, or sees no quorum.";
+    Superseded = 4007, "superseded", "A newer connection of the same client process has taken the session.";
+    TokenExpired = 4100, "token_expired", "The access token has ended.";
+    ReauthRequired = 4101, "reauth_required", "The token is no longer taken.";
+    RevRejected = 4200, "rev_rejected", "`rev` is not one that this cluster has made.";
+    BadFrame = 4500, "bad_frame", "A frame that cannot be read.";
+    UnsupportedVersion = 4501, "unsupported_version", "No subprotocol that the server knows was offered.";
+    AuthFailed = 4502, "auth_failed", "The token is not valid.";
+    HelloTimeout = 4503, "hello_timeout", "No `hello` within 10 s.";
+    SessionReplaced = 4504, "session_replaced", "Another client process of this device has taken the session.";
+    DeviceRevoked = 4505, "device_revoked", "The device was revoked or logged out.";
+    AccountDisabled = 4506, "account_disabled", "The account is disabled.";
+    MessageTooBig = 4507, "message_too_big", "A message above the limit.";
+    ProtocolViolation = 4508, "protocol_violation", "A frame that is not allowed here: before `hello`, or a second one.";
+    ConnectionLimit = 4509, "connection_limit", "Too many connections.";
+    OriginForbidden = 4510, "origin_forbidden", "A page of this origin may not connect.";
 }
 
 impl fmt::Display for CloseCode {

@@ -1,5 +1,6 @@
 //! The `entry` frame: one entry of the log as a client sees it, and back, so that a client can check hash and chain.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::wire;
@@ -7,7 +8,7 @@ use crate::entry::{Entry, HistoryAccess, Role, What};
 use crate::ids::{Blob, Cid, ConvId, Count, DeviceId, Hash32, MsgId, Seq, TsMs, UserId};
 
 /// Durable; in `seq` order per conversation; sent again until acked. What is set beside the fixed fields depends on `kind`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EntryFrame {
     pub conv: ConvId,
     pub seq: Seq,

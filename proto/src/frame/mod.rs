@@ -3,6 +3,7 @@
 //! - [`client`] frames a client sends, [`server`] frames a node sends, [`entry`] the `entry` frame and its way back
 //! - [`codec`] the envelope in JSON and MessagePack
 //! - [`error`] the table of error codes, [`close`] the table of close codes
+//! - [`types`] the table of frame types, for documents
 //! - [`token`] the `rev` token, opaque to clients
 //!
 //! Invariant: additive changes only. Unknown fields are ignored, an unknown `t` with an `id` is reported so that it can be
@@ -15,6 +16,7 @@ pub mod entry;
 pub mod error;
 pub mod server;
 pub mod token;
+pub mod types;
 mod wire;
 
 pub use client::*;

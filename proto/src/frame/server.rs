@@ -1,5 +1,6 @@
 //! Frames that a node sends.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::entry::EntryFrame;
@@ -33,9 +34,10 @@ pub enum ServerFrame {
     Ping,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ready {
     #[serde(with = "wire::session_no")]
+    #[schemars(with = "String")]
     pub session: SessionNo,
     pub node: NodeId,
     pub user: UserId,
@@ -53,7 +55,7 @@ pub struct Ready {
 }
 
 /// Why the client must drop its `rev`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reset {
     NewDevice,
@@ -63,7 +65,7 @@ pub enum Reset {
 }
 
 /// What the server will take on this connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
     pub message_bytes: u32,
@@ -98,7 +100,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Accepted {
     pub conv: ConvId,
     pub seq: Seq,
@@ -118,14 +120,14 @@ pub enum Reply {
     Value(serde_json::Value),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryReply {
     pub entries: Vec<EntryFrame>,
     #[serde(default)]
     pub more: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SyncReply {
     pub convs: Vec<Conv>,
     pub rev: RevToken,
@@ -134,7 +136,7 @@ pub struct SyncReply {
 }
 
 /// The only way a hole can appear.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gap {
     pub conv: ConvId,
     /// First and last seq that will not come.
@@ -146,7 +148,7 @@ pub struct Gap {
     pub chain_before: Option<Hash32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
     Retention,
@@ -157,7 +159,7 @@ pub enum GapReason {
 }
 
 /// The user's whole state of one conversation. Idempotent; sent in rev order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Conv {
     pub rev: RevToken,
     pub conv: ConvId,
@@ -191,14 +193,14 @@ pub struct Conv {
     pub settings: Option<serde_json::Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerMarks {
     pub user: UserId,
     pub delivered: Seq,
     pub read: Seq,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CaughtUp {
     pub rev: RevToken,
     /// Conversations whose shard cannot answer now; they follow.
@@ -207,7 +209,7 @@ pub struct CaughtUp {
 }
 
 /// May be lost; never acked. Kinds beyond `auth_expiring` are reserved.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Signal {
     pub k: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,12 +227,12 @@ pub struct Signal {
     pub state: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Urls {
     pub urls: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Goaway {
     pub reason: String,
     #[serde(default)]
