@@ -12,6 +12,8 @@ use flotilla_proto::member::MembershipPart;
 use flotilla_proto::slots::SlotTable;
 use serde::{Deserialize, Serialize};
 
+pub use crate::control::client_limits::{ClientLimits, LimitName};
+
 /// Version byte in front of every encoded command.
 pub const COMMAND_VERSION: u8 = 1;
 
@@ -207,7 +209,7 @@ impl ConvSettings {
 }
 
 /// Who may see something of a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Audience {
     #[default]
@@ -410,6 +412,8 @@ pub enum Control {
     ForgetReplica { shard: ShardId, replica: ReplicaId },
     /// A shard has taken the fence of this node up to this incarnation.
     FenceDone { shard: ShardId, node: NodeId, lowest: Incarnation },
+    /// An operator sets limits on clients, or gives them back to the nodes' own configuration (none).
+    SetClientLimits { changes: Vec<(LimitName, Option<u32>)> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

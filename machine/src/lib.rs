@@ -193,6 +193,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
 
         Query::ShardState => shard_state(&view, &meta()?),
         Query::ControlState => control::query(&view, &meta()?),
+        Query::ClientLimits => control::client_limits(&view, &meta()?),
     }
 }
 

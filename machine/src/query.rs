@@ -8,7 +8,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::member::MembershipPart;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Audience, ConvSettings, KeyRow, NodeInfo, Notify, Receipt, Settings};
+use crate::command::{Audience, ClientLimits, ConvSettings, KeyRow, NodeInfo, Notify, Receipt, Settings};
 use flotilla_proto::slots::SlotTable;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +170,8 @@ pub enum Query {
         user: UserId,
         ts: TsMs,
     },
+    /// Control group. What is set of the limits on clients.
+    ClientLimits,
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -259,6 +261,7 @@ pub enum Answer {
     Users(Vec<UserId>),
     Folded(FoldedPage),
     SeqAt(Option<Seq>),
+    ClientLimits(ClientLimits),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -388,7 +391,7 @@ pub struct EntriesPage {
     pub part: MembershipPart,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Conversation {
     pub conv: ConvId,
     pub kind: ConvKind,
@@ -402,7 +405,7 @@ pub struct Conversation {
     pub chain: Hash32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MemberView {
     pub user: UserId,
     pub role: Role,

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::auth::password::Passwords;
 use crate::cluster::start::StartError;
 use crate::cluster::{Cluster, ClusterBackend, start};
+use crate::gateway::limits as limits_on_clients;
 use crate::gateway::shared::{Options as ClientOptions, Shared};
 use crate::http::server;
 use crate::metrics::Registry;
@@ -99,6 +100,7 @@ impl Node {
         let shared = Arc::new(shared);
         let tasks = vec![
             tokio::spawn(server::serve(clients, shared.clone())),
+            tokio::spawn(limits_on_clients::follow(shared.clone(), cluster.client_limits.subscribe())),
             tokio::spawn(keep_watermark(cluster.clone(), options.engine, options.watermark)),
             tokio::spawn(watch_disk(cluster.clone(), options.disk_low)),
         ];

@@ -286,6 +286,10 @@ pub const LOGIN_PER_MINUTE: u32 = 30;
 /// Client connections of one node, and of one address, before anything is allocated for them.
 pub const CONNECTIONS_MAX: usize = 20_000;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 20_000;
+/// Connections over the limits that are told so at the same time, for how long at most, and when they shall come again.
+pub const REFUSALS_AT_ONCE: usize = 64;
+pub const REFUSAL_MS: u64 = 1_000;
+pub const REFUSED_RETRY_MS: u64 = 5_000;
 pub const HEADER_DEADLINE_MS: u64 = 5_000;
 pub const HELLO_DEADLINE_MS: u64 = 10_000;
 /// The server pings when it has sent or received nothing for this long.

@@ -1,10 +1,11 @@
-//! The control group: nodes, incarnations, placement, settings, keys.
+//! The control group: nodes, incarnations, placement, settings, keys, limits on clients.
 //!
 //! Invariants: initialised once; a node's incarnation rises with every registration and is fenced in every shard before
 //! it is forgotten; a replica generation is never given twice; `version` rises with every change, and only then.
 //!
 //! It does not know leases, health or the groups' own memberships: who proposes these commands does.
 
+pub mod client_limits;
 mod init;
 pub mod tables;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub fn apply(ctx: &mut Ctx<'_, '_>, command: &Control) -> Outcome {
         Control::AllocateReplica { shard, node, replaces } => allocate_replica(ctx, *shard, *node, *replaces),
         Control::ForgetReplica { shard, replica } => forget_replica(ctx, *shard, *replica),
         Control::FenceDone { shard, node, lowest } => fence_done(ctx, *shard, *node, *lowest),
+        Control::SetClientLimits { changes } => client_limits::set(ctx, changes),
     }
 }
 
@@ -194,6 +196,15 @@ pub fn query(view: &View<'_>, meta: &Meta) -> Result<Answer, Fatal> {
         return Ok(Answer::ControlState(None));
     }
     state(view).map(Answer::ControlState)
+}
+
+/// What is set of the limits on clients.
+pub fn client_limits(view: &View<'_>, meta: &Meta) -> Result<Answer, Fatal> {
+    let row = match meta.shard {
+        ShardId::CONTROL => table::get::<client_limits::ClientLimitsTable>(view, &())?,
+        _ => None,
+    };
+    Ok(Answer::ClientLimits(row.unwrap_or_default()))
 }
 
 fn state(view: &View<'_>) -> Result<Option<ControlState>, Fatal> {

@@ -1,6 +1,6 @@
 //! The control group's tables: the cluster, its nodes, placement, keys, and fences that shards still owe.
 //!
-//! Keys: control `60` (then 0: the small row that changes, 1: the slot table, 2: settings); node `61` node u16;
+//! Keys: control `60` (then 0: the small row that changes, 1: the slot table, 2: settings, 3: `client_limits`); node `61` node u16;
 //! placement `62` shard u16; key `64` id u32; fence_owed `65` node u16. `63` is reserved.
 //! Invariants: `version` rises with each change; `generation` is the highest ever given to any replica, so none is given
 //! twice; a node's incarnation and boot only rise.

@@ -4,6 +4,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::slots::SlotTable;
 use proptest::prelude::*;
 
+use super::client_limits::{ClientLimits, ClientLimitsTable, LimitName};
 use super::tables::*;
 use crate::command::*;
 use crate::effect::Effect;
@@ -137,6 +138,33 @@ fn a_lapse_that_was_decided_too_late_does_not_fence_the_new_life() {
 }
 
 #[test]
+fn limits_are_set_within_their_ranges_and_given_back() {
+    let mut group = Group::new();
+    let set = |changes: &[(LimitName, Option<u32>)]| Control::SetClientLimits { changes: changes.to_vec() };
+    let limits = |group: &Group| match group.0.ask(Query::ClientLimits) {
+        Answer::ClientLimits(limits) => limits,
+        other => panic!("expected limits, got {other:?}"),
+    };
+    use LimitName::*;
+    assert_eq!(group.run(set(&[(SendsPerUser, Some(7)), (LoginsPerMinute, Some(60))])), Reply::Done);
+    assert_eq!(limits(&group), ClientLimits::from([(SendsPerUser, 7), (LoginsPerMinute, 60)]));
+    let version = group.state().version;
+    match group.run(set(&[(SendsPerUser, Some(9)), (LoginsPerMinute, Some(0))])) {
+        Reply::Rejected(Rejection::Validation(why)) => {
+            assert_eq!(why, "logins_per_minute is 0; allowed is 1 to 100000");
+        }
+        other => panic!("expected a rejection, got {other:?}"),
+    }
+    assert_eq!((limits(&group)[&SendsPerUser], group.state().version), (7, version), "all of it or nothing");
+    assert_eq!(group.run(set(&[(SendsPerUser, Some(7))])), Reply::Done);
+    assert_eq!(group.state().version, version, "nothing changed");
+    assert_eq!(group.run(set(&[(SendsPerUser, None)])), Reply::Done);
+    assert_eq!(limits(&group), ClientLimits::from([(LoginsPerMinute, 60)]));
+    assert!(group.state().version > version, "nodes hear of it");
+    assert!(LimitName::ALL.iter().all(|name| LimitName::parse(name.name()) == Some(*name)));
+}
+
+#[test]
 fn an_answer_to_an_older_fence_settles_nothing() {
     let mut group = Group::new();
     group.register(1, 1);
@@ -200,6 +228,8 @@ fn any_control() -> impl Strategy<Value = Control> {
         2 => (shard(), some_replica()).prop_map(|(shard, replica)| Control::ForgetReplica { shard, replica }),
         2 => (shard(), node(), number())
             .prop_map(|(shard, node, n)| Control::FenceDone { shard, node, lowest: Incarnation(n) }),
+        1 => prop::collection::vec((prop::sample::select(LimitName::ALL.to_vec()), prop::option::of(any::<u32>())), 0..6)
+            .prop_map(|changes| Control::SetClientLimits { changes }),
     ]
 }
 
@@ -234,6 +264,7 @@ proptest! {
         let cluster = ClusterRow { version: n, cluster: ClusterId(n.into()), epoch: Epoch(1), generation: Generation(generation) };
         assert_round_trip::<ClusterTable>(&(), &cluster);
         assert_round_trip::<ControlSlotsTable>(&(), &SlotTable::even(node.clamp(1, 1_023)));
+        assert_round_trip::<ClientLimitsTable>(&(), &LimitName::ALL.into_iter().map(|name| (name, generation)).collect());
         assert_round_trip::<ControlSettingsTable>(&(), &Settings { version: n, ..Settings::default() });
         let info = NodeInfo { node: NodeId(node), peer_addr: text.clone(), client_url: text };
         assert_round_trip::<NodeTable>(&NodeId(node), &Node { info, incarnation: Incarnation(n), boot: n, lapsed: n % 2 == 0 });

@@ -4,6 +4,7 @@
 //! nobody back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use flotilla_proto::limits;
@@ -17,13 +18,22 @@ struct Bucket {
 /// `burst` tries at once, then `per_minute`.
 pub struct Limiter {
     burst: f64,
-    per_second: f64,
+    per_minute: AtomicU32,
     buckets: Mutex<BTreeMap<String, Bucket>>,
 }
 
 impl Limiter {
     pub fn new(burst: u32, per_minute: u32) -> Self {
-        Self { burst: burst.into(), per_second: f64::from(per_minute) / 60.0, buckets: Mutex::default() }
+        Self { burst: burst.into(), per_minute: AtomicU32::new(per_minute), buckets: Mutex::default() }
+    }
+
+    /// From now on.
+    pub fn set(&self, per_minute: u32) {
+        self.per_minute.store(per_minute, Ordering::Relaxed);
+    }
+
+    pub fn per_minute(&self) -> u32 {
+        self.per_minute.load(Ordering::Relaxed)
     }
 
     /// Takes one try of `key`; false: too many.
@@ -47,7 +57,7 @@ impl Limiter {
 
     fn level(&self, bucket: &Bucket, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-        (bucket.left + passed * self.per_second).min(self.burst)
+        (bucket.left + passed * f64::from(self.per_minute()) / 60.0).min(self.burst)
     }
 }
 

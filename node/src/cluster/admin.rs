@@ -5,8 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_machine::command::NodeInfo;
-use flotilla_proto::ids::{Incarnation, NodeId};
+use flotilla_machine::command::{ClientLimits, Control, LimitName, NodeInfo};
+use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::ids::{Incarnation, NodeId, ShardId};
 use flotilla_proto::limits;
 use flotilla_raft::peer::{self, Caller, Outcome};
 use tokio::time::Instant;
@@ -30,6 +31,30 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
             Ok((index, digest)) => AdminReply::Digest { index, digest },
             Err(why) => AdminReply::Refused(why),
         },
+        AdminRequest::Limits { changes } => match limits(cluster, changes).await {
+            Ok(limits) => AdminReply::Limits(limits),
+            Err(why) => AdminReply::Refused(why),
+        },
+    }
+}
+
+/// Through the control group, so that every node has them and keeps them.
+async fn limits(cluster: &Arc<Cluster>, changes: Vec<(LimitName, Option<u32>)>) -> Result<ClientLimits, String> {
+    if !changes.is_empty() {
+        tracing::info!(?changes, "an operator changes limits on clients");
+        let command = Command::Control(Control::SetClientLimits { changes });
+        match cluster.shard_command(ShardId::CONTROL, &command).await {
+            Ok(Reply::Rejected(why)) => return Err(why.to_string()),
+            Ok(_) => cluster.control_changed.notify_one(),
+            Err(error) => {
+                return Err(format!("the control group did not answer ({error}); it may have been done: ask again"));
+            }
+        }
+    }
+    match cluster.shard_query(ShardId::CONTROL, Query::ClientLimits).await {
+        Ok(Answer::ClientLimits(limits)) => Ok(limits),
+        Ok(_) => Err("an answer of another kind; are all nodes of the same version?".into()),
+        Err(error) => Err(format!("the control group did not answer: {error}")),
     }
 }
 

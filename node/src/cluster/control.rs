@@ -4,6 +4,7 @@
 //! only registration and lapse are entries. Without the control group's quorum nobody lapses.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -205,6 +206,19 @@ async fn refresh(cluster: &Cluster) {
         cluster.at_leader(ShardId::CONTROL, request, deadline, true).await
     {
         cluster.take_tables(state).await;
+    }
+    refresh_limits(cluster).await;
+}
+
+/// Limits on clients change with the tables' version; what could not be read is read the next time.
+async fn refresh_limits(cluster: &Cluster) {
+    let version = cluster.tables.version();
+    if cluster.limits_at.load(Ordering::Relaxed) >= version {
+        return;
+    }
+    if let Ok(Answer::ClientLimits(limits)) = cluster.shard_query(ShardId::CONTROL, Query::ClientLimits).await {
+        cluster.client_limits.send_if_modified(|known| std::mem::replace(known, limits.clone()) != limits);
+        cluster.limits_at.store(version, Ordering::Relaxed);
     }
 }
 

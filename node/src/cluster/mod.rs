@@ -42,7 +42,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flotilla_machine::command::NodeInfo;
+use flotilla_machine::command::{ClientLimits, NodeInfo};
 use flotilla_machine::query::{ControlState, PresenceView};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
@@ -71,6 +71,10 @@ pub struct Cluster {
     pub groups: Arc<Groups>,
     pub peers: Arc<Peers>,
     pub tables: tables::Tables,
+    /// What the cluster has set of the limits on clients.
+    pub client_limits: watch::Sender<ClientLimits>,
+    /// The version of the tables that they were read after.
+    limits_at: AtomicU64,
     pub local: local::Local,
     /// What this node was adopted with.
     pub plan: OnceLock<Plan>,

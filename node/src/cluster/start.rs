@@ -163,6 +163,8 @@ impl Cluster {
             groups,
             peers,
             tables: tables::Tables::default(),
+            client_limits: watch::channel(Default::default()).0,
+            limits_at: AtomicU64::new(0),
             local,
             plan: OnceLock::new(),
             incarnation: watch::channel(Incarnation(0)).0,

@@ -3,7 +3,7 @@
 //! Invariant: one version byte for all of it; a request names its shard, and only that shard's leader does it.
 
 use bytes::Bytes;
-use flotilla_machine::command::{KeyRow, NodeInfo, Settings};
+use flotilla_machine::command::{ClientLimits, KeyRow, LimitName, NodeInfo, Settings};
 use flotilla_machine::effect::Ended;
 use flotilla_machine::query::{ControlState, DirtyItem, SessionNews, SessionSince};
 use flotilla_machine::{Answer, Query, Reply};
@@ -194,6 +194,10 @@ pub enum AdminRequest {
     Digest {
         shard: ShardId,
     },
+    /// Changes limits on clients in the whole cluster (none: back to each node's own), and says what is set then.
+    Limits {
+        changes: Vec<(LimitName, Option<u32>)>,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -204,6 +208,7 @@ pub enum AdminReply {
     Status(Box<NodeStatus>),
     Digest { index: u64, digest: Hash32 },
     Refused(String),
+    Limits(ClientLimits),
 }
 
 /// One node as an operator sees it.

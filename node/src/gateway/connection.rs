@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_machine::command::LimitName;
 use flotilla_machine::query::{EntriesPage, InboxRow, RowsPage};
 use flotilla_machine::reply::MarkReply;
 use flotilla_machine::{Answer, Command, Query};
@@ -211,8 +212,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             server_time: self.shared.now(),
             token_expires_at: self.open.caller.expires,
             limits: frame::server::Limits {
-                sends_per_user: self.shared.options.sends_per_user,
-                sends_per_conversation: self.shared.options.sends_per_conversation,
+                sends_per_user: self.shared.limit(LimitName::SendsPerUser),
+                sends_per_conversation: self.shared.limit(LimitName::SendsPerConversation),
                 ..Default::default()
             },
             urls: self.urls.clone(),

@@ -4,7 +4,8 @@
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
 //! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
-//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost · [`rates`] how many sends there may be
+//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost · [`rates`] how many sends there may be,
+//!   [`limits`] as the cluster sets it at run time
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes
 //! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
@@ -13,6 +14,7 @@ pub mod asks;
 pub mod connection;
 pub mod errors;
 pub mod hello;
+pub mod limits;
 pub mod marks;
 pub mod ops;
 pub mod pool;

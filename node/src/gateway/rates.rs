@@ -5,47 +5,53 @@
 //! cell, and then share its limit: there are so many cells that this takes two busy ones out of tens of thousands.
 //! Soft and local: a node forgets it at restart, and each node counts for itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use flotilla_proto::{limits, slots};
 
 pub struct Rates {
-    cells: Box<[AtomicU64]>,
-    /// Between two sends at the limit's pace, in microseconds; 0: no limit.
-    interval_us: u64,
-    burst_us: u64,
+    /// Made when there is first a limit.
+    cells: OnceLock<Box<[AtomicU64]>>,
+    /// 0: no limit.
+    per_second: AtomicU32,
 }
 
 impl Rates {
     /// `per_second` 0: no limit, and no cells.
     pub fn new(per_second: u32) -> Self {
-        let interval_us = 1_000_000u64.checked_div(per_second.into()).unwrap_or(0);
-        let cells = if interval_us == 0 { 0 } else { limits::RATE_CELLS };
-        Self {
-            cells: (0..cells).map(|_| AtomicU64::new(0)).collect(),
-            interval_us,
-            burst_us: interval_us.saturating_mul(limits::RATE_BURST_SECONDS * u64::from(per_second)),
-        }
+        Self { cells: OnceLock::new(), per_second: AtomicU32::new(per_second) }
+    }
+
+    /// From now on. What cells hold is when a key's next send is due, so it stays as true as it was.
+    pub fn set(&self, per_second: u32) {
+        self.per_second.store(per_second, Ordering::Relaxed);
+    }
+
+    pub fn per_second(&self) -> u32 {
+        self.per_second.load(Ordering::Relaxed)
     }
 
     pub fn is_off(&self) -> bool {
-        self.cells.is_empty()
+        self.per_second() == 0
     }
 
     /// Takes one send of `key`, or says after how many milliseconds there is room. `now_us`: of a clock
     /// that never goes back.
     pub fn take(&self, key: &str, now_us: u64) -> Result<(), u64> {
-        if self.is_off() {
-            return Ok(());
-        }
-        let cell = &self.cells[slots::spread(key.as_bytes()) as usize % self.cells.len()];
+        let per_second = self.per_second();
+        // Between two sends at the limit's pace.
+        let Some(interval_us) = 1_000_000u64.checked_div(per_second.into()) else { return Ok(()) };
+        let burst_us = interval_us.saturating_mul(limits::RATE_BURST_SECONDS * u64::from(per_second));
+        let cells = self.cells.get_or_init(|| (0..limits::RATE_CELLS).map(|_| AtomicU64::new(0)).collect());
+        let cell = &cells[slots::spread(key.as_bytes()) as usize % cells.len()];
         let mut due = cell.load(Ordering::Relaxed);
         loop {
             let early = due.saturating_sub(now_us);
-            if early > self.burst_us.saturating_sub(self.interval_us) {
-                return Err((early + self.interval_us - self.burst_us).div_ceil(1_000));
+            if early > burst_us.saturating_sub(interval_us) {
+                return Err((early + interval_us - burst_us).div_ceil(1_000));
             }
-            let next = due.max(now_us) + self.interval_us;
+            let next = due.max(now_us) + interval_us;
             match cell.compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => due = other,
@@ -75,6 +81,19 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_kept() {
         let rates = Rates::new(0);
-        assert!(rates.cells.is_empty() && (0..10_000).all(|_| rates.take("ann", 0).is_ok()));
+        assert!((0..10_000).all(|_| rates.take("ann", 0).is_ok()));
+        assert!(rates.cells.get().is_none());
+    }
+
+    #[test]
+    fn a_limit_that_is_changed_counts_at_once_and_none_lets_everything_through() {
+        let rates = Rates::new(0);
+        rates.set(1);
+        let burst = (0..100).filter(|_| rates.take("ann", 0).is_ok()).count() as u64;
+        assert_eq!(burst, limits::RATE_BURST_SECONDS);
+        rates.set(1_000);
+        assert!(rates.take("ann", 1_000_000).is_ok(), "what was sent under the old limit is within the new one");
+        rates.set(0);
+        assert!((0..10_000).all(|_| rates.take("ann", 0).is_ok()));
     }
 }

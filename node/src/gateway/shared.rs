@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -154,8 +155,10 @@ pub struct Shared {
     pub options: Options,
     pub passwords: Passwords,
     pub logins: Limiter,
-    sends_of_users: Rates,
-    sends_to_conversations: Rates,
+    pub(super) sends_of_users: Rates,
+    pub(super) sends_to_conversations: Rates,
+    /// Of one address.
+    pub(super) connections_max: AtomicUsize,
     /// Searches and reports.
     pub asks: Limiter,
     /// Turns for exports.
@@ -193,6 +196,7 @@ impl Shared {
             logins: Limiter::new(limits::LOGIN_BURST, options.logins_per_minute),
             sends_of_users: Rates::new(options.sends_per_user),
             sends_to_conversations: Rates::new(options.sends_per_conversation),
+            connections_max: AtomicUsize::new(options.connections_per_address_max),
             options,
             asks: Limiter::new(limits::ASKS_BURST, limits::ASKS_PER_MINUTE),
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
