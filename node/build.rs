@@ -1,5 +1,5 @@
 //! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for types and comments on lines
-//! of their own, with a gzip of each beside it.
+//! of their own, with a gzip of each beside it. The API's documents and the page that draws them likewise.
 //!
 //! Three words are filled in, nowhere else is anything changed: `{{version}}` (a hash over all files, part of their paths),
 //! `{{modules}}` (`modulepreload` links, so that no module waits for another) and `{{files}}` (what works offline).
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Directories whose files are served, relative to the repository.
 const ROOTS: [&str; 2] = ["node/web", "client-js/src"];
+const DOCS: [&str; 2] = ["docs/api", "node/docs"];
 /// What runs in Node only, and what holds types only.
 const LEFT_OUT: [&str; 4] =
     ["client-js/src/node.js", "client-js/src/store/file.js", "client-js/src/store/lock.js", "client-js/src/types.js"];
@@ -21,10 +22,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let repository = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     println!("cargo:rerun-if-changed=build.rs");
+    let (mut files, version) = gather(&repository, &ROOTS)?;
+    fill_in(&mut files, &version)?;
+    let (docs, _) = gather(&repository, &DOCS)?;
+    let mut table = format!("pub const VERSION: &str = {version:?};\n");
+    for (name, files) in [("FILES", files), ("DOCS", docs)] {
+        writeln!(table, "pub static {name}: &[File] = &[")?;
+        for (at, (path, bytes)) in files.iter().enumerate() {
+            let stem = out.join(format!("{}-{at}", name.to_lowercase()));
+            writeln!(table, "    {},", pack(path, bytes, &stem)?)?;
+        }
+        table.push_str("];\n");
+    }
+    std::fs::write(out.join("page.rs"), table)?;
+    Ok(())
+}
+
+type Files = Vec<(String, Vec<u8>)>;
+
+/// All files of these directories, and a hash over them.
+fn gather(repository: &Path, roots: &[&str]) -> Result<(Files, String), Box<dyn Error>> {
     let mut paths = Vec::new();
-    for root in ROOTS {
+    for root in roots {
         println!("cargo:rerun-if-changed={}", repository.join(root).display());
-        list(&repository, Path::new(root), &mut paths)?;
+        list(repository, Path::new(root), &mut paths)?;
     }
     paths.sort();
     let mut files = Vec::new();
@@ -34,31 +55,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         if path.ends_with(".js") {
             bytes = without_comments(std::str::from_utf8(&bytes)?).into_bytes();
         }
+        if path.ends_with(".json") {
+            bytes = without_layout(std::str::from_utf8(&bytes)?).into_bytes();
+        }
         all.add(path.as_bytes());
         all.add(&bytes);
         files.push((path, bytes));
     }
-    let version = all.hex();
-    fill_in(&mut files, &version)?;
-    let mut table = format!("pub const VERSION: &str = {version:?};\npub static FILES: &[File] = &[\n");
-    for (at, (path, bytes)) in files.iter().enumerate() {
-        let (plain, packed) = (out.join(format!("page-{at}")), out.join(format!("page-{at}.gz")));
-        std::fs::write(&plain, bytes)?;
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        gzip.write_all(bytes)?;
-        std::fs::write(&packed, gzip.finish()?)?;
-        let mut hash = Fnv::new();
-        hash.add(bytes);
-        writeln!(
-            table,
-            "    File {{ path: {path:?}, content_type: {:?}, hash: {:?}, plain: include_bytes!({plain:?}), gzip: include_bytes!({packed:?}) }},",
-            content_type(path)?,
-            hash.hex(),
-        )?;
-    }
-    table.push_str("];\n");
-    std::fs::write(out.join("page.rs"), table)?;
-    Ok(())
+    Ok((files, all.hex()))
+}
+
+/// A `File`, with its bytes and their gzip beside `stem`.
+fn pack(path: &str, bytes: &[u8], stem: &Path) -> Result<String, Box<dyn Error>> {
+    let (plain, packed) = (stem.to_owned(), stem.with_extension("gz"));
+    std::fs::write(&plain, bytes)?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(bytes)?;
+    std::fs::write(&packed, gzip.finish()?)?;
+    let mut hash = Fnv::new();
+    hash.add(bytes);
+    Ok(format!(
+        "File {{ path: {path:?}, content_type: {:?}, hash: {:?}, plain: include_bytes!({plain:?}), gzip: include_bytes!({packed:?}) }}",
+        content_type(path)?,
+        hash.hex(),
+    ))
+}
+
+/// The documents are stored for people to read changes in; machines need no indentation.
+fn without_layout(text: &str) -> String {
+    text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
 
 fn list(repository: &Path, dir: &Path, paths: &mut Vec<String>) -> Result<(), Box<dyn Error>> {
@@ -68,7 +93,7 @@ fn list(repository: &Path, dir: &Path, paths: &mut Vec<String>) -> Result<(), Bo
         let name = path.to_str().ok_or("a file name is not UTF-8")?;
         if entry.file_type()?.is_dir() {
             list(repository, &path, paths)?;
-        } else if !LEFT_OUT.contains(&name) && !name.ends_with(".json") {
+        } else if !LEFT_OUT.contains(&name) && (!name.ends_with(".json") || name.starts_with("docs/api/")) {
             paths.push(name.to_owned());
         }
     }
@@ -138,6 +163,7 @@ fn content_type(path: &str) -> Result<&'static str, Box<dyn Error>> {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
         Some("webmanifest") => "application/manifest+json",
         _ => return Err(format!("{path}: which content type is that?").into()),
     })

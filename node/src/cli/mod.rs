@@ -1,11 +1,13 @@
 //! The command line: one file a command, no rule of the cluster here.
 
+pub mod api;
 pub mod ask;
 pub mod dev;
 pub mod digest;
 pub mod heaps;
 pub mod init;
 pub mod inspect;
+pub mod limits;
 pub mod rejoin;
 pub mod start;
 pub mod status;
@@ -36,6 +38,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Write the API's documents: OpenAPI, AsyncAPI, JSON Schema, error codes
+    Api(api::ApiArgs),
     /// Chat in plain lines
     Chat(talk::ChatArgs),
     /// Send one message; the answer is one JSON line
@@ -50,6 +54,8 @@ pub enum ClusterCommand {
     Status(status::StatusArgs),
     /// Compare the state of all replicas of every shard
     Digest(digest::DigestArgs),
+    /// Show or change, while it runs, how much clients may do
+    Limits(limits::LimitsArgs),
     /// Take a node back whose data directory is lost
     Rejoin(rejoin::RejoinArgs),
 }
@@ -61,7 +67,9 @@ impl Cli {
             Command::Init(args) => block_on(init::run(args)),
             Command::Dev(args) => block_on(dev::run(args)),
             Command::Inspect(args) => inspect::run(&args),
+            Command::Api(args) => api::run(&args),
             Command::Cluster { command: ClusterCommand::Rejoin(args) } => block_on(rejoin::run(args)),
+            Command::Cluster { command: ClusterCommand::Limits(args) } => block_on(limits::run(args)),
             Command::Cluster { command: ClusterCommand::Status(args) } => block_on(status::run(args)),
             Command::Cluster { command: ClusterCommand::Digest(args) } => block_on(digest::run(args)),
             Command::Chat(args) => block_on(talk::chat(args)),

@@ -178,7 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.request(id, async move {
             let users = people::check_users(ask.watch)?;
             let seen = shared.backend.presence(user, users.clone(), Some(watcher)).await.map_err(errors::of_call)?;
-            Ok(frame::server::Reply::Value(people::presence_value(&users, &seen)))
+            let presences = serde_json::to_value(people::presences(users, &seen));
+            presences.map(frame::server::Reply::Value).map_err(|_| errors::internal("encoding"))
         });
     }
 

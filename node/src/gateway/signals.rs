@@ -70,19 +70,43 @@ pub fn signal(k: &str) -> Signal {
     Signal { k: k.to_owned(), conv: None, user: None, delivered: None, read: None, at: None, state: None }
 }
 
-/// The state's name on the wire, and when an offline user was last here.
-pub fn state_of(seen: Option<PresenceView>) -> (&'static str, Option<TsMs>) {
+/// How a user is, for those who may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PresenceState {
+    /// A session is open on some device.
+    Online,
+    Offline,
+    /// Not shown to who asks, or no such user: they look alike.
+    Hidden,
+    /// The user's shard has no quorum now.
+    Unknown,
+}
+
+impl PresenceState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Hidden => "hidden",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The state, and when an offline user was last here.
+pub fn state_of(seen: Option<PresenceView>) -> (PresenceState, Option<TsMs>) {
     match seen {
-        Some(PresenceView::Online) => ("online", None),
-        Some(PresenceView::Offline { last_seen }) => ("offline", last_seen),
-        Some(PresenceView::Hidden) => ("hidden", None),
-        None => ("unknown", None),
+        Some(PresenceView::Online) => (PresenceState::Online, None),
+        Some(PresenceView::Offline { last_seen }) => (PresenceState::Offline, last_seen),
+        Some(PresenceView::Hidden) => (PresenceState::Hidden, None),
+        None => (PresenceState::Unknown, None),
     }
 }
 
 fn presence(user: UserId, seen: Option<PresenceView>) -> Signal {
     let (state, at) = state_of(seen);
-    Signal { user: Some(user), at, state: Some(state.to_owned()), ..signal("presence") }
+    Signal { user: Some(user), at, state: Some(state.name().to_owned()), ..signal("presence") }
 }
 
 #[cfg(test)]

@@ -472,10 +472,9 @@ async fn connections_over_the_cap_are_refused_and_a_place_comes_back() {
     let node = Node::with(Options { dev_auth: true, connections_per_address_max: 2, ..Options::default() }).await;
     let a = node.caught_up("alice", "1").await;
     let _b = node.caught_up("bob", "1").await;
-    let mut third = tokio::net::TcpStream::connect(node.addr).await.expect("connects");
-    let mut byte = [0];
-    let read = tokio::io::AsyncReadExt::read(&mut third, &mut byte).await;
-    assert!(matches!(read, Ok(0) | Err(_)), "closed at once");
+    let (status, problem) = node.http("GET", "/livez", &[], "").await;
+    assert_eq!((status, problem["code"].as_str()), (429, Some("too_many_requests")), "told, whatever was asked");
+    assert!(problem["retry_after_ms"].is_u64(), "{problem}");
     drop(a);
     eventually("the place comes back", || node.shared.figures.connections.get() == 1).await;
     node.caught_up("carol", "1").await;

@@ -8,10 +8,10 @@ use flotilla_machine::{Command, Rejection, Reply};
 use flotilla_proto::frame::{ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::api::{Outcome, Request};
+use super::route::{Ask, Done, NoParams, Nobody};
 use crate::auth::{self, Caller, jwt, refresh};
 use crate::backend::{CallError, Freshness, Route};
 use crate::gateway::errors;
@@ -23,12 +23,16 @@ pub struct Me {
     pub device: DeviceId,
 }
 
-#[derive(Deserialize)]
-struct Credentials {
+#[derive(Deserialize, JsonSchema)]
+pub struct Credentials {
+    #[schemars(with = "UserId")]
     user: String,
+    /// 8 to 256 bytes.
     password: String,
+    /// To log in: a secret of the client's store, 1 to 256 bytes. The same one again is the same device.
     #[serde(default)]
     install: String,
+    /// To log in: what the device is called.
     #[serde(default)]
     name: String,
 }
@@ -41,7 +45,7 @@ impl Credentials {
 
 fn too_many(shared: &Shared) -> ErrorBody {
     let error = ErrorBody::new(ErrorCode::TooManyRequests, "too many tries");
-    ErrorBody { retry_after_ms: Some(60_000 / u64::from(shared.options.logins_per_minute.max(1))), ..error }
+    ErrorBody { retry_after_ms: Some(60_000 / u64::from(shared.logins.per_minute().max(1))), ..error }
 }
 
 /// Runs a command of one user.
@@ -49,30 +53,34 @@ pub async fn execute(shared: &Shared, user: &UserId, command: Command) -> Result
     shared.backend.execute(Route::User(user.clone()), command).await.map_err(errors::of_call)
 }
 
-pub async fn register(shared: &Shared, mut request: Request) -> Outcome {
-    let key = request.key()?;
-    let credentials: Credentials = request.params()?;
+#[derive(Serialize, JsonSchema)]
+pub struct Registered {
+    pub user: UserId,
+}
+
+pub async fn register(ask: Ask<Credentials, Nobody>) -> Result<Registered, ErrorBody> {
+    let (key, shared, credentials) = (ask.key()?, &ask.shared, &ask.params);
     let user = credentials.user()?;
-    if !shared.try_login(request.peer, &user) {
+    if !shared.try_login(ask.peer, &user) {
         return Err(too_many(shared));
     }
     let phc = shared.passwords.hash(&credentials.password).await.map_err(errors::of_password)?;
     let command = Command::Register(Register { user: user.clone(), phc, request: key });
     match shared.backend.execute(Route::User(user.clone()), command).await {
-        Ok(_) => Ok(json!({ "user": user })),
+        Ok(_) => Ok(Registered { user }),
         Err(CallError::Rejected(Rejection::Exists)) => Err(ErrorBody::new(ErrorCode::Conflict, "this name is taken")),
         Err(error) => Err(errors::of_call(error)),
     }
 }
 
-pub async fn login(shared: &Shared, mut request: Request) -> Outcome {
-    let credentials: Credentials = request.params()?;
+pub async fn login(ask: Ask<Credentials, Nobody>) -> Result<Tokens, ErrorBody> {
+    let (shared, credentials) = (&ask.shared, ask.params);
     let user = credentials.user()?;
     let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "wrong user or password");
     if credentials.install.is_empty() || credentials.install.len() > limits::NAME_BYTES_MAX {
         return Err(errors::invalid("`install` is a secret of the client's store, 1 to 256 bytes"));
     }
-    if !shared.try_login(request.peer, &user) {
+    if !shared.try_login(ask.peer, &user) {
         return Err(too_many(shared));
     }
     let account = shared.account(&user, Freshness::Linearizable).await?;
@@ -93,35 +101,52 @@ pub async fn login(shared: &Shared, mut request: Request) -> Outcome {
     });
     match execute(shared, &user, command).await? {
         Reply::LoggedIn { device, new } => {
-            let mut tokens = tokens(shared, &user, device, &secret)?;
-            tokens["new_device"] = new.into();
-            Ok(tokens)
+            let tokens = tokens(shared, &user, device, &secret)?;
+            Ok(Tokens { new_device: Some(new), ..tokens })
         }
         _ => Err(errors::internal("login")),
     }
 }
 
-fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Outcome {
+/// For one device.
+#[derive(Serialize, JsonSchema)]
+pub struct Tokens {
+    pub user: UserId,
+    pub device: DeviceId,
+    /// For `Authorization: Bearer`, and `hello`.
+    pub access_token: String,
+    /// Of the access token.
+    pub expires_at: TsMs,
+    /// Good until its successor has been used.
+    pub refresh_token: String,
+    /// To a login: this `install` had no device before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_device: Option<bool>,
+}
+
+fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Result<Tokens, ErrorBody> {
     let cluster = shared.node().cluster;
     let issued = jwt::issue(&shared.backend.keys().borrow(), cluster, user, device, shared.now());
     let issued = issued.ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
-    Ok(json!({
-        "user": user,
-        "device": device,
-        "access_token": issued.token,
-        "expires_at": issued.expires,
-        "refresh_token": refresh::token(user, device, secret),
-    }))
+    Ok(Tokens {
+        user: user.clone(),
+        device,
+        access_token: issued.token,
+        expires_at: issued.expires,
+        refresh_token: refresh::token(user, device, secret),
+        new_device: None,
+    })
 }
 
-pub async fn refresh(shared: &Shared, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        refresh_token: String,
-    }
+#[derive(Deserialize, JsonSchema)]
+pub struct RefreshToken {
+    pub refresh_token: String,
+}
+
+pub async fn refresh(ask: Ask<RefreshToken, Nobody>) -> Result<Tokens, ErrorBody> {
+    let shared = &ask.shared;
     let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "the refresh token is not valid");
-    let params: Params = request.params()?;
-    let presented = refresh::parse(&params.refresh_token).ok_or_else(wrong)?;
+    let presented = refresh::parse(&ask.params.refresh_token).ok_or_else(wrong)?;
     let secret = refresh::random_secret();
     let (user, device) = (presented.user, presented.device);
     let (presented, next) = (presented.hash, refresh::hash(&secret));
@@ -163,10 +188,10 @@ pub async fn device_of(shared: &Shared, caller: &Caller) -> Result<DeviceId, Err
     }
 }
 
-pub async fn logout(shared: &Shared, me: Me) -> Outcome {
-    execute(shared, &me.user, Command::Logout { user: me.user.clone(), device: me.device }).await?;
+pub async fn logout(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Done, ErrorBody> {
+    execute(&shared, &me.user, Command::Logout { user: me.user.clone(), device: me.device }).await?;
     shared.forget_device(&me.user, me.device);
-    Ok(json!({}))
+    Ok(Done {})
 }
 
 async fn account(shared: &Shared, user: &UserId) -> Result<Account, ErrorBody> {
@@ -174,53 +199,72 @@ async fn account(shared: &Shared, user: &UserId) -> Result<Account, ErrorBody> {
     account.ok_or_else(|| errors::not_found("no such user"))
 }
 
-pub async fn me(shared: &Shared, me: Me) -> Outcome {
-    let account = account(shared, &me.user).await?;
-    Ok(json!({
-        "user": me.user,
-        "device": me.device,
-        "created": account.created,
-        "conversations": account.conversations,
-    }))
+#[derive(Serialize, JsonSchema)]
+pub struct Myself {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub created: TsMs,
+    /// How many conversations the user has.
+    pub conversations: u32,
 }
 
-pub async fn devices(shared: &Shared, me: Me) -> Outcome {
-    let account = account(shared, &me.user).await?;
-    let view = |d: &flotilla_machine::query::DeviceView| {
-        json!({
-            "device": d.device,
-            "name": d.name,
-            "created": d.created,
-            "logged_in": d.family.is_some(),
-            "current": d.device == me.device,
-        })
+pub async fn me(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Myself, ErrorBody> {
+    let account = account(&shared, &me.user).await?;
+    Ok(Myself { user: me.user, device: me.device, created: account.created, conversations: account.conversations })
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Devices {
+    pub devices: Vec<Device>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Device {
+    pub device: DeviceId,
+    pub name: String,
+    pub created: TsMs,
+    pub logged_in: bool,
+    /// The one that asks.
+    pub current: bool,
+}
+
+pub async fn devices(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Devices, ErrorBody> {
+    let account = account(&shared, &me.user).await?;
+    let view = |d: flotilla_machine::query::DeviceView| Device {
+        device: d.device,
+        name: d.name,
+        created: d.created,
+        logged_in: d.family.is_some(),
+        current: d.device == me.device,
     };
-    let devices: Vec<Value> = account.devices.iter().map(view).collect();
-    Ok(json!({ "devices": devices }))
+    Ok(Devices { devices: account.devices.into_iter().map(view).collect() })
 }
 
 fn device_id(text: &str) -> Result<DeviceId, ErrorBody> {
     DeviceId::parse(text).map_err(|_| errors::not_found("no such device"))
 }
 
-pub async fn rename_device(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        name: String,
-    }
-    let Params { name } = request.params()?;
+#[derive(Deserialize, JsonSchema)]
+pub struct DeviceName {
+    /// At most 256 bytes.
+    pub name: String,
+}
+
+pub async fn rename_device(ask: Ask<DeviceName>) -> Result<Done, ErrorBody> {
+    let device = device_id(ask.at(0))?;
+    let Ask { shared, me, params: DeviceName { name }, .. } = ask;
     if name.len() > limits::NAME_BYTES_MAX {
         return Err(errors::invalid("a name is at most 256 bytes"));
     }
-    let device = device_id(id)?;
-    execute(shared, &me.user, Command::RenameDevice { user: me.user.clone(), device, name }).await?;
-    Ok(json!({}))
+    execute(&shared, &me.user, Command::RenameDevice { user: me.user.clone(), device, name }).await?;
+    Ok(Done {})
 }
 
-pub async fn revoke_device(shared: &Shared, me: Me, id: &str, request: Request) -> Outcome {
-    let device = device_id(id)?;
-    let key = request.key.unwrap_or_else(|| Cid(auth::random_u128()));
-    execute(shared, &me.user, Command::RevokeDevice { user: me.user.clone(), device, request: key }).await?;
+pub async fn revoke_device(ask: Ask<NoParams>) -> Result<Done, ErrorBody> {
+    let device = device_id(ask.at(0))?;
+    let Ask { shared, me, key, .. } = ask;
+    let key = key.unwrap_or_else(|| Cid(auth::random_u128()));
+    execute(&shared, &me.user, Command::RevokeDevice { user: me.user.clone(), device, request: key }).await?;
     shared.forget_device(&me.user, device);
-    Ok(json!({}))
+    Ok(Done {})
 }

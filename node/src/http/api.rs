@@ -1,7 +1,7 @@
 //! Every REST operation behind one dispatcher, so that HTTP and `call` over the socket cannot differ.
 //!
-//! A request is a verb, a path below `/v1`, and one object of parameters: body and query merged. Knows no HTTP beyond
-//! [`rest`]; the operations know none at all.
+//! A request is a verb, a path below `/v1`, and one object of parameters: body and query merged. Which there are is said by
+//! [`super::routes`] alone. Knows no HTTP beyond [`rest`]; the operations know none at all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,120 +14,84 @@ use axum::response::{IntoResponse, Response};
 use flotilla_proto::frame::{Call, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::accounts::{self, Me};
+use super::route::{self, Raw, Route, Run};
+use super::routes;
 use super::server::Peer;
-use super::{accounts, groups, history, inbox, lists, people, profiles};
 use crate::auth::Caller;
 use crate::gateway::errors;
 use crate::gateway::shared::Shared;
 
 /// One request, whichever way it came.
-pub struct Request {
-    pub verb: String,
-    pub path: String,
-    pub params: Map<String, Value>,
+struct Request {
+    verb: String,
+    path: String,
+    /// Of the body, or of a call.
+    params: Map<String, Value>,
+    /// Texts, to be read as the parameters want them.
+    query: Map<String, Value>,
     /// The `Idempotency-Key`.
-    pub key: Option<Cid>,
-    pub caller: Option<Caller>,
-    pub peer: SocketAddr,
+    key: Option<Cid>,
+    caller: Option<Caller>,
+    peer: SocketAddr,
 }
 
 pub type Outcome = Result<Value, ErrorBody>;
 
-impl Request {
-    pub fn params<T: DeserializeOwned>(&mut self) -> Result<T, ErrorBody> {
-        serde_json::from_value(Value::Object(std::mem::take(&mut self.params))).map_err(|e| errors::bad(e.to_string()))
+/// The route and what it is to be asked.
+async fn prepare(shared: &Arc<Shared>, request: Request) -> Result<(&'static Route, Raw), ErrorBody> {
+    let Request { verb, path, mut params, mut query, key, caller, peer } = request;
+    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(percent_decoded).collect();
+    if verb == "POST" && key.is_none() {
+        return Err(route::no_key());
     }
-
-    pub fn key(&self) -> Result<Cid, ErrorBody> {
-        self.key.ok_or_else(|| errors::bad("an `Idempotency-Key` (a UUID) is required"))
+    let found = routes::find(&verb, &segments);
+    if caller.is_none() && !found.as_ref().is_some_and(|(route, _)| route.open) {
+        return Err(route::no_token());
     }
-
-    /// The caller, who must have a token.
-    pub fn caller(&self) -> Result<&Caller, ErrorBody> {
-        self.caller.as_ref().ok_or_else(|| ErrorBody::new(ErrorCode::Unauthenticated, "a bearer token is required"))
-    }
-}
-
-/// Answers one request.
-pub async fn handle(shared: &Shared, mut request: Request) -> Outcome {
-    let path = std::mem::take(&mut request.path);
-    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
-    let verb = request.verb.clone();
-    if verb == "POST" {
-        request.key()?;
-    }
-    match (verb.as_str(), segments.as_slice()) {
-        ("POST", ["auth", "register"]) => return accounts::register(shared, request).await,
-        ("POST", ["auth", "login"]) => return accounts::login(shared, request).await,
-        ("POST", ["auth", "refresh"]) => return accounts::refresh(shared, request).await,
-        _ => {}
-    }
-    // Everything else needs a device that is logged in.
-    let caller = request.caller()?.clone();
-    let device = accounts::device_of(shared, &caller).await?;
-    let me = accounts::Me { user: caller.user.clone(), device };
-    match (verb.as_str(), segments.as_slice()) {
-        ("POST", ["auth", "logout"]) => accounts::logout(shared, me).await,
-        ("GET", ["me"]) => accounts::me(shared, me).await,
-        ("PATCH", ["me"]) => profiles::change(shared, me, request).await,
-        ("GET", ["users"]) => profiles::profiles(shared, request).await,
-        ("GET", ["users", id]) => profiles::profile(shared, id).await,
-        ("GET", ["search", "users"]) => profiles::find(shared, me, request).await,
-        ("GET", ["blocks"]) => profiles::blocks(shared, me, request).await,
-        ("PUT", ["blocks", id]) => profiles::block(shared, me, id, true, request).await,
-        ("DELETE", ["blocks", id]) => profiles::block(shared, me, id, false, request).await,
-        ("POST", ["reports"]) => profiles::report(shared, me, request).await,
-        ("GET", ["me", "privacy"]) => people::privacy(shared, me).await,
-        ("PATCH", ["me", "privacy"]) => people::set_privacy(shared, me, request).await,
-        ("GET", ["presence"]) => people::presence(shared, me, request).await,
-        ("GET", ["contacts"]) => people::contacts(shared, me, request).await,
-        ("PUT", ["contacts", id]) => people::keep_contact(shared, me, id, request).await,
-        ("DELETE", ["contacts", id]) => people::drop_contact(shared, me, id).await,
-        ("GET", ["devices"]) => accounts::devices(shared, me).await,
-        ("PATCH", ["devices", id]) => accounts::rename_device(shared, me, id, request).await,
-        ("DELETE", ["devices", id]) => accounts::revoke_device(shared, me, id, request).await,
-        ("GET", ["conversations"]) if request.params.get("order").is_some_and(|order| order == "activity") => {
-            lists::by_activity(shared, me, request).await
+    let (route, path) = match found {
+        Some(found) => found,
+        None if routes::is_reserved(&segments) => {
+            return Err(ErrorBody::new(ErrorCode::Unsupported, "not supported yet"));
         }
-        ("PATCH", ["conversations", id, "settings"]) => lists::settle(shared, me, id, request).await,
-        ("GET", ["conversations"]) => groups::list(shared, me, request).await,
-        ("POST", ["groups"]) => groups::create(shared, me, request).await,
-        ("GET", ["conversations", id]) => groups::show(shared, me, id).await,
-        ("PATCH", ["conversations", id]) => groups::change(shared, me, id, request).await,
-        ("GET", ["conversations", id, "members"]) => groups::members(shared, me, id, request).await,
-        ("POST", ["conversations", id, "members"]) => groups::add(shared, me, id, request).await,
-        ("DELETE", ["conversations", id, "members", user]) => groups::remove(shared, me, id, user, request).await,
-        ("PATCH", ["conversations", id, "members", user]) => groups::set_role(shared, me, id, user, request).await,
-        ("POST", ["conversations", id, "messages"]) => groups::send(shared, me, id, request).await,
-        ("GET", ["conversations", id, "messages"]) => history::page(shared, me, id, request).await,
-        ("POST", ["conversations", id, "receipts"]) => inbox::read(shared, me, id, request).await,
-        ("GET", ["inbox"]) => inbox::poll(shared, me, request).await,
-        ("POST", ["inbox", "ack"]) => inbox::ack(shared, me, request).await,
-        (_, ["keys" | "media" | "search" | "push", ..]) | (_, ["auth", "otp"]) => {
-            Err(ErrorBody::new(ErrorCode::Unsupported, "not supported yet"))
+        None => return Err(errors::not_found("no such operation")),
+    };
+    let me = match caller.filter(|_| !route.open) {
+        Some(caller) => {
+            let device = accounts::device_of(shared, &caller).await?;
+            Some(Me { user: caller.user, device })
         }
-        _ => Err(errors::not_found("no such operation")),
+        None => None,
+    };
+    route.read_texts(&mut query);
+    for (name, value) in query {
+        params.entry(name).or_insert(value);
     }
+    Ok((route, Raw { shared: shared.clone(), me, params, key, peer, path }))
 }
 
 /// `call` over the socket: `method` like `POST groups`.
-pub async fn call(shared: &Shared, caller: Caller, peer: SocketAddr, call: Call) -> Outcome {
+pub async fn call(shared: &Arc<Shared>, caller: Caller, peer: SocketAddr, call: Call) -> Outcome {
     let (verb, path) = call.method.split_once(' ').ok_or_else(|| errors::bad("`method` is a verb and a path"))?;
     let path = path.trim_start_matches('/');
     let path = path.strip_prefix("v1/").unwrap_or(path);
-    if path == "inbox" || path.starts_with("inbox/") {
-        return Err(errors::bad("the socket delivers the inbox by itself"));
-    }
-    let params = match call.params {
+    // As texts of a query are read: clients may say `users=a,b` here too.
+    let query = match call.params {
         Value::Null => Map::new(),
         Value::Object(map) => map,
         _ => return Err(errors::bad("`params` is an object")),
     };
     let (verb, path) = (verb.to_owned(), path.to_owned());
-    handle(shared, Request { verb, path, params, key: call.key, caller: Some(caller), peer }).await
+    let request = Request { verb, path, params: Map::new(), query, key: call.key, caller: Some(caller), peer };
+    let (route, raw) = prepare(shared, request).await?;
+    match &route.run {
+        Run::Value(run) if !route.http_only => checked(route, run(raw).await),
+        _ => Err(errors::bad("over HTTP only: the socket delivers the inbox by itself")),
+    }
 }
 
 /// The HTTP side.
@@ -136,16 +100,32 @@ pub async fn rest(
     Extension(peer): Extension<Peer>,
     request: HttpRequest,
 ) -> Response {
-    match take(&shared, peer.addr, request).await {
-        Ok(request) if let Some(id) = history::exported(&request.verb, &request.path) => {
-            history::export(shared, &id, request).await
-        }
-        Ok(request) => match handle(&shared, request).await {
-            Ok(value) => axum::Json(value).into_response(),
-            Err(error) => problem(&error),
-        },
+    match answer(&shared, peer.addr, request).await {
+        Ok(response) => response,
         Err(error) => problem(&error),
     }
+}
+
+async fn answer(shared: &Arc<Shared>, peer: SocketAddr, request: HttpRequest) -> Result<Response, ErrorBody> {
+    let request = take(shared, peer, request).await?;
+    let (route, raw) = prepare(shared, request).await?;
+    match &route.run {
+        Run::Value(run) => checked(route, run(raw).await).map(|value| axum::Json(value).into_response()),
+        Run::Stream(run) => checked(route, run(raw).await),
+    }
+}
+
+/// An error that the route's line does not name would be one that no client expects.
+fn checked<T>(route: &Route, result: Result<T, ErrorBody>) -> Result<T, ErrorBody> {
+    if let Err(error) = &result
+        && !route.all_errors().contains(&error.code)
+    {
+        tracing::error!(verb = route.verb, path = route.path, %error, "an answer that the documents do not name");
+        if cfg!(test) {
+            panic!("{} {} answers {error}: name it in the table of routes", route.verb, route.path);
+        }
+    }
+    result
 }
 
 async fn take(shared: &Shared, peer: SocketAddr, request: HttpRequest) -> Result<Request, ErrorBody> {
@@ -167,13 +147,13 @@ async fn take(shared: &Shared, peer: SocketAddr, request: HttpRequest) -> Result
         Ok(Err(_)) => return Err(ErrorBody::new(ErrorCode::PayloadTooLarge, "a request body is at most 64 KiB")),
         Err(_) => return Err(errors::bad("the request body did not arrive in time")),
     };
-    let mut params = match bytes.is_empty() {
+    let params = match bytes.is_empty() {
         true => Map::new(),
         false => serde_json::from_slice(&bytes).map_err(|e| errors::bad(format!("the body is a JSON object: {e}")))?,
     };
-    query(parts.uri.query().unwrap_or_default(), &mut params);
+    let query = query(parts.uri.query().unwrap_or_default());
     let path = parts.uri.path().strip_prefix("/v1/").unwrap_or_default().to_owned();
-    Ok(Request { verb: parts.method.to_string(), path, params, key, caller, peer })
+    Ok(Request { verb: parts.method.to_string(), path, params, query, key, caller, peer })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -182,24 +162,64 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Adds `a=1&b=x` to the parameters: numbers as numbers. Nothing here needs percent-decoding.
-fn query(text: &str, params: &mut Map<String, Value>) {
+/// `a=1&b=x%20y` as texts; the first of a name counts.
+fn query(text: &str) -> Map<String, Value> {
+    let mut params = Map::new();
     for (name, value) in text.split('&').filter_map(|pair| pair.split_once('=')) {
-        let value = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
-        params.entry(name).or_insert(value);
+        params.entry(percent_decoded(name)).or_insert_with(|| percent_decoded(&value.replace('+', " ")).into());
     }
+    params
+}
+
+/// What is no escape stays as it is; bytes that are no UTF-8 become the mark for that.
+fn percent_decoded(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let digits =
+            after.first_chunk::<2>().filter(|_| *first == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
+        match digits.filter(|d| !d.starts_with('+')).and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The body of every answer that is an error: the error itself, and what RFC 9457 asks for.
+#[derive(Serialize, JsonSchema)]
+pub struct Problem {
+    #[serde(flatten)]
+    pub error: ErrorBody,
+    /// As `code`.
+    pub title: &'static str,
+    /// As the answer's.
+    pub status: u16,
+    /// As `message`.
+    pub detail: String,
+}
+
+/// The status line's end and the body.
+pub fn problem_text(error: &ErrorBody) -> (String, String) {
+    let status = error.code.http_status();
+    let (title, detail) = (error.code.name(), error.message.clone());
+    let body = serde_json::to_string(&Problem { error: error.clone(), title, status, detail }).unwrap_or_default();
+    (format!("{status} {title}"), body)
 }
 
 /// RFC 9457.
 pub fn problem(error: &ErrorBody) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut body = serde_json::to_value(error).unwrap_or_default();
-    if let Value::Object(map) = &mut body {
-        map.insert("title".into(), error.code.name().into());
-        map.insert("status".into(), error.code.http_status().into());
-        map.insert("detail".into(), error.message.clone().into());
-    }
-    let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
+    let (_, body) = problem_text(error);
+    let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
     if let Some(ms) = error.retry_after_ms {
         let seconds = ms.div_ceil(1_000).to_string();
         if let Ok(value) = seconds.parse() {
@@ -207,4 +227,16 @@ pub fn problem(error: &ErrorBody) -> Response {
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded() {
+        let params = query("a=b%2Cc&d=x+y%21&a=second&e&f=%zz%2");
+        assert_eq!(Value::Object(params), serde_json::json!({ "a": "b,c", "d": "x y!", "f": "%zz%2" }));
+        assert_eq!(percent_decoded("%ff"), "\u{fffd}");
+    }
 }

@@ -1,17 +1,17 @@
 //! Conversations and groups over REST: list, create, members, messages.
 
 use flotilla_machine::command::MarkKind;
-use flotilla_machine::query::Conversation;
+use flotilla_machine::query::{Conversation, MemberView};
 use flotilla_machine::{Answer, Query};
 use flotilla_proto::entry::{HistoryAccess, Role, What};
 use flotilla_proto::frame::{self, CommandFrame, ErrorBody, ErrorCode, Target};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::accounts::Me;
-use super::api::{Outcome, Request};
+use super::route::{Ask, NoParams};
 use crate::auth;
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
@@ -25,49 +25,32 @@ fn user_id(text: &str) -> Result<UserId, ErrorBody> {
     UserId::parse(text).map_err(|e| errors::invalid(e.to_string()))
 }
 
-fn value<T: serde::Serialize>(frame: &T) -> Outcome {
-    serde_json::to_value(frame).map_err(|_| errors::internal("encoding"))
+async fn append(shared: &Shared, me: &Me, conv: ConvId, cid: Cid, what: What) -> Result<frame::Accepted, ErrorBody> {
+    send_frame(shared, me, &CommandFrame { target: Target::Conv(conv), cid, age_s: 0, after: None, what }).await
 }
 
-async fn append(shared: &Shared, me: &Me, conv: ConvId, cid: Cid, what: What) -> Outcome {
-    let frame = CommandFrame { target: Target::Conv(conv), cid, age_s: 0, after: None, what };
-    let result = ops::append(shared, &me.user, me.device, &frame).await;
+async fn send_frame(shared: &Shared, me: &Me, frame: &CommandFrame) -> Result<frame::Accepted, ErrorBody> {
+    let result = ops::append(shared, &me.user, me.device, frame).await;
     shared.figures.send_result(result.as_ref().map_or_else(|e| e.code.name(), |_| "accepted"));
-    value(&result?)
+    result
 }
 
-pub async fn list(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        after: Option<ConvId>,
-        limit: Option<u32>,
-    }
-    let Params { after, limit } = request.params()?;
-    let limit = limit.unwrap_or(limits::ROWS_PER_PAGE).clamp(1, limits::ROWS_PER_PAGE);
-    let query = Query::Rows { user: me.user.clone(), device: me.device, after, limit };
-    let page = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
-        Ok(Answer::Rows(page)) => page,
-        Ok(_) => return Err(errors::internal("rows")),
-        Err(error) => return Err(errors::of_call(error)),
-    };
-    let epoch = shared.node().epoch;
-    let convs: Vec<frame::Conv> = page.rows.iter().map(|row| ops::conv_frame(&me.user, epoch, row)).collect();
-    Ok(json!({ "convs": value(&convs)?, "more": page.more }))
+#[derive(Deserialize, JsonSchema)]
+pub struct NewGroup {
+    pub name: String,
+    /// Who joins with it, the creator aside.
+    #[serde(default)]
+    pub members: Vec<UserId>,
+    #[serde(default)]
+    pub history: HistoryAccess,
 }
 
-pub async fn create(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        name: String,
-        #[serde(default)]
-        members: Vec<UserId>,
-        #[serde(default)]
-        history: HistoryAccess,
-    }
-    let key = request.key()?;
-    let Params { name, members, history } = request.params()?;
-    let conv = ConvId::group(&me.user, key);
-    append(shared, &me, conv, key, What::Create { name, members, history }).await
+/// The same key again names the same group.
+pub async fn create(ask: Ask<NewGroup>) -> Result<frame::Accepted, ErrorBody> {
+    let key = ask.key()?;
+    let NewGroup { name, members, history } = ask.params;
+    let conv = ConvId::group(&ask.me.user, key);
+    append(&ask.shared, &ask.me, conv, key, What::Create { name, members, history }).await
 }
 
 async fn conversation(shared: &Shared, me: &Me, conv: &ConvId) -> Result<Conversation, ErrorBody> {
@@ -81,43 +64,54 @@ async fn conversation(shared: &Shared, me: &Me, conv: &ConvId) -> Result<Convers
     }
 }
 
-pub async fn show(shared: &Shared, me: Me, id: &str) -> Outcome {
-    value(&conversation(shared, &me, &conv_id(id)?).await?)
+pub async fn show(ask: Ask<NoParams>) -> Result<Conversation, ErrorBody> {
+    conversation(&ask.shared, &ask.me, &conv_id(ask.at(0))?).await
 }
 
 /// An `Idempotency-Key` makes a change safe to repeat; without one each request is new.
-fn key_or_new(request: &Request) -> Cid {
-    request.key.unwrap_or_else(|| Cid(auth::random_u128()))
+fn key_or_new<P>(ask: &Ask<P>) -> Cid {
+    ask.key.unwrap_or_else(|| Cid(auth::random_u128()))
 }
 
-pub async fn change(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        name: Option<String>,
-        history: Option<HistoryAccess>,
-    }
-    let cid = key_or_new(&request);
-    let what = match request.params()? {
-        Params { name: Some(name), history: None } => What::Rename { name },
-        Params { name: None, history: Some(history) } => What::SetHistory { history },
+/// One of the two.
+#[derive(Deserialize, JsonSchema)]
+pub struct GroupChange {
+    pub name: Option<String>,
+    pub history: Option<HistoryAccess>,
+}
+
+pub async fn change(ask: Ask<GroupChange>) -> Result<frame::Accepted, ErrorBody> {
+    let (cid, conv) = (key_or_new(&ask), conv_id(ask.at(0)));
+    let what = match ask.params {
+        GroupChange { name: Some(name), history: None } => What::Rename { name },
+        GroupChange { name: None, history: Some(history) } => What::SetHistory { history },
         _ => return Err(errors::bad("one of `name` and `history`")),
     };
-    append(shared, &me, conv_id(id)?, cid, what).await
+    append(&ask.shared, &ask.me, conv?, cid, what).await
 }
 
-pub async fn members(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        after: Option<UserId>,
-        limit: Option<u32>,
-    }
-    let Params { after, limit } = request.params()?;
+#[derive(Deserialize, JsonSchema)]
+pub struct UsersPage {
+    /// The last user of the page before.
+    pub after: Option<UserId>,
+    pub limit: Option<u32>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Members {
+    /// By user id, with their watermarks.
+    pub members: Vec<MemberView>,
+    pub more: bool,
+}
+
+pub async fn members(ask: Ask<UsersPage>) -> Result<Members, ErrorBody> {
+    let conv = conv_id(ask.at(0))?;
+    let UsersPage { after, limit } = ask.params;
     let max = limits::CONV_MEMBERS_LISTED_MAX as u32;
-    let conv = conv_id(id)?;
     let limit = limit.unwrap_or(max).clamp(1, max);
-    let query = Query::Members { conv: conv.clone(), user: me.user.clone(), after, limit };
-    match shared.backend.query(Route::Conv(conv), query, Freshness::Linearizable).await {
-        Ok(Answer::Members { members, more }) => Ok(json!({ "members": value(&members)?, "more": more })),
+    let query = Query::Members { conv: conv.clone(), user: ask.me.user, after, limit };
+    match ask.shared.backend.query(Route::Conv(conv), query, Freshness::Linearizable).await {
+        Ok(Answer::Members { members, more }) => Ok(Members { members, more }),
         Ok(Answer::NotMember) => Err(ErrorBody::new(ErrorCode::NotMember, "not a member of this conversation")),
         Ok(Answer::NotFound) => Err(errors::not_found("no such conversation")),
         Ok(_) => Err(errors::internal("members")),
@@ -125,43 +119,57 @@ pub async fn members(shared: &Shared, me: Me, id: &str, mut request: Request) ->
     }
 }
 
-pub async fn add(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        users: Vec<UserId>,
-    }
-    let key = request.key()?;
-    let Params { users } = request.params()?;
-    append(shared, &me, conv_id(id)?, key, What::Add { users }).await
+#[derive(Deserialize, JsonSchema)]
+pub struct NewMembers {
+    pub users: Vec<UserId>,
 }
 
-pub async fn remove(shared: &Shared, me: Me, id: &str, user: &str, request: Request) -> Outcome {
-    let user = user_id(user)?;
-    let what = if user == me.user { What::Leave { heir: None } } else { What::Remove { user } };
-    append(shared, &me, conv_id(id)?, key_or_new(&request), what).await
+pub async fn add(ask: Ask<NewMembers>) -> Result<frame::Accepted, ErrorBody> {
+    let (key, conv) = (ask.key()?, conv_id(ask.at(0))?);
+    append(&ask.shared, &ask.me, conv, key, What::Add { users: ask.params.users }).await
 }
 
-pub async fn set_role(shared: &Shared, me: Me, id: &str, user: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        role: Role,
-    }
-    let cid = key_or_new(&request);
-    let Params { role } = request.params()?;
-    append(shared, &me, conv_id(id)?, cid, What::SetRole { user: user_id(user)?, role }).await
+pub async fn remove(ask: Ask<NoParams>) -> Result<frame::Accepted, ErrorBody> {
+    let user = user_id(ask.at(1))?;
+    let what = if user == ask.me.user { What::Leave { heir: None } } else { What::Remove { user } };
+    append(&ask.shared, &ask.me, conv_id(ask.at(0))?, key_or_new(&ask), what).await
 }
 
-/// The fields of a `send` frame; the `Idempotency-Key` is the cid.
-pub async fn send(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    let cid = request.key()?;
-    request.params.insert("cid".into(), value(&cid)?);
-    request.params.insert("conv".into(), Value::from(id));
-    request.params.remove("to");
-    let send: frame::SendMessage = request.params()?;
-    let command = frame::ClientFrame::Send(send).command().ok_or_else(|| errors::bad("no target"))?;
-    let result = ops::append(shared, &me.user, me.device, &command).await;
-    shared.figures.send_result(result.as_ref().map_or_else(|e| e.code.name(), |_| "accepted"));
-    value(&result?)
+#[derive(Deserialize, JsonSchema)]
+pub struct NewRole {
+    pub role: Role,
+}
+
+pub async fn set_role(ask: Ask<NewRole>) -> Result<frame::Accepted, ErrorBody> {
+    let (cid, user) = (key_or_new(&ask), user_id(ask.at(1))?);
+    append(&ask.shared, &ask.me, conv_id(ask.at(0))?, cid, What::SetRole { user, role: ask.params.role }).await
+}
+
+/// As the `send` frame, without its target and its cid.
+#[derive(Deserialize, JsonSchema)]
+pub struct NewMessage {
+    /// Seconds since the first attempt; on a retry only.
+    pub age_s: Option<u64>,
+    /// The `Idempotency-Key` of the message that this one must come after.
+    pub after: Option<Cid>,
+    /// `message`, or a name of the client's own.
+    pub kind: Option<String>,
+    #[serde(default)]
+    pub body: Blob,
+    #[serde(default)]
+    pub mentions: Vec<UserId>,
+    pub reply_to: Option<Seq>,
+    pub media: Option<String>,
+}
+
+/// The `Idempotency-Key` is the cid.
+pub async fn send(ask: Ask<NewMessage>) -> Result<frame::Accepted, ErrorBody> {
+    let (cid, conv) = (ask.key()?, conv_id(ask.at(0))?);
+    let NewMessage { age_s, after, kind, body, mentions, reply_to, media } = ask.params;
+    let kind = kind.unwrap_or_else(|| "message".to_owned());
+    let what = What::Message { kind, body, reply_to, mentions, media };
+    let frame = CommandFrame { target: Target::Conv(conv), cid, age_s: age_s.unwrap_or(0), after, what };
+    send_frame(&ask.shared, &ask.me, &frame).await
 }
 
 /// What a mark without a session carries.

@@ -12,48 +12,71 @@ use flotilla_proto::frame::{self, EntryFrame, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use futures::stream;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::accounts::{self, Me};
-use super::api::{self, Outcome, Request};
+use super::accounts::Me;
 use super::groups::conv_id;
-use super::lists::flag;
+use super::route::{Ask, NoParams};
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
 use crate::gateway::{errors, ops};
 
-#[derive(Deserialize)]
-struct Params {
-    before: Option<Seq>,
-    after: Option<Seq>,
-    around: Option<Seq>,
-    limit: Option<u32>,
+/// One of `before`, `after`, `around` and `at`; none: the newest.
+#[derive(Deserialize, JsonSchema)]
+pub struct HistoryPage {
+    pub before: Option<Seq>,
+    pub after: Option<Seq>,
+    pub around: Option<Seq>,
+    pub limit: Option<u32>,
     /// Unix milliseconds: from the first entry of this time or later on.
-    at: Option<TsMs>,
-    fold: Option<Value>,
+    pub at: Option<TsMs>,
+    /// Messages as they stand now: edits, deletions and reactions are folded in.
+    pub fold: Option<bool>,
 }
 
-pub async fn page(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    let conv = conv_id(id)?;
-    let Params { before, mut after, around, limit, at, fold } = request.params()?;
+#[derive(Serialize, JsonSchema)]
+pub struct Entries {
+    /// By `seq`.
+    pub entries: Vec<Message>,
+    pub more: bool,
+    /// Folded pages: where the next one goes on (as `before` or `after`).
+    pub next: Option<Seq>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Message {
+    #[serde(flatten)]
+    pub entry: EntryFrame,
+    /// Folded: the seq of the edit that the body is from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited: Option<Seq>,
+}
+
+pub async fn page(ask: Ask<HistoryPage>) -> Result<Entries, ErrorBody> {
+    let conv = conv_id(ask.at(0))?;
+    let Ask { shared, me, params, .. } = ask;
+    let HistoryPage { before, mut after, around, limit, at, fold } = params;
     if [before.is_some(), after.is_some(), around.is_some(), at.is_some()].into_iter().filter(|given| *given).count()
         > 1
     {
         return Err(errors::bad("one of before, after, around and at"));
     }
     if let Some(ts) = at {
-        match seq_at(shared, &me, &conv, ts).await? {
+        match seq_at(&shared, &me, &conv, ts).await? {
             Some(seq) => after = Some(seq.prev()),
-            None => return Ok(json!({ "entries": [], "more": false })),
+            None => return Ok(Entries { entries: Vec::new(), more: false, next: None }),
         }
     }
     let ask = frame::History { conv, before, after, around, limit };
-    if flag(fold.as_ref())? == Some(true) {
-        return folded(shared, &me, &ask).await;
+    if fold == Some(true) {
+        return folded(&shared, &me, &ask).await;
     }
-    serde_json::to_value(ops::history(shared, &me.user, &ask).await?).map_err(|_| errors::internal("encoding"))
+    let frame::HistoryReply { entries, more } = ops::history(&shared, &me.user, &ask).await?;
+    let entries = entries.into_iter().map(|entry| Message { entry, edited: None }).collect();
+    Ok(Entries { entries, more, next: None })
 }
 
 async fn ask_log(shared: &Shared, conv: &ConvId, query: Query) -> Result<Answer, ErrorBody> {
@@ -75,7 +98,7 @@ async fn seq_at(shared: &Shared, me: &Me, conv: &ConvId, ts: TsMs) -> Result<Opt
 }
 
 /// `next` is where the next page goes on, in the direction of this one: a page may be empty and not the last.
-async fn folded(shared: &Shared, me: &Me, ask: &frame::History) -> Outcome {
+async fn folded(shared: &Shared, me: &Me, ask: &frame::History) -> Result<Entries, ErrorBody> {
     let limit = ask.limit.unwrap_or(50).clamp(1, limits::HISTORY_ENTRIES_MAX);
     let (from, to, newest_first) = ops::range_of(ask, limit)?;
     let (conv, user, bytes_max) = (ask.conv.clone(), me.user.clone(), ops::HISTORY_BYTES_MAX as u32);
@@ -83,27 +106,10 @@ async fn folded(shared: &Shared, me: &Me, ask: &frame::History) -> Outcome {
     let Answer::Folded(FoldedPage { entries, looked_to, more }) = ask_log(shared, &ask.conv, query).await? else {
         return Err(errors::internal("folded"));
     };
-    let mut entries: Vec<_> = entries.iter().map(|(entry, edit)| (EntryFrame::of(entry), *edit)).collect();
-    entries.sort_by_key(|(frame, _)| frame.seq);
-    let one = |(frame, edit): (EntryFrame, Option<Seq>)| {
-        let mut value = serde_json::to_value(frame).unwrap_or_default();
-        if let Some(edit) = edit {
-            value["edited"] = edit.0.into();
-        }
-        value
-    };
-    let entries: Vec<Value> = entries.into_iter().map(one).collect();
-    Ok(json!({ "entries": entries, "more": more, "next": looked_to.filter(|_| more) }))
-}
-
-/// `GET conversations/{id}/export`: none if the request is another one.
-pub fn exported(verb: &str, path: &str) -> Option<String> {
-    let mut segments = path.split('/').filter(|s| !s.is_empty());
-    let id = match (verb, segments.next(), segments.next(), segments.next(), segments.next()) {
-        ("GET", Some("conversations"), Some(id), Some("export"), None) => id,
-        _ => return None,
-    };
-    Some(id.to_owned())
+    let one = |(entry, edited): &(_, Option<Seq>)| Message { entry: EntryFrame::of(entry), edited: *edited };
+    let mut entries: Vec<Message> = entries.iter().map(one).collect();
+    entries.sort_by_key(|message| message.entry.seq);
+    Ok(Entries { entries, more, next: looked_to.filter(|_| more) })
 }
 
 /// What is left of an export under way.
@@ -119,32 +125,39 @@ struct Export {
     _turn: OwnedSemaphorePermit,
 }
 
-/// Every entry that the caller may read, oldest first, one JSON object a line; the last line is `{"end": true, …}`. An export
-/// without it was cut off.
-pub async fn export(shared: Arc<Shared>, id: &str, request: Request) -> Response {
-    match begin(shared, id, request).await {
-        Ok(export) => {
-            let lines = stream::unfold(export, async |mut export: Export| {
-                let part = export.part().await?;
-                Some((Ok::<_, Infallible>(part), export))
-            });
-            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
-        }
-        Err(error) => api::problem(&error),
-    }
+/// A line of an export, for the documents.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub enum ExportLine {
+    Entry(Box<EntryFrame>),
+    /// The last line; an export without it was cut off.
+    End {
+        end: bool,
+        entries: u64,
+        head: Seq,
+    },
+    /// The last line of an export that could not go on.
+    Failed {
+        error: ErrorBody,
+    },
 }
 
-async fn begin(shared: Arc<Shared>, id: &str, request: Request) -> Result<Export, ErrorBody> {
-    let caller = request.caller()?.clone();
-    let device = accounts::device_of(&shared, &caller).await?;
-    let me = Me { user: caller.user, device };
-    let conv = conv_id(id)?;
+/// Every entry that the caller may read, oldest first, one JSON object a line; the last line is `{"end": true, …}`. An export
+/// without it was cut off.
+pub async fn export(ask: Ask<NoParams>) -> Result<Response, ErrorBody> {
+    let conv = conv_id(ask.at(0))?;
+    let Ask { shared, me, .. } = ask;
     let turn = shared.exports.clone().try_acquire_owned().map_err(|_| ErrorBody {
         retry_after_ms: Some(limits::EXPORT_RETRY_MS),
         ..ErrorBody::new(ErrorCode::TooManyRequests, "other exports are under way on this node")
     })?;
     let page = entries(&shared, &me, &conv, Seq(1), Seq(1)).await?;
-    Ok(Export { shared, me, conv, next: Seq(1), head: page.head, entries: 0, ended: false, _turn: turn })
+    let export = Export { shared, me, conv, next: Seq(1), head: page.head, entries: 0, ended: false, _turn: turn };
+    let lines = stream::unfold(export, async |mut export: Export| {
+        let part = export.part().await?;
+        Some((Ok::<_, Infallible>(part), export))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
 async fn entries(

@@ -8,16 +8,16 @@ use flotilla_machine::command::MarkKind;
 use flotilla_machine::query::InboxRow;
 use flotilla_machine::reply::MarkReply;
 use flotilla_machine::{Answer, Command, Query, Reply};
-use flotilla_proto::frame::{EntryFrame, ErrorBody, ErrorCode};
+use flotilla_proto::frame::{EntryFrame, ErrorBody, ErrorCode, Gap};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::accounts::{self, Me};
-use super::api::{Outcome, Request};
 use super::groups::{conv_id, sessionless};
+use super::route::{Ask, Done};
 use crate::auth::jwt;
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
@@ -40,36 +40,50 @@ struct Upto {
     marks: Vec<(ConvId, Seq, Count)>,
 }
 
-pub async fn poll(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        /// `30s`, or seconds.
-        wait: Option<Value>,
-    }
-    let Params { wait } = request.params()?;
-    let until = Instant::now() + wait_of(wait.as_ref())?;
+#[derive(Deserialize, JsonSchema)]
+pub struct Wait {
+    /// How long to wait if nothing is pending: seconds, like `30s`; at most 30.
+    #[schemars(regex(pattern = "^[0-9]{1,9}s?$"))]
+    pub wait: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Inbox {
+    /// By conversation, each in `seq` order.
+    pub frames: Vec<InboxFrame>,
+    /// For `POST inbox/ack`; none where nothing is pending.
+    pub upto: Option<String>,
+    /// Poll again at once, after the ack.
+    pub more: bool,
+}
+
+/// As over the socket.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "t", content = "d", rename_all = "snake_case")]
+pub enum InboxFrame {
+    Entry(Box<EntryFrame>),
+    Gap(Gap),
+}
+
+pub async fn poll(Ask { shared, me, params, .. }: Ask<Wait>) -> Result<Inbox, ErrorBody> {
+    let until = Instant::now() + wait_of(params.wait.as_deref())?;
     loop {
-        let page = look(shared, &me).await?;
+        let page = look(&shared, &me).await?;
         if page.is_some() || Instant::now() >= until || shared.node().draining {
-            return Ok(page.unwrap_or_else(|| json!({ "frames": [], "upto": null, "more": false })));
+            return Ok(page.unwrap_or(Inbox { frames: Vec::new(), upto: None, more: false }));
         }
         tokio::time::sleep(LOOK.min(until - Instant::now())).await;
     }
 }
 
-fn wait_of(wait: Option<&Value>) -> Result<Duration, ErrorBody> {
-    let seconds = match wait {
-        None => Some(0),
-        Some(Value::Number(n)) => n.as_u64(),
-        Some(Value::String(text)) => text.trim_end_matches('s').parse().ok(),
-        Some(_) => None,
-    };
-    let seconds = seconds.ok_or_else(|| errors::bad("`wait` is a number of seconds, like 30s"))?;
+fn wait_of(wait: Option<&str>) -> Result<Duration, ErrorBody> {
+    let seconds = wait.map_or(Ok(0), |text| text.strip_suffix('s').unwrap_or(text).parse());
+    let seconds = seconds.map_err(|_| errors::bad("`wait` is a number of seconds, like 30s"))?;
     Ok(Duration::from_secs(seconds).min(Duration::from_millis(limits::LONG_POLL_MS_MAX)))
 }
 
 /// What is pending now; none: nothing.
-async fn look(shared: &Shared, me: &Me) -> Result<Option<Value>, ErrorBody> {
+async fn look(shared: &Shared, me: &Me) -> Result<Option<Inbox>, ErrorBody> {
     let mut found = Found::default();
     let mut after = None;
     // On from page to page while nothing can be shown: conversations whose shard cannot answer now must not hide others.
@@ -95,13 +109,13 @@ async fn look(shared: &Shared, me: &Me) -> Result<Option<Value>, ErrorBody> {
     let claims = Upto { cluster: shared.node().cluster, user: me.user.clone(), device: me.device, marks };
     let upto = jwt::seal(&shared.backend.keys().borrow(), TYP, &claims)
         .ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
-    Ok(Some(json!({ "frames": frames, "upto": upto, "more": more })))
+    Ok(Some(Inbox { frames, upto: Some(upto), more }))
 }
 
 /// What one poll answers with.
 #[derive(Default)]
 struct Found {
-    frames: Vec<Value>,
+    frames: Vec<InboxFrame>,
     marks: Vec<(ConvId, Seq, Count)>,
     bytes: usize,
     more: bool,
@@ -121,11 +135,11 @@ impl Found {
             let mut n = Count(0);
             for item in items {
                 match item.into_gap(&row.conv) {
-                    Ok(gap) => self.frames.push(frame("gap", &gap)?),
+                    Ok(gap) => self.frames.push(InboxFrame::Gap(gap)),
                     Err(entry) => {
                         self.bytes += ops::encoded_bytes(&entry);
                         n = entry.n;
-                        self.frames.push(frame("entry", &EntryFrame::of(&entry))?);
+                        self.frames.push(InboxFrame::Entry(Box::new(EntryFrame::of(&entry))));
                     }
                 }
             }
@@ -133,10 +147,6 @@ impl Found {
         }
         Ok(())
     }
-}
-
-fn frame<T: Serialize>(t: &str, d: &T) -> Outcome {
-    Ok(json!({ "t": t, "d": serde_json::to_value(d).map_err(|_| errors::internal("encoding"))? }))
 }
 
 /// Entries and gaps above the cursor. A log that cannot answer now is left for the next poll.
@@ -154,24 +164,25 @@ async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Vec<Ite
     }
 }
 
-pub async fn ack(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        upto: String,
-    }
-    let Params { upto } = request.params()?;
+#[derive(Deserialize, JsonSchema)]
+pub struct AckUpto {
+    /// As the poll gave it.
+    pub upto: String,
+}
+
+pub async fn ack(Ask { shared, me, params, .. }: Ask<AckUpto>) -> Result<Done, ErrorBody> {
     let refused = || errors::invalid("`upto` is not a token of a poll by this device");
-    let claims: Upto = jwt::open(&shared.backend.keys().borrow(), TYP, &upto).map_err(|_| refused())?;
+    let claims: Upto = jwt::open(&shared.backend.keys().borrow(), TYP, &params.upto).map_err(|_| refused())?;
     if claims.cluster != shared.node().cluster || claims.user != me.user || claims.device != me.device {
         return Err(refused());
     }
     let mark = |(conv, seq, n)| sessionless(&me, conv, MarkKind::Ack, seq, n);
-    mark_all(shared, &me, claims.marks.into_iter().map(mark).collect()).await
+    mark_all(&shared, &me, claims.marks.into_iter().map(mark).collect()).await
 }
 
-async fn mark_all(shared: &Shared, me: &Me, marks: Vec<flotilla_machine::command::Mark>) -> Outcome {
+async fn mark_all(shared: &Shared, me: &Me, marks: Vec<flotilla_machine::command::Mark>) -> Result<Done, ErrorBody> {
     match accounts::execute(shared, &me.user, Command::Marks(marks)).await? {
-        Reply::Marks(replies) if replies.iter().all(|r| *r == MarkReply::Done) => Ok(json!({})),
+        Reply::Marks(replies) if replies.iter().all(|r| *r == MarkReply::Done) => Ok(Done {}),
         Reply::Marks(replies) if replies.contains(&MarkReply::NoDevice) => {
             Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device was revoked"))
         }
@@ -181,13 +192,15 @@ async fn mark_all(shared: &Shared, me: &Me, marks: Vec<flotilla_machine::command
 }
 
 /// Moves the read mark; valid up to the device's own cursor.
-pub async fn read(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        read: Seq,
-    }
-    let Params { read } = request.params()?;
-    let conv = conv_id(id)?;
+#[derive(Deserialize, JsonSchema)]
+pub struct ReadMark {
+    /// Read by the user up to here.
+    pub read: Seq,
+}
+
+pub async fn read(ask: Ask<ReadMark>) -> Result<Done, ErrorBody> {
+    let conv = conv_id(ask.at(0))?;
+    let Ask { shared, me, params: ReadMark { read }, .. } = ask;
     let query = Query::Row { user: me.user.clone(), device: me.device, conv: conv.clone() };
     let row = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
         Ok(Answer::Row(Some(row))) => row,
@@ -202,8 +215,8 @@ pub async fn read(shared: &Shared, me: Me, id: &str, mut request: Request) -> Ou
     let query =
         Query::Entries { conv: conv.clone(), user, from: read, to: read, newest_first: false, limit: 1, bytes_max };
     let freshness = Freshness::Any { min_seq: Some((conv.clone(), read)) };
-    let page = ops::entries(shared, query, &conv, freshness).await?;
+    let page = ops::entries(&shared, query, &conv, freshness).await?;
     let entry = page.entries.first().ok_or_else(|| errors::not_found("no such entry"))?;
     let mark = sessionless(&me, conv, MarkKind::Read, read, entry.n);
-    mark_all(shared, &me, vec![mark]).await
+    mark_all(&shared, &me, vec![mark]).await
 }

@@ -4,42 +4,83 @@
 //! list itself comes from the user's shard alone.
 
 use flotilla_machine::command::{ConvChange, ConvSettings};
-use flotilla_machine::query::{Conversation, InboxRow, Place};
+use flotilla_machine::query::{Conversation, InboxRow, Place, RowsPage};
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::entry::{Entry, What};
-use flotilla_proto::frame::ErrorBody;
+use flotilla_proto::frame::{self, ErrorBody};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use futures::stream::{self, StreamExt};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::accounts::{Me, execute};
-use super::api::{Outcome, Request};
 use super::groups::conv_id;
+use super::route::{Ask, Done};
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
 use crate::gateway::{errors, ops};
 
-#[derive(Deserialize)]
-struct Params {
-    after: Option<String>,
-    limit: Option<u32>,
-    archived: Option<Value>,
-    previews: Option<Value>,
+/// In which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// By conversation id.
+    #[default]
+    Id,
+    /// Pinned ones first, then by latest activity.
+    Activity,
 }
 
-/// `true` as JSON or as a text of the query.
-pub fn flag(value: Option<&Value>) -> Result<Option<bool>, ErrorBody> {
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(Value::String(text)) if text == "true" => Ok(Some(true)),
-        Some(Value::String(text)) if text == "false" => Ok(Some(false)),
-        Some(Value::Number(n)) if n.as_u64() == Some(1) => Ok(Some(true)),
-        Some(Value::Number(n)) if n.as_u64() == Some(0) => Ok(Some(false)),
-        Some(_) => Err(errors::bad("a flag is true or false")),
-    }
+#[derive(Deserialize, JsonSchema)]
+pub struct ListPage {
+    #[serde(default)]
+    pub order: Order,
+    /// `next` of the page before.
+    pub after: Option<String>,
+    pub limit: Option<u32>,
+    /// By activity: only those that are archived, or only those that are not.
+    pub archived: Option<bool>,
+    /// By activity: with a look at the last message; at most 50 a page.
+    pub previews: Option<bool>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Conversations {
+    pub convs: Vec<Listed>,
+    pub more: bool,
+    pub next: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Listed {
+    #[serde(flatten)]
+    pub conv: frame::Conv,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Preview>,
+    /// With previews: how many members a group has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<u32>,
+}
+
+/// The latest entry that is not a change of another one.
+#[derive(Serialize, JsonSchema)]
+pub struct Preview {
+    pub seq: Seq,
+    pub from: UserId,
+    pub kind: String,
+    pub ts: TsMs,
+    pub n: Count,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Blob>,
+    /// The body goes on; what is encrypted cannot be read from a part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// Where a page ends, as text for the client to give back.
@@ -58,10 +99,38 @@ fn place_of(text: &str) -> Option<Place> {
     Some(Place { pinned, at: TsMs(at.parse().ok()?), conv: ConvId::parse(conv).ok()? })
 }
 
-pub async fn by_activity(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    request.params.remove("order");
-    let Params { after, limit, archived, previews } = request.params()?;
-    let (archived, previews) = (flag(archived.as_ref())?, flag(previews.as_ref())?.unwrap_or(false));
+pub async fn list(Ask { shared, me, params, .. }: Ask<ListPage>) -> Result<Conversations, ErrorBody> {
+    match params.order {
+        Order::Id => by_id(&shared, me, params).await,
+        Order::Activity => by_activity(&shared, me, params).await,
+    }
+}
+
+async fn rows(shared: &Shared, me: &Me, query: Query) -> Result<RowsPage, ErrorBody> {
+    match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
+        Ok(Answer::Rows(page)) => Ok(page),
+        Ok(_) => Err(errors::internal("rows")),
+        Err(error) => Err(errors::of_call(error)),
+    }
+}
+
+async fn by_id(shared: &Shared, me: Me, params: ListPage) -> Result<Conversations, ErrorBody> {
+    let after = match params.after {
+        Some(text) => Some(ConvId::parse(&text).map_err(|_| errors::bad("`after` is a conversation's id"))?),
+        None => None,
+    };
+    let limit = params.limit.unwrap_or(limits::ROWS_PER_PAGE).clamp(1, limits::ROWS_PER_PAGE);
+    let query = Query::Rows { user: me.user.clone(), device: me.device, after, limit };
+    let page = rows(shared, &me, query).await?;
+    let next = page.rows.last().filter(|_| page.more).map(|row| row.conv.to_string());
+    let epoch = shared.node().epoch;
+    let one = |row: &InboxRow| Listed { conv: ops::conv_frame(&me.user, epoch, row), last: None, members: None };
+    Ok(Conversations { convs: page.rows.iter().map(one).collect(), more: page.more, next })
+}
+
+async fn by_activity(shared: &Shared, me: Me, params: ListPage) -> Result<Conversations, ErrorBody> {
+    let ListPage { after, limit, archived, previews, .. } = params;
+    let previews = previews.unwrap_or(false);
     let after = match after {
         Some(text) => Some(place_of(&text).ok_or_else(|| errors::bad("`after` is the `next` of a page"))?),
         None => None,
@@ -69,30 +138,26 @@ pub async fn by_activity(shared: &Shared, me: Me, mut request: Request) -> Outco
     let max = if previews { limits::PREVIEWS_PER_PAGE } else { limits::ROWS_PER_PAGE };
     let limit = limit.unwrap_or(max).clamp(1, max);
     let query = Query::Recent { user: me.user.clone(), device: me.device, after, archived, limit };
-    let page = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
-        Ok(Answer::Rows(page)) => page,
-        Ok(_) => return Err(errors::internal("recent")),
-        Err(error) => return Err(errors::of_call(error)),
-    };
+    let page = rows(shared, &me, query).await?;
     let next = page.rows.last().filter(|_| page.more).map(|row| text_of(&row.place()));
     let epoch = shared.node().epoch;
     let one = |row: InboxRow| {
         let me = &me;
         async move {
-            let mut conv = serde_json::to_value(ops::conv_frame(&me.user, epoch, &row)).unwrap_or_default();
-            if previews && let Value::Object(fields) = &mut conv {
-                look(shared, me, &row, fields).await;
+            let mut listed = Listed { conv: ops::conv_frame(&me.user, epoch, &row), last: None, members: None };
+            if previews {
+                look(shared, me, &row, &mut listed).await;
             }
-            conv
+            listed
         }
     };
     // In order, a few at a time.
-    let convs: Vec<Value> = stream::iter(page.rows).map(one).buffered(limits::PREVIEWS_AT_ONCE).collect().await;
-    Ok(json!({ "convs": convs, "more": page.more, "next": next }))
+    let convs = stream::iter(page.rows).map(one).buffered(limits::PREVIEWS_AT_ONCE).collect().await;
+    Ok(Conversations { convs, more: page.more, next })
 }
 
-/// Adds `last` and, for a group, `name`.
-async fn look(shared: &Shared, me: &Me, row: &InboxRow, fields: &mut serde_json::Map<String, Value>) {
+/// Adds `last` and, for a group, name and number of members.
+async fn look(shared: &Shared, me: &Me, row: &InboxRow, listed: &mut Listed) {
     let (user, conv) = (me.user.clone(), row.conv.clone());
     let to = row.part.effective_head(row.head);
     let query = Query::Entries {
@@ -105,18 +170,15 @@ async fn look(shared: &Shared, me: &Me, row: &InboxRow, fields: &mut serde_json:
         bytes_max: limits::PREVIEW_READ_BYTES,
     };
     let fresh = Freshness::Any { min_seq: Some((conv.clone(), to)) };
-    if let Ok(page) = ops::entries(shared, query, &conv, fresh.clone()).await
-        && let Some(last) = page.entries.iter().find(|entry| is_shown(entry))
-    {
-        fields.insert("last".into(), preview(last));
+    if let Ok(page) = ops::entries(shared, query, &conv, fresh.clone()).await {
+        listed.last = page.entries.iter().find(|entry| is_shown(entry)).map(preview);
     }
     if conv.kind() != ConvKind::Direct {
         let query = Query::Conversation { conv: conv.clone(), user };
         if let Ok(Answer::Conversation(Some(Conversation { name, members, .. }))) =
             shared.backend.query(Route::Conv(conv), query, fresh).await
         {
-            fields.insert("name".into(), name.into());
-            fields.insert("members".into(), members.into());
+            (listed.conv.name, listed.members) = (Some(name), Some(members));
         }
     }
 }
@@ -127,24 +189,16 @@ fn is_shown(entry: &Entry) -> bool {
 }
 
 /// The body as far as a list needs it; cut bodies say so, for what is encrypted cannot be read from a part.
-fn preview(entry: &Entry) -> Value {
-    let mut preview = json!({ "seq": entry.seq, "from": entry.from, "kind": entry.kind, "ts": entry.ts, "n": entry.n });
-    match &entry.what {
-        None => preview["redacted"] = true.into(),
-        Some(What::Message { body, media, .. }) => {
-            let cut = body.0.len() > limits::PREVIEW_BYTES;
-            let part = Blob::from(body.0.iter().take(limits::PREVIEW_BYTES).copied().collect::<Vec<u8>>());
-            preview["body"] = serde_json::to_value(part).unwrap_or_default();
-            if cut {
-                preview["cut"] = true.into();
-            }
-            if let Some(media) = media {
-                preview["media"] = media.clone().into();
-            }
-        }
-        Some(_) => {}
+fn preview(entry: &Entry) -> Preview {
+    let (mut body, mut cut, mut media) = (None, false, None);
+    if let Some(What::Message { body: whole, media: about, .. }) = &entry.what {
+        cut = whole.0.len() > limits::PREVIEW_BYTES;
+        body = Some(Blob(whole.0.slice(..whole.0.len().min(limits::PREVIEW_BYTES))));
+        media.clone_from(about);
     }
-    preview
+    let Entry { seq, ts, n, .. } = *entry;
+    let (from, kind) = (entry.from.clone(), entry.kind.clone());
+    Preview { seq, from, kind, ts, n, body, cut, media, redacted: entry.what.is_none() }
 }
 
 /// As it stands in `conv` frames; none if nothing is settled.
@@ -168,27 +222,33 @@ pub fn settings_value(settings: &ConvSettings) -> Option<Value> {
     Some(value)
 }
 
-pub async fn settle(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Params {
-        pinned: Option<bool>,
-        /// Unix milliseconds; 0 or null: not muted.
-        #[serde(default, deserialize_with = "given")]
-        muted_until: Option<Option<u64>>,
-        archived: Option<bool>,
-        unread: Option<bool>,
-        hide_read: Option<bool>,
-    }
-    let conv = conv_id(id)?;
-    let Params { pinned, muted_until, archived, unread, hide_read } = request.params()?;
+/// At least one of them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settle {
+    pub pinned: Option<bool>,
+    /// Unix milliseconds; 0 or null: not muted.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<u64>")]
+    pub muted_until: Option<Option<u64>>,
+    pub archived: Option<bool>,
+    /// Marked as unread, whatever the read mark says.
+    pub unread: Option<bool>,
+    /// Read marks are not shown to others.
+    pub hide_read: Option<bool>,
+}
+
+pub async fn settle(ask: Ask<Settle>) -> Result<Done, ErrorBody> {
+    let conv = conv_id(ask.at(0))?;
+    let Ask { shared, me, params, .. } = ask;
+    let Settle { pinned, muted_until, archived, unread, hide_read } = params;
     let muted_until = muted_until.map(|until| TsMs(until.unwrap_or(0)));
     let change = ConvChange { pinned, muted_until, archived, unread, hide_read };
     if change == ConvChange::default() {
         return Err(errors::bad("one of `pinned`, `muted_until`, `archived`, `unread`, `hide_read`"));
     }
-    execute(shared, &me.user, Command::SetConv { user: me.user.clone(), conv, change }).await?;
-    Ok(json!({}))
+    execute(&shared, &me.user, Command::SetConv { user: me.user.clone(), conv, change }).await?;
+    Ok(Done {})
 }
 
 /// Tells null from nothing.

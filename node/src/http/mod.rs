@@ -2,12 +2,14 @@
 //!
 //! - [`server`] connections, caps and the router
 //! - [`ws`] the upgrade to a WebSocket
-//! - [`api`] every REST operation, also for `call` over the socket
+//! - [`route`] how an operation is declared, [`routes`] the table of all, [`api`] who asks for one, also by `call` over the socket
+//! - [`documents`] the API as OpenAPI, AsyncAPI, JSON Schema
 //! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
 //! - [`accounts`], [`groups`], [`inbox`], [`lists`], [`history`], [`people`], [`profiles`] the operations by subject
 
 pub mod accounts;
 pub mod api;
+pub mod documents;
 pub mod groups;
 pub mod history;
 pub mod inbox;
@@ -16,6 +18,8 @@ pub mod origin;
 pub mod page;
 pub mod people;
 pub mod profiles;
+pub mod route;
+pub mod routes;
 pub mod server;
 pub mod ws;
 

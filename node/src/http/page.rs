@@ -14,7 +14,6 @@ use serde_json::json;
 
 use super::api;
 use super::server::Peer;
-use crate::gateway::errors;
 use crate::gateway::shared::{DevControl, Shared};
 
 /// One file of the page.
@@ -33,22 +32,60 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const ASK_AGAIN: &str = "no-cache";
 
 pub async fn index(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let mut response = serve("node/web/index.html", &headers, ASK_AGAIN);
-    let policy = HeaderValue::from_str(&policy(&shared)).unwrap_or(HeaderValue::from_static("default-src 'self'"));
+    guarded(serve(FILES, "node/web/index.html", &headers, ASK_AGAIN), &policy(&shared))
+}
+
+/// A page, with what it may load and talk to.
+fn guarded(mut response: Response, policy: &str) -> Response {
+    let policy = HeaderValue::from_str(policy).unwrap_or(HeaderValue::from_static("default-src 'self'"));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response.headers_mut().insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     response
 }
 
+/// The page that draws the documents talks to this node alone.
+pub async fn docs(headers: HeaderMap) -> Response {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    guarded(serve(DOCS, "node/docs/index.html", &headers, ASK_AGAIN), POLICY)
+}
+
+pub async fn docs_file(Path(path): Path<String>, headers: HeaderMap) -> Response {
+    serve(DOCS, &format!("node/docs/{path}"), &headers, ASK_AGAIN)
+}
+
+pub async fn openapi(headers: HeaderMap) -> Response {
+    document("openapi.json", &headers)
+}
+
+pub async fn asyncapi(headers: HeaderMap) -> Response {
+    document("asyncapi.json", &headers)
+}
+
+pub async fn schema(headers: HeaderMap) -> Response {
+    document("schema.json", &headers)
+}
+
+pub async fn errors(headers: HeaderMap) -> Response {
+    document("errors.json", &headers)
+}
+
+/// For everybody: tools of other origins read them in the browser.
+fn document(name: &str, headers: &HeaderMap) -> Response {
+    let mut response = serve(DOCS, &format!("docs/api/{name}"), headers, ASK_AGAIN);
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
 pub async fn service_worker(headers: HeaderMap) -> Response {
-    serve("node/web/sw.js", &headers, ASK_AGAIN)
+    serve(FILES, "node/web/sw.js", &headers, ASK_AGAIN)
 }
 
 /// A file under a version. During an upgrade another node's page may ask for a version that is not this node's: it gets what
 /// there is, and keeps nothing.
 pub async fn file(Path((version, path)): Path<(String, String)>, headers: HeaderMap) -> Response {
-    serve(&path, &headers, if version == VERSION { FOR_EVER } else { ASK_AGAIN })
+    serve(FILES, &path, &headers, if version == VERSION { FOR_EVER } else { ASK_AGAIN })
 }
 
 /// What a page must know of the node that served it. Not for other origins: no CORS header is ever set here.
@@ -64,9 +101,9 @@ pub async fn about(
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
-fn serve(path: &str, headers: &HeaderMap, keep: &'static str) -> Response {
-    let Some(file) = FILES.iter().find(|f| f.path == path) else {
-        return api::problem(&errors::not_found("no such file"));
+fn serve(files: &[File], path: &str, headers: &HeaderMap, keep: &'static str) -> Response {
+    let Some(file) = files.iter().find(|f| f.path == path) else {
+        return api::problem(&crate::gateway::errors::not_found("no such file"));
     };
     let etag = format!("\"{}\"", file.hash);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());

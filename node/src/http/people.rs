@@ -1,39 +1,23 @@
 //! People over REST and `call`: presence, privacy, contacts.
 
 use flotilla_machine::command::Audience;
-use flotilla_machine::query::PresenceView;
+use flotilla_machine::query::{ContactView, PresenceView};
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::frame::ErrorBody;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::accounts::{Me, execute};
-use super::api::{Outcome, Request};
+use super::accounts::execute;
+use super::groups::UsersPage;
+use super::route::{Ask, Done, NoParams};
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
 use crate::gateway::{errors, signals};
 
 pub fn user_id(text: &str) -> Result<UserId, ErrorBody> {
     UserId::parse(text).map_err(|_| errors::not_found("no such user"))
-}
-
-/// A list of user ids: an array, or a text with commas (as a query has it).
-pub fn users_of(value: &Value) -> Result<Vec<UserId>, ErrorBody> {
-    let texts: Vec<String> = match value {
-        Value::String(text) => {
-            text.replace("%2C", ",").replace("%2c", ",").split(',').map(|t| t.trim().to_owned()).collect()
-        }
-        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect(),
-        Value::Number(id) => vec![id.to_string()],
-        _ => return Err(errors::bad("`users` is a list of user ids")),
-    };
-    let mut users = Vec::new();
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        users.push(UserId::parse(text).map_err(|e| errors::invalid(format!("{text}: {e}")))?);
-    }
-    check_users(users)
 }
 
 pub fn check_users(mut users: Vec<UserId>) -> Result<Vec<UserId>, ErrorBody> {
@@ -45,82 +29,115 @@ pub fn check_users(mut users: Vec<UserId>) -> Result<Vec<UserId>, ErrorBody> {
     Ok(users)
 }
 
+#[derive(Deserialize, JsonSchema)]
+pub struct Users {
+    /// At most 200; separated by commas.
+    pub users: Vec<UserId>,
+}
+
+/// Sorted by user, each once.
+#[derive(Serialize, JsonSchema)]
+pub struct Presences {
+    pub presence: Vec<UserPresence>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct UserPresence {
+    pub user: UserId,
+    pub state: signals::PresenceState,
+    /// Offline: when the last session ended, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<TsMs>,
+}
+
 /// The answer to `presence`, as a frame and over REST.
-pub fn presence_value(users: &[UserId], seen: &[Option<PresenceView>]) -> Value {
-    let one = |(user, seen): (&UserId, &Option<PresenceView>)| {
-        let (state, at) = signals::state_of(*seen);
-        match at {
-            Some(at) => json!({ "user": user, "state": state, "last_seen": at }),
-            None => json!({ "user": user, "state": state }),
-        }
+pub fn presences(users: Vec<UserId>, seen: &[Option<PresenceView>]) -> Presences {
+    let one = |(user, seen): (UserId, &Option<PresenceView>)| {
+        let (state, last_seen) = signals::state_of(*seen);
+        UserPresence { user, state, last_seen }
     };
-    json!({ "presence": users.iter().zip(seen).map(one).collect::<Vec<_>>() })
+    Presences { presence: users.into_iter().zip(seen).map(one).collect() }
 }
 
-pub async fn presence(shared: &Shared, me: Me, request: Request) -> Outcome {
-    let users = users_of(request.params.get("users").unwrap_or(&Value::Null))?;
+pub async fn presence(Ask { shared, me, params, .. }: Ask<Users>) -> Result<Presences, ErrorBody> {
+    let users = check_users(params.users)?;
     let seen = shared.backend.presence(me.user, users.clone(), None).await.map_err(errors::of_call)?;
-    Ok(presence_value(&users, &seen))
+    Ok(presences(users, &seen))
 }
 
-pub async fn privacy(shared: &Shared, me: Me) -> Outcome {
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct Privacy {
+    /// Who may see the presence.
+    pub presence: Audience,
+}
+
+pub async fn privacy(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Privacy, ErrorBody> {
     let query = Query::Privacy { user: me.user.clone() };
     match shared.backend.query(Route::User(me.user), query, Freshness::Linearizable).await {
-        Ok(Answer::Privacy(presence)) => Ok(json!({ "presence": presence })),
+        Ok(Answer::Privacy(presence)) => Ok(Privacy { presence }),
         Ok(_) => Err(errors::internal("privacy")),
         Err(error) => Err(errors::of_call(error)),
     }
 }
 
-pub async fn set_privacy(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        presence: Audience,
-    }
-    let Params { presence } = request.params()?;
-    execute(shared, &me.user, Command::SetPrivacy { user: me.user.clone(), presence }).await?;
-    Ok(json!({ "presence": presence }))
+pub async fn set_privacy(Ask { shared, me, params, .. }: Ask<Privacy>) -> Result<Privacy, ErrorBody> {
+    let presence = params.presence;
+    execute(&shared, &me.user, Command::SetPrivacy { user: me.user.clone(), presence }).await?;
+    Ok(Privacy { presence })
 }
 
-pub async fn contacts(shared: &Shared, me: Me, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        after: Option<UserId>,
-        limit: Option<u32>,
-    }
-    let Params { after, limit } = request.params()?;
+#[derive(Serialize, JsonSchema)]
+pub struct Contacts {
+    /// By user id.
+    pub contacts: Vec<Contact>,
+    pub more: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Contact {
+    pub user: UserId,
+    /// The keeper's own name for the user.
+    pub name: String,
+    pub added: TsMs,
+}
+
+pub async fn contacts(Ask { shared, me, params, .. }: Ask<UsersPage>) -> Result<Contacts, ErrorBody> {
+    let UsersPage { after, limit } = params;
     let limit = limit.unwrap_or(limits::CONTACTS_PER_PAGE_MAX);
     let query = Query::Contacts { user: me.user.clone(), after, limit };
     match shared.backend.query(Route::User(me.user), query, Freshness::Linearizable).await {
         Ok(Answer::Contacts { contacts, more }) => {
-            let one =
-                |c: &flotilla_machine::query::ContactView| json!({ "user": c.user, "name": c.name, "added": c.added });
-            Ok(json!({ "contacts": contacts.iter().map(one).collect::<Vec<_>>(), "more": more }))
+            let one = |ContactView { user, name, added }| Contact { user, name, added };
+            Ok(Contacts { contacts: contacts.into_iter().map(one).collect(), more })
         }
         Ok(_) => Err(errors::internal("contacts")),
         Err(error) => Err(errors::of_call(error)),
     }
 }
 
+#[derive(Deserialize, JsonSchema)]
+pub struct ContactName {
+    /// At most 256 bytes.
+    #[serde(default)]
+    pub name: String,
+}
+
 /// Adds or renames; the contact must exist.
-pub async fn keep_contact(shared: &Shared, me: Me, id: &str, mut request: Request) -> Outcome {
-    #[derive(Deserialize)]
-    struct Params {
-        #[serde(default)]
-        name: String,
-    }
-    let Params { name } = request.params()?;
-    let contact = user_id(id)?;
+pub async fn keep_contact(ask: Ask<ContactName>) -> Result<Done, ErrorBody> {
+    let contact = user_id(ask.at(0))?;
+    let Ask { shared, me, params, .. } = ask;
     if shared.account(&contact, Freshness::Linearizable).await?.is_none() {
         return Err(errors::not_found("no such user"));
     }
-    let (user, name) = (me.user.clone(), Some(name));
-    execute(shared, &me.user, Command::SetContact { user, contact, name }).await?;
-    Ok(json!({}))
+    set_contact(&shared, me.user, contact, Some(params.name)).await
 }
 
-pub async fn drop_contact(shared: &Shared, me: Me, id: &str) -> Outcome {
-    let (user, contact) = (me.user.clone(), user_id(id)?);
-    execute(shared, &me.user, Command::SetContact { user, contact, name: None }).await?;
-    Ok(json!({}))
+pub async fn drop_contact(ask: Ask<NoParams>) -> Result<Done, ErrorBody> {
+    let contact = user_id(ask.at(0))?;
+    set_contact(&ask.shared, ask.me.user, contact, None).await
+}
+
+async fn set_contact(shared: &Shared, user: UserId, contact: UserId, name: Option<String>) -> Result<Done, ErrorBody> {
+    execute(shared, &user, Command::SetContact { user: user.clone(), contact, name }).await?;
+    Ok(Done {})
 }

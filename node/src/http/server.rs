@@ -1,6 +1,7 @@
 //! The accept loop: caps first, then one task per connection with hyper's HTTP/1 and our own timers.
 //!
-//! Invariant: nothing is allocated for a connection over the caps; headers come within five seconds. No `axum::serve`, which
+//! Invariant: nothing is parsed for a connection over the caps, and few of them at a time are told why; headers come within five
+//! seconds. No `axum::serve`, which
 //! knows no header time-out and does not run in the simulator.
 
 use std::collections::BTreeMap;
@@ -12,11 +13,15 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{MethodRouter, any, get};
 use axum::{Extension, Router};
+use flotilla_machine::command::LimitName;
+use flotilla_proto::frame::{ErrorBody, ErrorCode};
 use flotilla_proto::limits;
 use flotilla_raft::seam::net::{Listener, Stream};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::{api, origin, page, ws};
@@ -29,6 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(listener: Listener, shared: Arc<Shared>) {
     let router = router(shared.clone());
     let caps = Arc::new(Caps::default());
+    let refusals = Arc::new(Semaphore::new(limits::REFUSALS_AT_ONCE));
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => match Caps::enter(&caps, &shared, peer.ip()) {
@@ -36,7 +42,10 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
                     let (router, shared) = (router.clone(), shared.clone());
                     tokio::spawn(connection(stream, peer, router, shared, place));
                 }
-                None => shared.figures.refused.inc(),
+                None => {
+                    shared.figures.refused.inc();
+                    refuse(stream, &refusals);
+                }
             },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -44,6 +53,39 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Says so before closing, whatever was asked: over the limit nothing is parsed. While too many are told, others are closed
+/// without a word.
+fn refuse(mut stream: Stream, refusals: &Arc<Semaphore>) {
+    let Ok(turn) = refusals.clone().try_acquire_owned() else { return };
+    let error = ErrorBody {
+        retry_after_ms: Some(limits::REFUSED_RETRY_MS),
+        ..ErrorBody::new(ErrorCode::TooManyRequests, "too many connections")
+    };
+    let (status, body) = api::problem_text(&error);
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nretry-after: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        limits::REFUSED_RETRY_MS.div_ceil(1_000),
+        body.len(),
+    );
+    tokio::spawn(async move {
+        let told = async {
+            stream.write_all(text.as_bytes()).await?;
+            stream.shutdown().await?;
+            // What the client has sent is read away: a close with unread bytes resets the connection, and it may never see why.
+            let mut rest = [0; 1_024];
+            for _ in 0..limits::MESSAGE_BYTES_MAX_BEFORE_HELLO / rest.len() {
+                if stream.read(&mut rest).await? == 0 {
+                    break;
+                }
+            }
+            std::io::Result::Ok(())
+        };
+        // Whoever does not listen is closed all the same.
+        let _ = tokio::time::timeout(Duration::from_millis(limits::REFUSAL_MS), told).await;
+        drop(turn);
+    });
 }
 
 /// Open connections, in all and by address.
@@ -61,7 +103,7 @@ impl Caps {
     fn enter(caps: &Arc<Self>, shared: &Arc<Shared>, from: IpAddr) -> Option<Place> {
         let mut open = caps.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = open.1.get(&from).copied().unwrap_or(0);
-        if open.0 >= shared.options.connections_max || here >= shared.options.connections_per_address_max {
+        if open.0 >= shared.options.connections_max || here >= shared.limit(LimitName::ConnectionsPerAddress) as usize {
             return None;
         }
         open.0 += 1;
@@ -124,17 +166,92 @@ async fn connection(stream: Stream, addr: SocketAddr, router: Router, shared: Ar
     }
 }
 
+/// The group of what is not an operation of the chat.
+pub const GROUP: &str = "Node";
+
+/// A route beside the operations: no token, no parameters.
+pub struct Plain {
+    pub path: &'static str,
+    pub id: &'static str,
+    pub about: &'static str,
+    /// Status, content type (none: no body) and what it says.
+    pub answers: &'static [(u16, &'static str, &'static str)],
+    pub errors: &'static [ErrorCode],
+    handler: fn() -> MethodRouter<Arc<Shared>>,
+}
+
+const TEXT: &str = "text/plain";
+
+/// All of them but for the page and its files.
+pub const PLAIN: &[Plain] = &[
+    Plain {
+        path: "/livez",
+        id: "livez",
+        about: "The process runs.",
+        answers: &[(200, TEXT, "It does.")],
+        errors: &[],
+        handler: || get(async || "ok\n"),
+    },
+    Plain {
+        path: "/readyz",
+        id: "readyz",
+        about: "The node serves clients: for load balancers.",
+        answers: &[(200, TEXT, "It does."), (503, TEXT, "It starts, stops, or sees no quorum.")],
+        errors: &[],
+        handler: || get(readyz),
+    },
+    Plain {
+        path: "/metrics",
+        id: "metrics",
+        about: "Figures in the text form of Prometheus.",
+        answers: &[(200, TEXT, "The figures.")],
+        errors: &[],
+        handler: || get(metrics),
+    },
+    Plain {
+        path: "/v1/ws",
+        id: "socket",
+        about: "A WebSocket of version 13: asyncapi.json says what is spoken there.",
+        answers: &[(101, "", "It is open.")],
+        errors: &[ErrorCode::BadRequest],
+        handler: || get(ws::upgrade),
+    },
+    Plain {
+        path: "/v1/page",
+        id: "page",
+        about: "What a page must know of the node that served it.",
+        answers: &[(200, "application/json", "`urls` of all nodes, `demo`: demo users may be used from here.")],
+        errors: &[],
+        handler: || get(page::about),
+    },
+    document("/v1/openapi.json", "openapi", "This document.", || get(page::openapi)),
+    document("/v1/asyncapi.json", "asyncapi", "The WebSocket protocol, AsyncAPI 3.", || get(page::asyncapi)),
+    document("/v1/schema.json", "schema", "All types, JSON Schema 2020-12.", || get(page::schema)),
+    document("/v1/errors.json", "errors", "Error and close codes: meaning and what to do.", || get(page::errors)),
+];
+
+const fn document(
+    path: &'static str,
+    id: &'static str,
+    about: &'static str,
+    handler: fn() -> MethodRouter<Arc<Shared>>,
+) -> Plain {
+    let answers = &[(200, "application/json", "The document."), (304, "", "What `If-None-Match` names is current.")];
+    Plain { path, id, about, answers, errors: &[], handler }
+}
+
 fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/ws", get(ws::upgrade))
-        .route("/v1/page", get(page::about))
+    let mut router = Router::new();
+    for plain in PLAIN {
+        router = router.route(plain.path, (plain.handler)());
+    }
+    router
         .route("/v1/{*path}", any(origin::rest))
         .route("/", get(page::index))
         .route("/sw.js", get(page::service_worker))
         .route("/page/{version}/{*path}", get(page::file))
+        .route("/docs", get(page::docs))
+        .route("/docs/{*path}", get(page::docs_file))
         .fallback(async || api::problem(&crate::gateway::errors::not_found("no such path")))
         .with_state(shared)
 }

@@ -52,6 +52,7 @@ const ICONS = {
   mute: 'M6 10v4h3l4 4V6L9 10zM17 10l4 4M21 10l-4 4',
   archive: 'M4 5h16v4H4zM6 9v10h12V9M10 13h4',
   device: 'M4 5h16v11H4zM9 20h6M12 16v4',
+  book: 'M5 4h11a3 3 0 0 1 3 3v13H8a3 3 0 0 1-3-3zM5 17a3 3 0 0 1 3-3h11',
   keyboard: 'M3 7h18v10H3zM7 11h.01M11 11h.01M15 11h.01M8 14h8',
   out: 'M14 5H5v14h9M10 12h10M16 8l4 4-4 4',
   send: 'M5 12h14M13 6l6 6-6 6',

@@ -112,6 +112,7 @@ export function ownMenu(app, shell, at) {
     { label: 'Profile', icon: 'edit', act: () => profile(app) },
     { label: 'Devices', icon: 'device', act: () => devices(app) },
     { label: 'Keyboard', icon: 'keyboard', act: shortcuts },
+    { label: 'API', icon: 'book', act: () => void open('/docs', '_blank', 'noopener') },
     { label: 'Another account in this window', icon: 'group', act: leave },
     { label: 'Log out', icon: 'out', act: () => void confirmLogOut(app, shell), isDanger: true },
   ]));
