@@ -89,13 +89,35 @@ pub fn authority(url: &str) -> Result<&str, NetError> {
 
 pub async fn connect(url: &str, limit: Duration) -> Result<Stream, NetError> {
     let address = authority(url)?;
+    #[cfg(madsim)]
+    let door = knock(url, address, limit).await?;
     let stream = tokio::time::timeout(limit, TcpStream::connect(address))
         .await
         .map_err(|_| NetError::Timeout(url.to_owned()))?
         .map_err(|source| NetError::Connect { url: url.to_owned(), source })?;
     // Small frames must not wait for each other; a platform that refuses is only slower.
     let _ = stream.set_nodelay(true);
-    Stream::new(stream).map_err(|source| NetError::Connect { url: url.to_owned(), source })
+    let stream = Stream::new(stream).map_err(|source| NetError::Connect { url: url.to_owned(), source })?;
+    #[cfg(madsim)]
+    let stream = Stream { fate: stream.fate.behind(door), ..stream };
+    Ok(stream)
+}
+
+/// The simulator may have closed the door.
+#[cfg(madsim)]
+async fn knock(url: &str, address: &str, limit: Duration) -> Result<flotilla_proto::fate::Door, NetError> {
+    use flotilla_proto::fate::{Door, door};
+    match door(address) {
+        Door::Refused => {
+            let source = io::Error::new(io::ErrorKind::ConnectionRefused, "refused by the simulator");
+            Err(NetError::Connect { url: url.to_owned(), source })
+        }
+        Door::Silent => {
+            tokio::time::sleep(limit).await;
+            Err(NetError::Timeout(url.to_owned()))
+        }
+        open => Ok(open),
+    }
 }
 
 #[cfg(test)]

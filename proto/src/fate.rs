@@ -1,5 +1,5 @@
-//! What becomes of a connection in the simulator: it is reset, perhaps in the middle of a frame, goes dead without a word, or
-//! its bytes arrive late. In production there is none of this.
+//! What becomes of a connection in the simulator: it is refused, or nobody answers; it is reset, perhaps in the middle of a
+//! frame, goes dead without a word, or its bytes arrive late. In production there is none of this.
 //!
 //! Invariant: only one end of a connection is touched, so that the other end learns of it as it would from a network. It stands
 //! in the crate that all others know, because nodes and clients have ends.
@@ -8,8 +8,11 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fate {
@@ -24,6 +27,19 @@ pub enum Fate {
     Reset,
 }
 
+/// What somebody meets who connects to an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Door {
+    #[default]
+    Open,
+    /// Refused at once.
+    Refused,
+    /// Nobody answers.
+    Silent,
+    /// Taken, and dead from the first byte on.
+    Dead,
+}
+
 struct State {
     local: SocketAddr,
     peer: SocketAddr,
@@ -34,6 +50,23 @@ struct State {
 thread_local! {
     // The simulator runs all nodes on one thread. In the order in which connections were made.
     static ALL: RefCell<Vec<Weak<Mutex<State>>>> = const { RefCell::new(Vec::new()) };
+}
+
+type Rule = Rc<dyn Fn(SocketAddr) -> Door>;
+
+thread_local! {
+    static DOORS: RefCell<Option<Rule>> = const { RefCell::new(None) };
+}
+
+/// From now on this says what a connection to an address meets, asked on the machine that connects.
+pub fn doors(rule: impl Fn(SocketAddr) -> Door + 'static) {
+    DOORS.with(|doors| *doors.borrow_mut() = Some(Rc::new(rule)));
+}
+
+/// What a connection to `address` meets. A name is not known here: it meets an open door.
+pub fn door(address: &str) -> Door {
+    let rule = DOORS.with(|doors| doors.borrow().clone());
+    rule.zip(address.parse().ok()).map_or(Door::Open, |(rule, address)| rule(address))
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -66,6 +99,14 @@ impl Held {
         let state = Arc::new(Mutex::new(State { local, peer, fate: Fate::Fine, wakers: Vec::new() }));
         ALL.with(|all| all.borrow_mut().push(Arc::downgrade(&state)));
         Self(state)
+    }
+
+    /// A connection that has come through this door.
+    pub fn behind(self, door: Door) -> Self {
+        if door == Door::Dead {
+            lock(&self.0).fate = Fate::Dead;
+        }
+        self
     }
 
     /// Whether what has arrived may be read. The waker is kept, for the fate may change while nothing arrives.

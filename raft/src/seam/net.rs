@@ -65,9 +65,31 @@ pub async fn bind(addr: &str) -> io::Result<Listener> {
 /// Connects to `host:port` before the deadline.
 pub async fn connect(addr: &str, deadline: Instant) -> io::Result<Stream> {
     let left = deadline.saturating_duration_since(Instant::now());
+    #[cfg(madsim)]
+    let door = knock(addr, deadline).await?;
     match tokio::time::timeout(left, TcpStream::connect(addr)).await {
+        #[cfg(madsim)]
+        Ok(connected) => {
+            let stream = Stream::new(connected?)?;
+            Ok(Stream { fate: stream.fate.behind(door), ..stream })
+        }
+        #[cfg(not(madsim))]
         Ok(connected) => Stream::new(connected?),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {addr} in time"))),
+    }
+}
+
+/// The simulator may have closed the door.
+#[cfg(madsim)]
+async fn knock(addr: &str, deadline: Instant) -> io::Result<flotilla_proto::fate::Door> {
+    use flotilla_proto::fate::{Door, door};
+    match door(addr) {
+        Door::Refused => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "refused by the simulator")),
+        Door::Silent => {
+            tokio::time::sleep_until(deadline).await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {addr} in time")))
+        }
+        open => Ok(open),
     }
 }
 
