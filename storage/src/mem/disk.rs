@@ -162,6 +162,19 @@ impl MemDisk {
         state.watermark = image.watermark;
     }
 
+    /// As [`MemDisk::roll_back_to`], but for the watermark, which stands beside the engine: a disk that has lost what it had
+    /// said was synced.
+    pub fn forget_since(&self, image: &MemDisk) {
+        let watermark = self.state().watermark.clone();
+        self.roll_back_to(image);
+        self.state().watermark = watermark;
+    }
+
+    /// The number of the last write.
+    pub fn last(&self) -> crate::WriteNo {
+        crate::WriteNo(self.state().last)
+    }
+
     /// An empty directory in place of the old one. Kills open handles.
     pub fn wipe(&self) {
         self.roll_back_to(&MemDisk::new());
