@@ -7,7 +7,7 @@ use flotilla_proto::limits::{APPEND_ENTRIES_MAX, SNAPSHOT_LOG_ENTRIES, SNAPSHOT_
 use flotilla_proto::plant::{self, Plant};
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-/// Durations that the simulator makes smaller, and how often snapshots are taken.
+/// What the simulator makes smaller: durations, how often snapshots are taken, how much of a log is kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
     pub heartbeat: Duration,
@@ -22,6 +22,8 @@ pub struct Timings {
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot. Generous: a purge that overtakes a queued apply kills the group's core.
     pub kept_entries: u64,
+    /// The newest entries of a group's log are kept in memory, for replication; `limits::LOG_CACHE_BYTES_MAX` or less.
+    pub log_cache_bytes: usize,
 }
 
 impl Default for Timings {
@@ -36,6 +38,7 @@ impl Default for Timings {
             tick: Duration::from_secs(600),
             snapshot_entries: SNAPSHOT_LOG_ENTRIES,
             kept_entries: SNAPSHOT_LOG_KEPT,
+            log_cache_bytes: 1024 * 1024,
         }
     }
 }

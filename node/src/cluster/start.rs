@@ -32,9 +32,6 @@ use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
 
-/// Recent log entries kept in memory per group, for replication.
-const LOG_CACHE_BYTES: usize = 1024 * 1024;
-
 /// Everything a node needs that is not in its data.
 pub struct Options {
     pub info: NodeInfo,
@@ -141,7 +138,7 @@ impl Cluster {
                 let clocks = clocks.clone();
                 Arc::new(move || clocks.display())
             },
-            log_cache_bytes: LOG_CACHE_BYTES,
+            log_cache_bytes: options.timings.log_cache_bytes,
         };
         let groups = Groups::start(groups_options, peers.clone(), &router);
         let view = NodeView {
