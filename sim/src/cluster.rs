@@ -27,10 +27,12 @@ use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
 use flotilla_raft::Timings;
+use flotilla_raft::peer::PeerStatus;
 use flotilla_storage::MemDisk;
 use madsim::runtime::{Handle, NodeHandle};
 
 use crate::boot;
+use crate::checkers::bounded::Figures;
 use crate::checkers::{Facts, Watch};
 use crate::options::{Disk, Options};
 use crate::trace::Trace;
@@ -68,6 +70,7 @@ fn timings(options: &Options) -> Timings {
         election_max: options.election * 2,
         snapshot_entries: options.snapshot_entries,
         kept_entries: options.snapshot_entries,
+        log_cache_bytes: options.log_cache_bytes,
         ..Timings::default()
     }
 }
@@ -89,6 +92,14 @@ fn tell_facts(node: &Node, watch: &Watch) {
         };
         watch.on_facts(&facts);
     }
+}
+
+fn tell_figures(node: &Node, tasks: &BTreeMap<String, usize>, watch: &Watch) {
+    let peers = node.peers.status();
+    let most = |of: fn(&PeerStatus) -> usize| peers.iter().map(of).max().unwrap_or(0);
+    let tasks = tasks.get(&format!("node{}", node.node)).copied().unwrap_or(0);
+    let (queued, open) = (most(|peer| peer.queued), most(|peer| peer.open));
+    watch.on_figures(&Figures { node: node.node, queued, open, sessions: node.sessions.len(), tasks });
 }
 
 /// What several faults may hold at once; it heals when the last lets go.
@@ -120,6 +131,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the nodes; they wait to be initialised.
     pub fn start(options: &Options, trace: &Trace) -> Self {
+        links::keep_doors();
         let fatal = Arc::default();
         let disks: Vec<MemDisk> = (0..options.nodes).map(|_| MemDisk::new()).collect();
         let watch = Watch::new(disks.clone(), trace);
@@ -178,10 +190,17 @@ impl Cluster {
     pub fn look(&self) -> impl Future<Output = ()> + Send + 'static {
         let (seats, watch) = (self.seats.clone(), self.watch.clone());
         async move {
+            let mut ticks = 0_u64;
             loop {
                 tokio::time::sleep(TICK).await;
                 let awake = seats.iter().filter(|seat| !seat.paused.load(Ordering::Relaxed));
                 awake.filter_map(Seat::running).for_each(|node| tell_facts(&node, &watch));
+                ticks += 1;
+                // It costs more, and a queue that grows does not shrink in between.
+                if ticks % 20 == 0 {
+                    let tasks = Handle::current().metrics().num_tasks_by_node();
+                    seats.iter().filter_map(Seat::running).for_each(|node| tell_figures(&node, &tasks, &watch));
+                }
             }
         }
     }

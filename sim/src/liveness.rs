@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_client::history::{Op, Record, Recorder};
-use flotilla_proto::fate::Fate;
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq, ShardId};
+use flotilla_proto::fate::{Door, Fate};
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq, SessionNo, ShardId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
@@ -69,6 +69,12 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
         ask(&look)
     })
     .await?;
+    until(cluster, "somebody holds every session", SESSIONS, async || {
+        records.extend(recorder.take());
+        let told = told(records);
+        ask(&|world, node| finished::unheld(world, node, &told))
+    })
+    .await?;
     // Strangers ack what they were not sent, and what they say counts for nothing.
     let users = chat.people.iter().map(|person| person.user.clone()).collect();
     until(cluster, "both sides say the same", PAID, async || {
@@ -118,6 +124,18 @@ fn asleep(cluster: &Cluster) -> Option<String> {
 fn alive(cluster: &Cluster) -> BTreeMap<NodeId, Incarnation> {
     let running = cluster.seats.iter().filter_map(|seat| seat.running());
     running.map(|node| (node.node, *node.incarnation.borrow())).collect()
+}
+
+/// The newest session that each device was told of.
+fn told(records: &[Record]) -> BTreeMap<DeviceId, SessionNo> {
+    let mut told = BTreeMap::new();
+    for record in records {
+        if let Op::Connected { device, session, .. } = &record.op {
+            let newest = told.entry(*device).or_insert(*session);
+            *newest = (*session).max(*newest);
+        }
+    }
+    told
 }
 
 async fn devices(chat: &Chat) -> Vec<DeviceId> {
@@ -180,7 +198,7 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
         let wait = |rng: &mut StdRng, ms: u64| Duration::from_millis(rng.random_range(0..=ms));
         let conv = rng.random_range(0..chat.convs.len());
         let whisper = async || chat.whisper(conv).await.map_err(|error| format!("a probe: {error:#}"));
-        match rng.random_range(0..7) {
+        match rng.random_range(0..9) {
             0 if node != other => {
                 cluster.cut(node, other);
                 sleep(wait(&mut rng, 1_500)).await;
@@ -199,6 +217,18 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
                 whisper().await?;
                 sleep(wait(&mut rng, 80)).await;
                 cluster.dialled_connections(cluster.leader_of(shard).unwrap_or(node), Fate::Reset);
+            }
+            // Whoever leads a shard cannot connect to a gateway, which reaches it all the while and sees no connection of its own end.
+            7 | 8 => {
+                let shard = ShardId(rng.random_range(1..=shards));
+                let leader = cluster.leader_of(shard).unwrap_or(node);
+                if leader != other {
+                    cluster.close_door_to(other, leader, Door::Refused);
+                    sleep(wait(&mut rng, 300)).await;
+                    whisper().await?;
+                    sleep(wait(&mut rng, 1_000)).await;
+                    cluster.open_door(other, Door::Refused);
+                }
             }
             // In the middle of what the message itself sends.
             5 => {

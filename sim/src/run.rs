@@ -25,7 +25,7 @@ use crate::workload::Chat;
 /// Simulated; a run that takes longer has stopped making progress.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// Kinds of faults that keep nodes from hearing each other.
-const PARTITIONS: [&str; 7] = ["isolate", "isolate-leader", "cut", "minority", "partial", "flap", "swizzle"];
+const PARTITIONS: [&str; 8] = ["isolate", "isolate-leader", "cut", "minority", "deposed", "partial", "flap", "swizzle"];
 
 /// A run that has ended, and everything that is known of it.
 pub struct Run {

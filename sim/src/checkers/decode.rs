@@ -3,7 +3,7 @@
 //! Only rows of the state generation that counts are looked at; those of a snapshot on its way in are read when the pointer
 //! flips to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -51,18 +51,21 @@ impl RowChange {
 
 /// What happened on a node's disk.
 pub enum Event {
-    /// `durable`: synced with the write, or found after a start.
+    /// `durable`: synced with the write, or found after a start (`found`).
     Vote {
         shard: ShardId,
         generation: Generation,
         old: Option<Vote>,
         new: Vote,
         durable: bool,
+        found: bool,
     },
+    /// `over`: another entry stood there, and nobody had cut the log.
     Log {
         shard: ShardId,
         generation: Generation,
         hash: u64,
+        over: bool,
         entry: Box<Entry>,
     },
     Purged {
@@ -92,12 +95,22 @@ pub enum Event {
 pub struct Before {
     rows: BTreeMap<Bytes, Option<Bytes>>,
     votes: BTreeMap<Bytes, Option<Bytes>>,
+    /// Entries of logs that the batch writes although they are there.
+    logs: BTreeSet<Bytes>,
 }
 
 pub fn before(read: &dyn Read, batch: &Batch) -> Before {
     let mut before = Before::default();
+    let mut cut: Vec<(&Bytes, &Bytes)> = Vec::new();
     for op in batch.ops() {
         match op {
+            Op::Put(key, _) if key.first() == Some(&keys::LOG) => {
+                let is_cut = cut.iter().any(|(from, to)| (*from..*to).contains(&key));
+                if !is_cut && read.get(key).ok().flatten().is_some() {
+                    before.logs.insert(key.clone());
+                }
+            }
+            Op::DeleteRange { from, to } if from.first() == Some(&keys::LOG) => cut.push((from, to)),
             Op::Put(key, _) | Op::Delete(key) => {
                 let kept = match key.first() {
                     Some(&keys::STATE) => &mut before.rows,
@@ -209,7 +222,7 @@ pub fn opened(world: &mut World, site: &Site<'_>) -> Vec<Event> {
         if let (Some((shard, generation)), Some(new)) =
             (keys::parse_replica(key), vote_of(&Bytes::copy_from_slice(stored)))
         {
-            events.push(Event::Vote { shard, generation, old: None, new, durable: true });
+            events.push(Event::Vote { shard, generation, old: None, new, durable: true, found: true });
         }
         ControlFlow::Continue(())
     });
@@ -238,12 +251,12 @@ pub fn written(
         };
         let Some(shard) = shard_of(key) else { continue };
         match (key[0], stored) {
-            (keys::LOG, Some(stored)) => events.extend(log_event(key, stored)),
+            (keys::LOG, Some(stored)) => events.extend(log_event(before, key, stored)),
             (keys::VOTE, Some(stored)) => {
                 let old = before.votes.get(key).and_then(|old| old.as_ref()).and_then(vote_of);
                 if let (Some((shard, generation)), Some(new)) = (keys::parse_replica(key), vote_of(stored)) {
                     let durable = durability == Durability::Synced;
-                    events.push(Event::Vote { shard, generation, old, new, durable });
+                    events.push(Event::Vote { shard, generation, old, new, durable, found: false });
                 }
             }
             (keys::PURGED, Some(stored)) => {
@@ -261,10 +274,10 @@ pub fn written(
     events
 }
 
-fn log_event(key: &Bytes, stored: &Bytes) -> Option<Event> {
+fn log_event(before: &Before, key: &Bytes, stored: &Bytes) -> Option<Event> {
     let (shard, generation) = keys::parse_replica(key)?;
     let entry = Box::new(entry_of(stored)?);
-    Some(Event::Log { shard, generation, hash: hash_of(&[stored]), entry })
+    Some(Event::Log { shard, generation, hash: hash_of(&[stored]), over: before.logs.contains(key), entry })
 }
 
 /// Brings what is held of one shard up to date.

@@ -18,7 +18,7 @@ use flotilla_machine::user::inbox::InboxTable;
 use flotilla_machine::user::marks::DueTable;
 use flotilla_machine::user::session::SessionTable;
 use flotilla_proto::frame::Accepted;
-use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, Seq, ShardId};
+use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, Seq, SessionNo, ShardId};
 use flotilla_raft::keys;
 
 use super::World;
@@ -68,6 +68,19 @@ pub fn lost_session(world: &World, node: u16, alive: &BTreeMap<NodeId, Incarnati
             let lives = alive.get(&row.node) == Some(&row.incarnation);
             (!lives).then(|| {
                 format!("I7: in shard {shard}, {user}'s {device} has a session at a dead incarnation: {row:?}")
+            })
+        })
+    })
+}
+
+/// A session that nobody holds: a later one than its device was ever told of, so its gateway has lost it. `told`: the newest
+/// session that each device was told of.
+pub fn unheld(world: &World, node: u16, told: &BTreeMap<DeviceId, SessionNo>) -> Option<String> {
+    states(world, node, |shard, view| {
+        first::<SessionTable>(view, |(user, device), row| {
+            let newest = told.get(&device)?;
+            (row.number > *newest).then(|| {
+                format!("I7: in shard {shard}, {user}'s {device} has a session that nobody holds: {row:?}, it knows {newest}")
             })
         })
     })
@@ -163,6 +176,9 @@ mod tests {
             assert!(behind(world, 1, &[device("bob")]).is_some());
             assert!(lost_session(world, 1, &BTreeMap::from([(NodeId(1), Incarnation(8))])).is_some());
             assert_eq!(lost_session(world, 1, &BTreeMap::from([(NodeId(1), Incarnation(7))])), None);
+            let told = |number| BTreeMap::from([(device("bob"), SessionNo(number))]);
+            assert!(unheld(world, 1, &told(0)).is_some());
+            assert_eq!(unheld(world, 1, &told(1)), None);
         });
         bench.apply_all(2, 1, said(&one));
         bench.watch.with_world(|world| assert!(unequal(world, &[1, 2]).is_some()));

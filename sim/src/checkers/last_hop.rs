@@ -15,11 +15,11 @@ use crate::trace;
 
 /// The lease of a gateway (4 s) and the time in which its end is noticed, a keepalive (2 s), an election, and a read of the log
 /// with its tries again. Counted is only time in which nothing is broken that may lawfully keep the device waiting.
-const BOUND: Duration = Duration::from_secs(12);
+pub const BOUND: Duration = Duration::from_secs(12);
 
 /// While these last, whoever is not told must have been closed: nothing else stands between a client and its gateway, and
 /// nothing between the gateway and the log but a silence that ends its lease.
-const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
+pub const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
 
 /// So long a gateway that hears no other node keeps a client at most: the last keepalive that a quorum stood behind (2 s), a
 /// lease (4 s), and the time in which its end is noticed.

@@ -2,15 +2,16 @@
 //! groups say of themselves. Each promise has a file with its sentence at the top.
 //!
 //! - [`engine`] a node's engine, watched · [`decode`] its batches as events · [`world`] what is known of the whole cluster
-//! - raft: [`votes`], [`leaders`], [`one_log`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
+//! - raft: [`votes`], [`leaders`], [`one_log`], [`trust`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
 //! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`]
-//! - users: [`watermarks`], [`inbox`], [`cursors`], [`sessions`]
-//! - clients: [`committed`], [`frames`], [`last_hop`] · at the end: [`finished`], [`settled`]
+//! - users: [`watermarks`], [`inbox`], [`cursors`], [`receipts`], [`sessions`]
+//! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`last_hop`] · at the end: [`finished`], [`settled`]
 //!
 //! Invariant: checkers only read, and nothing in the product waits for them. A checker is told of a write after it was
 //! made, at the instant, before anybody else could act on it.
 
 pub mod agreement;
+pub mod bounded;
 pub mod committed;
 pub mod cursors;
 pub mod decode;
@@ -22,16 +23,21 @@ pub mod frames;
 pub mod inbox;
 pub mod last_hop;
 pub mod leaders;
+pub mod live;
 pub mod model;
 pub mod one_log;
 pub mod pointers;
 pub mod purge;
 pub mod quorum;
+pub mod reads;
+pub mod receipts;
+pub mod repeats;
 pub mod rules;
 pub mod sessions;
 pub mod settled;
 #[cfg(test)]
 mod testkit;
+pub mod trust;
 pub mod votes;
 pub mod watermarks;
 pub mod world;
@@ -42,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use flotilla_client::history::Record;
 use flotilla_proto::ids::ShardId;
+use flotilla_raft::keys;
 use flotilla_storage::{Batch, Durability, MemDisk, Read};
 
 use crate::trace::Trace;
@@ -74,6 +81,7 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(votes::Votes::default()),
         Box::new(leaders::Leaders::default()),
         Box::new(one_log::OneLog::default()),
+        Box::new(trust::Trust),
         Box::new(quorum::Quorum::default()),
         Box::new(purge::Purge),
         Box::new(pointers::Pointers::default()),
@@ -81,12 +89,16 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(entries::Entries::default()),
         Box::new(rules::Rules::default()),
         Box::new(fan_out::FanOut),
+        Box::new(receipts::Receipts),
         Box::new(watermarks::Watermarks),
         Box::new(inbox::Inbox),
         Box::new(cursors::Cursors),
         Box::new(sessions::Sessions::default()),
         Box::new(committed::Committed),
         Box::new(frames::Frames::default()),
+        Box::new(bounded::Window::default()),
+        Box::new(repeats::Repeats::default()),
+        Box::new(live::Live::default()),
         Box::new(last_hop::LastHop::default()),
     ]
 }
@@ -157,6 +169,17 @@ impl Watch {
         inner.world.wiped.insert(node);
     }
 
+    /// The node's disk is about to go back, see [`World::forgets`].
+    pub fn forgets(&self, node: u16, same_boot: bool) {
+        self.lock().world.forgets(node, same_boot);
+    }
+
+    /// A linearizable read was answered, see [`reads`].
+    pub fn on_read(&self, read: &reads::Answered) {
+        let inner = &mut *self.lock();
+        note(&mut inner.verified, &mut inner.violations, &inner.trace, reads::PROMISE, read.judge());
+    }
+
     /// Before a bit is flipped: the disk as it is.
     pub fn before_damage(&self, node: u16) {
         self.lock().world.keep(node);
@@ -165,7 +188,11 @@ impl Watch {
     /// A bit of a row of the node's replica of a shard was flipped: `now` is stored, `written` was.
     pub fn damaged(&self, node: u16, shard: ShardId, key: &[u8], (now, written): (Bytes, Bytes)) {
         let world = &mut self.lock().world;
-        world.damaged.insert((node, shard), key.first().copied().unwrap_or_default());
+        let kind = key.first().copied().unwrap_or_default();
+        world.damaged.insert((node, shard), kind);
+        if let Some((shard, generation)) = keys::parse_replica(key).filter(|_| kind != keys::STATE) {
+            world.distrusted.insert((node, shard, generation));
+        }
         world.flipped.insert((node, Bytes::copy_from_slice(key)), (now, written));
     }
 
@@ -202,6 +229,11 @@ impl Watch {
             let result = checker.on_facts(&inner.world, facts);
             note(&mut inner.verified, &mut inner.violations, &inner.trace, checker.promise(), result);
         }
+    }
+
+    pub fn on_figures(&self, figures: &bounded::Figures) {
+        let inner = &mut *self.lock();
+        note(&mut inner.verified, &mut inner.violations, &inner.trace, bounded::PROMISE, figures.judge());
     }
 
     /// What a check at the end of a run looks at.

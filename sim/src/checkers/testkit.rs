@@ -161,6 +161,20 @@ impl Bench {
         self
     }
 
+    /// The log ends before this index.
+    pub fn cut(&mut self, node: u16, from: u64) -> &mut Self {
+        let mut batch = Batch::new();
+        batch.delete_range(keys::log(Self::SHARD, GENERATION, from), keys::log_end(Self::SHARD, GENERATION));
+        self.engine(node).write(batch, Durability::Synced).expect("no fault");
+        self
+    }
+
+    /// The checkers hear that the node's disk goes back.
+    pub fn goes_back(&mut self, node: u16) -> &mut Self {
+        self.watch.forgets(node, true);
+        self
+    }
+
     /// Flips a bit of a row.
     pub fn damage(&mut self, node: u16, key: &[u8]) -> &mut Self {
         let key = [keys::state(Self::SHARD, STATE), key.to_vec()].concat();

@@ -44,13 +44,17 @@ impl Checker for Votes {
         "raft: votes are kept"
     }
 
-    fn on_event(&mut self, _: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
+    fn on_event(&mut self, world: &World, site: &Site<'_>, event: &Event) -> Result<u64, String> {
         if let Event::State { shard, installed: false, .. } = event {
-            return self.on_start(site, *shard);
+            return self.on_start(world, site, *shard);
         }
-        let Event::Vote { shard, generation, old, new, durable } = event else { return Ok(0) };
+        let Event::Vote { shard, generation, old, new, durable, found } = event else { return Ok(0) };
         let place = (site.node, *shard, *generation);
         let node = site.node;
+        // A disk that was put back: what it says was known to be lost.
+        if world.outside.contains(&place) || *found && world.distrusted.contains(&place) {
+            return Ok(0);
+        }
         if !durable {
             return Err(format!("node {node} wrote the vote {new} of shard {shard} without a sync"));
         }
@@ -90,9 +94,11 @@ impl Checker for Votes {
 
 impl Votes {
     /// What was durable must be there again.
-    fn on_start(&mut self, site: &Site<'_>, shard: ShardId) -> Result<u64, String> {
+    fn on_start(&mut self, world: &World, site: &Site<'_>, shard: ShardId) -> Result<u64, String> {
         let mine = (site.node, shard, Generation(0))..=(site.node, shard, Generation(u32::MAX));
-        for ((node, shard, generation), vote) in self.durable.range(mine) {
+        let known =
+            |place: &(u16, ShardId, Generation)| world.outside.contains(place) || world.distrusted.contains(place);
+        for ((node, shard, generation), vote) in self.durable.range(mine).filter(|(place, _)| !known(place)) {
             let here = replicas::is_here(site.read, *shard, *generation).unwrap_or(false);
             let stored = site.read.get(&keys::vote(*shard, *generation)).ok().flatten();
             if here && stored.is_none() {

@@ -18,13 +18,12 @@ use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::inbox::{InboxTable, Row};
 use flotilla_proto::ids::{
-    Cid, ConvId, Count, DeviceId, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
+    Cid, ConvId, Count, DeviceId, Generation, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
 };
 use flotilla_raft::group::Facts as GroupFacts;
-use flotilla_raft::keys;
 use flotilla_raft::state::Pointer;
 use flotilla_raft::types::{Membership, Payload};
-use flotilla_raft::{Leadership, Vote};
+use flotilla_raft::{Leadership, Vote, keys, replicas};
 use flotilla_storage::{MemDisk, Read};
 
 use super::decode::{Event, RowChange};
@@ -87,6 +86,8 @@ pub struct Told {
     pub mseq: Seq,
     pub delivered: Seq,
     pub read: Seq,
+    /// What the user is shown of the other one in a direct conversation: delivered and read.
+    pub peer: (Seq, Seq),
 }
 
 pub struct World {
@@ -101,6 +102,10 @@ pub struct World {
     pub lost: BTreeMap<u16, Vec<MemDisk>>,
     /// Replicas with a flipped bit in a row of this kind, until their state has been rebuilt.
     pub damaged: BTreeMap<(u16, ShardId), u8>,
+    /// Replicas that have lost something of their log or vote that was durable: their ids never promise anything again.
+    pub distrusted: BTreeSet<(u16, ShardId, Generation)>,
+    /// Those of which nothing is promised: the control group's on a directory that was rolled back.
+    pub outside: BTreeSet<(u16, ShardId, Generation)>,
     /// Rows with a flipped bit, by node and key: as they are now, and as they were written.
     pub flipped: BTreeMap<(u16, Bytes), (Bytes, Bytes)>,
     pub held: BTreeMap<(u16, ShardId), Held>,
@@ -127,6 +132,10 @@ pub struct World {
     pub marks: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
     /// By the label in the history.
     pub sessions: BTreeMap<String, (DeviceId, SessionNo)>,
+    /// The highest seq that anybody was told is accepted.
+    pub told: BTreeMap<ConvId, Seq>,
+    /// The direct conversation of which somebody was told that last.
+    pub newest: Option<ConvId>,
     /// What a device has acked, by the session on which it did.
     pub acked: BTreeMap<(DeviceId, ConvId), BTreeMap<SessionNo, Seq>>,
 }
@@ -140,6 +149,8 @@ impl World {
             wiped: BTreeSet::new(),
             lost: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            distrusted: BTreeSet::new(),
+            outside: BTreeSet::new(),
             flipped: BTreeMap::new(),
             held: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -155,7 +166,22 @@ impl World {
             registered: BTreeMap::new(),
             marks: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            told: BTreeMap::new(),
+            newest: None,
             acked: BTreeMap::new(),
+        }
+    }
+
+    /// The node's disk is about to go back behind what it has synced: to an earlier time, or to an earlier boot, of which the
+    /// control group's replica is outside of what is promised.
+    pub fn forgets(&mut self, node: u16, same_boot: bool) {
+        self.keep(node);
+        self.wiped.insert(node);
+        let Some(disk) = self.disk(node).map(|disk| disk.written()) else { return };
+        for (shard, generation) in replicas::list(&*disk).unwrap_or_default() {
+            let outside = shard == ShardId::CONTROL && !same_boot;
+            let places = if outside { &mut self.outside } else { &mut self.distrusted };
+            places.insert((node, shard, generation));
         }
     }
 
@@ -249,6 +275,7 @@ impl World {
             told.mseq = row.part.mseq.max(told.mseq);
             told.delivered = row.delivered.max(told.delivered);
             told.read = row.read.max(told.read);
+            told.peer = (row.peer_delivered.max(told.peer.0), row.peer_read.max(told.peer.1));
             let last = self.rows.entry(key).or_default().entry(row.rev).or_insert_with(|| row.clone());
             if row.delivered > last.delivered {
                 *last = row;
@@ -297,6 +324,13 @@ impl World {
         match &record.op {
             Op::Connected { device, session, .. } => {
                 self.sessions.insert(record.device.clone(), (*device, *session));
+            }
+            Op::Accepted { accepted, .. } => {
+                let told = self.told.entry(accepted.conv.clone()).or_default();
+                if accepted.seq > *told {
+                    *told = accepted.seq;
+                    self.newest = accepted.conv.peers().map(|_| accepted.conv.clone()).or(self.newest.take());
+                }
             }
             Op::Read { conv, seq } => {
                 let (_, read) = self.marks.entry((record.user.clone(), conv.clone())).or_default();

@@ -1,14 +1,64 @@
 //! What keeps machines from hearing each other: links that are cut, packets that are lost or late, connections that end.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use flotilla_proto::fate::{self, Fate};
+use flotilla_proto::fate::{self, Door, Fate};
 use madsim::net::NetSim;
 
 use super::{Cluster, Hold};
 
+thread_local! {
+    // The simulator runs everything on one thread. Who is kept out (nobody in particular: everybody), and from where.
+    static CLOSED: RefCell<Vec<(Option<String>, IpAddr, Door)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Once per run.
+pub fn keep_doors() {
+    fate::doors(|to| {
+        CLOSED.with(|closed| {
+            let closed = closed.borrow();
+            let mut doors = closed.iter().filter(|(_, ip, _)| to.ip() == *ip);
+            let shut = doors.find(|(from, _, _)| from.as_ref().is_none_or(|from| *from == super::place()));
+            shut.map_or(Door::Open, |(_, _, door)| *door)
+        })
+    });
+}
+
 impl Cluster {
+    /// Whoever connects to the node meets this, and whoever was connected is not any more.
+    pub fn close_door(&self, node: usize, door: Door) {
+        self.say(format!("closes the door of node{}: {door:?}", self.seats[node].number));
+        let own = IpAddr::V4(self.seats[node].ip);
+        CLOSED.with(|closed| closed.borrow_mut().push((None, own, door)));
+        fate::change(|_, peer, _| (peer.ip() == own && is_port(peer.port())).then_some(Fate::Reset));
+    }
+
+    /// One node cannot connect to another, which reaches it.
+    pub fn close_door_to(&self, node: usize, from: usize, door: Door) {
+        let (from, own) = (&self.seats[from], IpAddr::V4(self.seats[node].ip));
+        self.say(format!("closes the door of node{} to node{}", self.seats[node].number, from.number));
+        CLOSED.with(|closed| closed.borrow_mut().push((Some(format!("node{}", from.number)), own, door)));
+        let there = IpAddr::V4(from.ip);
+        fate::change(|local, peer, _| {
+            (local.ip() == there && peer.ip() == own && is_port(peer.port())).then_some(Fate::Reset)
+        });
+    }
+
+    /// Once for each time that a door was closed. Those who were let in and hear nothing learn that nobody is there.
+    pub fn open_door(&self, node: usize, door: Door) {
+        let own = IpAddr::V4(self.seats[node].ip);
+        self.say(format!("opens the door of node{}", self.seats[node].number));
+        CLOSED.with(|closed| {
+            let mut closed = closed.borrow_mut();
+            if let Some(at) = closed.iter().position(|(_, ip, shut)| (*ip, *shut) == (own, door)) {
+                closed.remove(at);
+            }
+        });
+        fate::change(|_, peer, now| (peer.ip() == own && now == Fate::Dead).then_some(Fate::Reset));
+    }
+
     /// What becomes of the connections of a node, or of all clients.
     pub fn connections(&self, of: Option<usize>, fate: Fate) {
         let ip = of.map(|node| IpAddr::V4(self.seats[node].ip));
@@ -114,4 +164,8 @@ impl Cluster {
         self.say(format!("makes packets get lost: {part}"));
         NetSim::current().update_config(|config| config.packet_loss_rate = part);
     }
+}
+
+fn is_port(port: u16) -> bool {
+    [super::CLIENT_PORT, super::PEER_PORT].contains(&port)
 }

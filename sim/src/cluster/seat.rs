@@ -87,6 +87,11 @@ impl Seat {
         self.excused.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Its last life has ended by itself.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
     fn is_excused(&self) -> bool {
         self.excused.load(Ordering::Relaxed) > 0
     }

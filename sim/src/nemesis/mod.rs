@@ -1,12 +1,13 @@
 //! What breaks, and when: the lanes of faults that the seed drew, each healed before its lane goes on.
 //!
-//! - `points` crash points · `clocks` wall clocks · `damage` flipped bits
+//! - `points` crash points · `clocks` wall clocks · `damage` flipped bits · `losses` what takes a copy away
 //!
 //! Invariant: when [`run`] returns, everything is healed: all nodes run, but for those that the options leave dead, all links
 //! carry, all clocks and disks are right. Lanes do not know of each other: what two of them hold heals with the second.
 
 mod clocks;
 mod damage;
+mod losses;
 mod points;
 
 use std::cell::RefCell;
@@ -21,6 +22,8 @@ use crate::cluster::Cluster;
 use crate::options::{Disk, Fault, Options, Timed};
 use crate::trace::now;
 use crate::workload::Chat;
+use damage::Rows;
+use losses::{corrupt, lost_tail, roll_back, spread, wipe};
 
 /// How often each kind of fault has begun.
 pub type Coverage = BTreeMap<String, u32>;
@@ -153,6 +156,19 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             cluster.watch.alone(cluster.seats[*node].number, false);
             others().for_each(|other| (cluster.mend(*node, other), cluster.mend(other, *node)).1);
         }
+        Fault::Deposed { shard } => {
+            let Some(node) = leads(cluster, ShardId(*shard)).await else { return "no leader to depose".into() };
+            let others = || (0..cluster.seats.len()).filter(|other| *other != node);
+            others().for_each(|other| (cluster.cut(node, other), cluster.cut(other, node)).1);
+            chat.ask_meanwhile(cluster, node, lasts).await;
+            others().for_each(|other| (cluster.mend(node, other), cluster.mend(other, node)).1);
+        }
+        Fault::Refuse { node, door } => {
+            cluster.close_door(*node, *door);
+            sleep(lasts).await;
+            cluster.open_door(*node, *door);
+            return format!("refuse {door:?}").to_lowercase();
+        }
         Fault::Partial { a, b } => {
             cluster.cut(*a, *b);
             cluster.cut(*b, *a);
@@ -211,7 +227,19 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             }
         }
         Fault::Full { node } => cluster.fill(*node, lasts).await,
-        Fault::Corrupt { node, pick } => return corrupt(cluster, *node, *pick, lasts).await,
+        Fault::Corrupt { node, pick } => return corrupt(cluster, *node, Rows::Any, *pick, lasts).await,
+        Fault::Rot { node, pick } => return corrupt(cluster, *node, Rows::Logs, *pick, lasts).await,
+        Fault::Spread { node, other, pick } => return spread(cluster, (*node, *other), *pick, lasts).await,
+        Fault::LostTail { node } => return lost_tail(cluster, *node, lasts).await,
+        Fault::RollBack { node } => return roll_back(cluster, *node, lasts).await,
+        Fault::CrashLoop { node, times, after } => {
+            for _ in 0..*times {
+                cluster.kill(*node, Disk::Lost, 0);
+                sleep(STEP).await;
+                cluster.restart(*node);
+                sleep(*after).await;
+            }
+        }
         Fault::Clock { node, off_ms } => {
             let name = format!("node{}", cluster.seats[*node].number);
             cluster.say(format!("sets the clock of {name} off by {off_ms} ms"));
@@ -243,13 +271,13 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
     fault.kind().to_owned()
 }
 
-/// A node's machine is replaced by an empty one; so many admins have it taken back.
-async fn wipe(cluster: &Cluster, node: usize, admins: usize, lasts: Duration) {
-    cluster.kill(node, Disk::Lost, 0);
-    cluster.wipe(node);
-    sleep(lasts).await;
-    cluster.restart(node);
-    cluster.take_back(node, admins).await;
+/// Waits for a leader: there may be none for an instant.
+async fn leads(cluster: &Cluster, shard: ShardId) -> Option<usize> {
+    let end = Instant::now() + RARE_PATIENCE / 4;
+    while cluster.leader_of(shard).is_none() && Instant::now() < end {
+        sleep(STEP).await;
+    }
+    cluster.leader_of(shard)
 }
 
 /// The node starts again: it opens replicas that were given to it meanwhile.
@@ -276,23 +304,4 @@ async fn swizzle(cluster: &Cluster, order: &[usize], lasts: Duration) {
         cluster.rejoin(*node, true, true);
         sleep(STEP).await;
     }
-}
-
-/// While the node is down, so that it is found at the start or when it is read.
-async fn corrupt(cluster: &Cluster, node: usize, pick: u32, lasts: Duration) -> String {
-    let seat = &cluster.seats[node];
-    cluster.kill(node, Disk::Kept, 0);
-    cluster.watch.before_damage(seat.number);
-    let flipped = damage::flip(&seat.disk, pick);
-    if let Some(flipped) = &flipped {
-        cluster.say(format!("flips a bit of {} on node{}", flipped.what, seat.number));
-        let bytes = (flipped.now.clone(), flipped.written.clone());
-        cluster.watch.damaged(seat.number, flipped.shard, &flipped.key, bytes);
-        seat.has_damage();
-    }
-    cluster.restart(node);
-    sleep(lasts).await;
-    // It may have ended when it read the row; the next start rebuilds what is damaged.
-    cluster.revive(node);
-    if flipped.is_some() { "corrupt" } else { "nothing to corrupt" }.into()
 }

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use flotilla_proto::fate::Door;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::fault::{LATER, NETWORK};
+use super::fault::{LATER, NETWORK, NEWER, NEWER_LOSSES};
 use super::load::{Load, stream};
 use super::{Disk, Fault, KINDS, Options, POINTS, Timed};
 
@@ -45,7 +46,8 @@ impl Options {
             plant: None,
             ..Self::default()
         };
-        let first = KINDS.into_iter().filter(|kind| !LATER.contains(kind) && *kind != "minority");
+        let since = |kind: &&str| LATER.contains(kind) || NEWER.contains(kind) || NEWER_LOSSES.contains(kind);
+        let first = KINDS.into_iter().filter(|kind| !since(kind) && *kind != "minority");
         let on: Vec<&str> = first.filter(|_| rng.random_bool(0.5)).collect();
         for kinds in [&PROCESSES[..], &NETWORK[..], &OTHERS[..]] {
             let kinds: Vec<&str> = kinds.iter().copied().filter(|kind| on.contains(kind)).collect();
@@ -89,15 +91,57 @@ impl Options {
         if rng.random_bool(0.5) {
             self.second_devices = rng.random_range(1..=2);
         }
-        // Not beside the loss of a copy: the third alone would be left with what was said meanwhile.
-        let losing = ["wipe", "corrupt", "rejoin", "replace"];
-        let whole = self.lanes.iter().flatten().all(|timed| !losing.contains(&timed.fault.kind()));
-        // Outlasts a lease, the time in which its end is noticed, and the bound of the last hop.
-        if self.nodes >= 3 && rng.random_bool(0.2) && whole {
-            let node = rng.random_range(0..self.nodes);
-            let after = Duration::from_millis(rng.random_range(500..=3_000));
-            let lasts = Duration::from_millis(rng.random_range(14_000..=20_000));
-            self.lanes.push(vec![Timed { after, lasts, fault: Fault::Minority { node } }]);
+        self.newer();
+    }
+
+    /// The newest kinds, in the same way.
+    fn newer(&mut self) {
+        let mut rng = stream(self.seed, 6);
+        self.log_cache_bytes = [1024 * 1024, 1024 * 1024, 16 * 1024, 2 * 1024][rng.random_range(0..4)];
+        let on: Vec<&str> = NEWER.into_iter().filter(|_| rng.random_bool(0.5)).collect();
+        let count = rng.random_range(1..=2);
+        let newer = lane(&mut rng, self, &on, count);
+        self.lanes.push(newer);
+        let needed =
+            |timed: &Timed| matches!(&timed.fault, Fault::CrashAt { point, .. } if point.starts_with("member"));
+        if self.nodes < 3 || self.lanes.iter().flatten().any(needed) {
+            return;
+        }
+        // In place of what else takes a copy away: so few seeds have nothing of it that these would be too rare.
+        match rng.random_range(0..20) {
+            0..=8 => {
+                self.without_losses();
+                let loss = NEWER_LOSSES[rng.random_range(0..NEWER_LOSSES.len())];
+                let lane = lane(&mut rng, self, &[loss], 1);
+                self.lanes.push(lane);
+                self.dead.clear();
+                if loss == "spread" {
+                    self.snapshot_entries = 30;
+                }
+            }
+            9..=12 => {
+                // Beside a loss the third node alone would be left with what was said meanwhile.
+                self.without_losses();
+                self.minority(&mut rng);
+            }
+            _ => {}
+        }
+    }
+
+    fn without_losses(&mut self) {
+        let stays = |timed: &Timed| !timed.fault.is_loss() && timed.fault.kind() != "rejoin";
+        self.lanes.iter_mut().for_each(|lane| lane.retain(stays));
+    }
+
+    /// Outlasts a lease, the time in which its end is noticed, and the bound within which a client must have been closed.
+    fn minority(&mut self, rng: &mut StdRng) {
+        let node = rng.random_range(0..self.nodes);
+        let after = Duration::from_millis(rng.random_range(500..=3_000));
+        let lasts = Duration::from_millis(rng.random_range(12_000..=18_000));
+        self.lanes.push(vec![Timed { after, lasts, fault: Fault::Minority { node } }]);
+        // As slow as with real processes: whoever leads without a quorum takes a while to notice.
+        if rng.random_bool(0.5) {
+            self.election = Duration::from_millis(1_500);
         }
     }
 }
@@ -220,6 +264,17 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
         "grow" if nodes < 4 => return None,
         // The control group is everywhere already.
         "grow" => Fault::Grow { from: node, shard: shard.max(1) },
+        "rot" => Fault::Rot { node, pick: rng.random() },
+        "spread" => Fault::Spread { node, other, pick: rng.random() },
+        "lost-tail" => Fault::LostTail { node },
+        "roll-back" => Fault::RollBack { node },
+        "crash-loop" => {
+            let after = Duration::from_millis(rng.random_range(1..=600));
+            Fault::CrashLoop { node, times: rng.random_range(2..=5), after }
+        }
+        "refuse" | "deposed" if alone => return None,
+        "refuse" => Fault::Refuse { node, door: [Door::Refused, Door::Silent, Door::Dead][rng.random_range(0..3)] },
+        "deposed" => Fault::Deposed { shard },
         "client-reset" => Fault::ClientReset { user, bytes: rng.random_range(0..=2_000) },
         other => unreachable!("a kind of fault that nobody draws: {other}"),
     };

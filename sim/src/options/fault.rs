@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use flotilla_proto::fate::Door;
 use serde::{Deserialize, Serialize};
 
 /// What a killed node finds on its disk when it comes back.
@@ -29,6 +30,8 @@ pub enum Fault {
         #[serde(default)]
         any: bool,
     },
+    /// A node dies again and again while it starts, so many times, each time after so long.
+    CrashLoop { node: usize, times: u32, after: Duration },
     /// A node stands still, its connections stay open, its lease may end.
     Pause { node: usize },
     /// A node is asked to stop, and starts again when it has. `kill_after`: it dies on the way.
@@ -52,6 +55,12 @@ pub enum Fault {
     Cut { from: usize, to: usize },
     /// A node is cut off from all other nodes, and its clients still reach it.
     Minority { node: usize },
+    /// The leader of a shard, whoever that is by then, is cut off from all other nodes, and clients still reach it: its log grows
+    /// and is cut back later, and whoever asks it must not be told what is over.
+    Deposed { shard: u16 },
+    /// Whoever connects to a node is refused, or hears nothing, or is accepted and then hears nothing; those who were connected are
+    /// not any more. The node itself reaches everybody.
+    Refuse { node: usize, door: Door },
     /// Both directions between two nodes; others see both.
     Partial { a: usize, b: usize },
     /// One direction between two nodes, cut and mended again and again.
@@ -79,6 +88,16 @@ pub enum Fault {
     Full { node: usize },
     /// A bit of something that a node has stored is flipped while it is down.
     Corrupt { node: usize, pick: u32 },
+    /// The same in the log or the vote of a replica.
+    Rot { node: usize, pick: u32 },
+    /// A bit of a shard's state is flipped, and the node that has it becomes the shard's leader, while another one, which was
+    /// away, needs a snapshot.
+    Spread { node: usize, other: usize, pick: u32 },
+    /// A node's disk comes back without something that it had said was synced; the watermark beside it is as it was.
+    LostTail { node: usize },
+    /// A node's directory is replaced by a copy of it from an earlier boot. It must be refused; then the node comes back with an
+    /// empty one.
+    RollBack { node: usize },
 
     /// A node's wall clock is off.
     Clock { node: usize, off_ms: i64 },
@@ -149,11 +168,17 @@ pub const LATER: [&str; 4] = ["client-reset", "rejoin", "replace", "grow"];
 /// Drawn by itself, because it must outlast a lease.
 const LONG: [&str; 1] = ["minority"];
 
-/// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len() + LONG.len()] =
-    joined([&PROCESS, &NETWORK, &OTHER, &LATER, &LONG]);
+/// Drawn from a third stream.
+pub const NEWER: [&str; 3] = ["refuse", "deposed", "crash-loop"];
+/// The same; each takes a copy away.
+pub const NEWER_LOSSES: [&str; 4] = ["spread", "rot", "lost-tail", "roll-back"];
 
-const fn joined<const N: usize>(parts: [&[&'static str]; 5]) -> [&'static str; N] {
+/// Every kind of fault, as [`Fault::kind`] names it.
+pub const KINDS: [&str;
+    PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len() + LONG.len() + NEWER.len() + NEWER_LOSSES.len()] =
+    joined([&PROCESS, &NETWORK, &OTHER, &LATER, &LONG, &NEWER, &NEWER_LOSSES]);
+
+const fn joined<const N: usize>(parts: [&[&'static str]; 7]) -> [&'static str; N] {
     let (mut all, mut at, mut part) = ([""; N], 0, 0);
     while part < parts.len() {
         let mut from = 0;
@@ -170,7 +195,11 @@ impl Fault {
     /// It takes a copy away: at most one such fault in a run, and none where a node stays dead.
     pub fn is_loss(&self) -> bool {
         let lost = matches!(self, Self::Rejoin { lost: true, .. });
-        lost || matches!(self, Self::Wipe { .. } | Self::Corrupt { .. } | Self::Replace { .. })
+        lost || matches!(self, Self::Wipe { .. } | Self::Corrupt { .. } | Self::Replace { .. }) || self.is_newer_loss()
+    }
+
+    fn is_newer_loss(&self) -> bool {
+        matches!(self, Self::Rot { .. } | Self::Spread { .. } | Self::LostTail { .. } | Self::RollBack { .. })
     }
 
     /// The name by which a kind is switched off, counted and printed.
@@ -208,6 +237,13 @@ impl Fault {
             Self::Rejoin { .. } => "rejoin",
             Self::Replace { .. } => "replace",
             Self::Grow { .. } => "grow",
+            Self::Rot { .. } => "rot",
+            Self::Spread { .. } => "spread",
+            Self::LostTail { .. } => "lost-tail",
+            Self::RollBack { .. } => "roll-back",
+            Self::CrashLoop { .. } => "crash-loop",
+            Self::Deposed { .. } => "deposed",
+            Self::Refuse { .. } => "refuse",
         }
     }
 }

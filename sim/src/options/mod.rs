@@ -38,6 +38,8 @@ pub struct Options {
     pub election: Duration,
     /// A snapshot is built after so many entries.
     pub snapshot_entries: u64,
+    /// So much of each group's log is kept in memory; what is older is read from the disk.
+    pub log_cache_bytes: usize,
     /// What a sync takes at best.
     pub sync: Duration,
     /// Of all commands, those that are not plain messages: edits, reactions, members who come and go. In hundredths.
@@ -70,6 +72,7 @@ impl Default for Options {
             latency: Duration::from_micros(100)..Duration::from_millis(10),
             election: Duration::from_millis(500),
             snapshot_entries: 200,
+            log_cache_bytes: 1024 * 1024,
             sync: Duration::ZERO,
             change_percent: 0,
             dedup_window: Duration::ZERO,
@@ -119,6 +122,7 @@ impl fmt::Display for Options {
             "  elections from {:?}, a snapshot every {} entries, a sync takes {:?}",
             self.election, self.snapshot_entries, self.sync
         )?;
+        writeln!(f, "  {} bytes of each log are kept in memory", self.log_cache_bytes)?;
         writeln!(f, "  beside: {}", self.load)?;
         if !self.dedup_window.is_zero() {
             writeln!(f, "  what was sent is remembered for {:?}", self.dedup_window)?;

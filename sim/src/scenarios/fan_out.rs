@@ -1,12 +1,15 @@
 //! Between the log of a conversation and the inboxes of its members.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_client::history::Op;
-use flotilla_proto::ids::Seq;
+use flotilla_proto::ids::{ConvId, Seq};
+use madsim::runtime::Handle as Machines;
 use tokio::time::sleep;
 
-use super::kit::{must, shown};
+use super::kit::{Fail, must, shown};
+use super::person::Person;
 use super::{Scenario, Stage, Told, story};
 use crate::options::Disk;
 
@@ -26,6 +29,11 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "kick_while_fan_out_is_owed",
             "who is put out while a message is owed gets the message and the news of the kick, from the next leader",
             kick_while_owed,
+        ),
+        story(
+            "a_stalled_device_delays_nobody",
+            "while one device of a group neither reads nor acks, the others get its messages as soon as before",
+            one_is_stalled,
         ),
     ]
 };
@@ -133,4 +141,59 @@ fn kick_while_owed(stage: &Stage) -> Told<'_> {
         });
         must(above.is_empty(), format!("authorised: bob gets entries {above:?} after he was put out at {kick}"))
     })
+}
+
+/// More than the window of one conversation holds, so that the gateway of the stalled device has to keep it back.
+const MANY: usize = 300;
+/// RELIABILITY section 3.
+const DELAY_MAX_US: u64 = 50_000;
+
+fn one_is_stalled(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
+        let carol = stage.person("carol").await?;
+        let group = alice.makes_group(&[&bob, &carol]).await?;
+        // On one gateway, where they share whatever there is to be shared.
+        let gateway = stage.is_connected(&carol).await?;
+        stage.moves(&bob, gateway).await?;
+        let before = delays(stage, &alice, &bob, &group).await?;
+        Machines::current().pause(carol.machine.id());
+        let beside = delays(stage, &alice, &bob, &group).await?;
+        Machines::current().resume(carol.machine.id());
+        let (p99, late) = (percentile_99(before), percentile_99(beside));
+        stage.say(&format!("99 of 100 messages take {p99} us, and {late} us beside a stalled device"));
+        must(late < p99 + DELAY_MAX_US, format!("a stalled device delays others: {late} us after {p99} us"))?;
+        let head = alice.sends(&group, "carol?").await?.seq;
+        stage.gets(&carol, &group, head).await
+    })
+}
+
+/// From the answer that a message is accepted to its arrival, in microseconds.
+async fn delays(stage: &Stage, from: &Person, to: &Person, conv: &ConvId) -> Result<Vec<u64>, Fail> {
+    let mut last = Seq(0);
+    let first = from.sends(conv, "first").await?.seq;
+    for number in 0..MANY {
+        last = from.sends(conv, &format!("message {number}")).await?.seq;
+    }
+    stage.gets(to, conv, last).await?;
+    let accepted: BTreeMap<Seq, u64> = stage
+        .seen(from, |record| match &record.op {
+            Op::Accepted { accepted, .. } if accepted.conv == *conv => Some((accepted.seq, record.at_us)),
+            _ => None,
+        })
+        .into_iter()
+        .collect();
+    let arrived = stage.seen(to, |record| match &record.op {
+        Op::Entry { entry } if entry.conv == *conv && entry.seq > first => Some((entry.seq, record.at_us)),
+        _ => None,
+    });
+    let took = arrived.into_iter().filter_map(|(seq, at)| Some(at.saturating_sub(*accepted.get(&seq)?)));
+    let took: Vec<u64> = took.collect();
+    shown(took.len() >= MANY, "too few messages came")?;
+    Ok(took)
+}
+
+fn percentile_99(mut of: Vec<u64>) -> u64 {
+    of.sort_unstable();
+    of.get(of.len() * 99 / 100).copied().unwrap_or(0)
 }

@@ -1,11 +1,12 @@
 //! Users with a device each, and what they do: messages in direct conversations and in groups, pipelined, and changes.
 //!
 //! - `person` a device on its machine, which may stand still or die · `talk` what one of them does · `beside` what it does
-//!   beside: bursts, pages, names · `web` requests without an outbox · `places` the same device twice
+//!   beside: bursts, pages, names · `asks` reads while a leader is deposed · `web` requests without an outbox · `places` the same device twice
 //!   · `strange` a client that keeps to no rule · `shown` what of it has really happened
 //!
 //! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
 
+mod asks;
 mod beside;
 mod person;
 mod places;
