@@ -11,6 +11,7 @@ use flotilla_proto::ids::{ConvId, Seq, UserId};
 
 use super::model::{end, receives};
 use super::{Checker, Event, Facts, Site, World};
+use crate::options::DEAF;
 use crate::trace;
 
 /// The lease of a gateway (4 s) and the time in which its end is noticed, a keepalive (2 s), an election, and a read of the log
@@ -24,10 +25,6 @@ pub const COUNTED: [&str; 4] = ["minority", "transfer", "clock", "drift"];
 /// So long a gateway that hears no other node keeps a client at most: the last keepalive that a quorum stood behind (2 s), a
 /// lease (4 s), and the time in which its end is noticed.
 const ALONE: Duration = Duration::from_secs(7);
-
-/// What may keep a client from hearing that it was closed, or the gateway from closing it.
-const DEAF: [&str; 10] =
-    ["isolate", "isolate-leader", "swizzle", "half-open", "late", "loss", "delay", "silent", "pause", "client-crash"];
 
 #[derive(Default)]
 pub struct LastHop {

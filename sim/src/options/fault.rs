@@ -173,6 +173,10 @@ pub const NEWER: [&str; 3] = ["refuse", "deposed", "crash-loop"];
 /// The same; each takes a copy away.
 pub const NEWER_LOSSES: [&str; 4] = ["spread", "rot", "lost-tail", "roll-back"];
 
+/// What may keep a client from hearing that it was closed, or the gateway from closing it.
+pub const DEAF: [&str; 10] =
+    ["isolate", "isolate-leader", "swizzle", "half-open", "late", "loss", "delay", "silent", "pause", "client-crash"];
+
 /// Every kind of fault, as [`Fault::kind`] names it.
 pub const KINDS: [&str;
     PROCESS.len() + NETWORK.len() + OTHER.len() + LATER.len() + LONG.len() + NEWER.len() + NEWER_LOSSES.len()] =

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use fault::{Disk, Fault, KINDS, POINTS, Timed};
+pub use fault::{DEAF, Disk, Fault, KINDS, POINTS, Timed};
 pub use flags::{Chosen, Overrides};
 pub use load::{LOADS, Load, stream};
 
