@@ -100,6 +100,12 @@ function fieldTable(schemas, schema) {
 
 const state = { token: '' };
 
+/** Answers that operations share stand among the components. */
+function withAnswers(operation, shared) {
+  const found = ([status, answer]) => [status, answer.$ref ? shared[answer.$ref.split('/').pop()] : answer];
+  return { ...operation, responses: Object.fromEntries(Object.entries(operation.responses).map(found)) };
+}
+
 /** One operation's form. */
 function tryIt(operation, verb, path, schemas) {
   const parameters = (operation.parameters ?? []).filter((p) => p.in !== 'header');
@@ -232,7 +238,8 @@ function drawOperations(api, main, index) {
   const groups = new Map(api.tags.map((tag) => [tag.name, []]));
   for (const [path, operations] of Object.entries(api.paths)) {
     for (const verb of VERBS.filter((name) => operations[name])) {
-      groups.get(operations[verb].tags[0]).push({ path, verb: verb.toUpperCase(), operation: operations[verb] });
+      const operation = withAnswers(operations[verb], api.components.responses);
+      groups.get(operation.tags[0]).push({ path, verb: verb.toUpperCase(), operation });
     }
   }
   for (const [group, all] of groups) {

@@ -173,7 +173,6 @@ pub struct PushHead {
 
 /// Requests of an operator's tool, before and after a cluster exists.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "a tool sends a handful of them")]
 pub enum AdminRequest {
     Describe,
     /// The first tables of a cluster. Adopting the same plan twice is harmless, another one is refused.

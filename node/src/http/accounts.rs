@@ -28,12 +28,15 @@ pub struct Credentials {
     #[schemars(with = "UserId")]
     user: String,
     /// 8 to 256 bytes.
+    #[schemars(length(min = 8, max = 256))]
     password: String,
     /// To log in: a secret of the client's store, 1 to 256 bytes. The same one again is the same device.
     #[serde(default)]
+    #[schemars(length(max = 256))]
     install: String,
     /// To log in: what the device is called.
     #[serde(default)]
+    #[schemars(length(max = 256))]
     name: String,
 }
 
@@ -247,6 +250,7 @@ fn device_id(text: &str) -> Result<DeviceId, ErrorBody> {
 #[derive(Deserialize, JsonSchema)]
 pub struct DeviceName {
     /// At most 256 bytes.
+    #[schemars(length(max = 256))]
     pub name: String,
 }
 

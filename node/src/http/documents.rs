@@ -72,14 +72,15 @@ fn same(a: &Value, b: &Value) -> bool {
 
 fn openapi() -> Value {
     let mut schemas = Schemas::new("/components/schemas");
-    let problem = written::<Problem>(&mut schemas);
+    written::<Problem>(&mut schemas);
+    let mut shared = Map::new();
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for route in routes::all() {
-        let operation = operation(route, &mut schemas, &problem);
+        let operation = operation(route, &mut schemas, &mut shared);
         paths.entry(format!("/v1/{}", route.path)).or_default().insert(route.verb.to_lowercase(), operation);
     }
     for plain in server::PLAIN {
-        paths.entry(plain.path.to_owned()).or_default().insert("get".into(), plain_operation(plain, &problem));
+        paths.entry(plain.path.to_owned()).or_default().insert("get".into(), plain_operation(plain, &mut shared));
     }
     let mut tags: Vec<&str> = routes::all().iter().map(|route| route.group).collect();
     tags.push(server::GROUP);
@@ -105,6 +106,7 @@ fn openapi() -> Value {
                 "scheme": "bearer",
                 "description": "`access_token` of a login. On a node for development, from its own machine, also `dev:NAME`.",
             } },
+            "responses": shared,
             "schemas": schemas.take(),
         },
     })
@@ -114,7 +116,7 @@ fn written<T: JsonSchema>(schemas: &mut Schemas) -> Value {
     schemas.written.subschema_for::<T>().to_value()
 }
 
-fn operation(route: &Route, schemas: &mut Schemas, problem: &Value) -> Value {
+fn operation(route: &Route, schemas: &mut Schemas, shared: &mut Map<String, Value>) -> Value {
     let mut parameters = path_parameters(route, schemas);
     let keyed = matches!(route.verb, "POST" | "PUT" | "PATCH" | "DELETE");
     if keyed {
@@ -148,7 +150,7 @@ fn operation(route: &Route, schemas: &mut Schemas, problem: &Value) -> Value {
         operation.insert("x-call".into(), format!("{} {}", route.verb, route.path).into());
     }
     let answer = (route.answer)(&mut schemas.written).to_value();
-    let mut responses = problems(&route.all_errors().into_iter().collect::<Vec<_>>(), problem);
+    let mut responses = problems(&route.all_errors().into_iter().collect::<Vec<_>>(), shared);
     responses.insert(
         "200".into(),
         json!({ "description": "Done.", "content": { route.content_type: { "schema": answer } } }),
@@ -238,13 +240,14 @@ fn not_null(mut schema: Value) -> Value {
     schema
 }
 
-/// By status, with the codes of each.
-fn problems(codes: &[ErrorCode], problem: &Value) -> Map<String, Value> {
+/// By status, with the codes of each; many operations share an answer, which stands among the components then.
+fn problems(codes: &[ErrorCode], shared: &mut Map<String, Value>) -> Map<String, Value> {
+    let problem = json!({ "$ref": "#/components/schemas/Problem" });
     let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
     for code in codes {
         by_status.entry(code.http_status()).or_default().push(*code);
     }
-    let one = |(status, codes): (u16, Vec<ErrorCode>)| {
+    let mut one = |(status, codes): (u16, Vec<ErrorCode>)| {
         let lines: Vec<String> =
             codes.iter().map(|c| format!("`{}`: {} {}", c.name(), c.meaning(), c.advice())).collect();
         let names: Vec<&str> = codes.iter().map(|c| c.name()).collect();
@@ -256,13 +259,16 @@ fn problems(codes: &[ErrorCode], problem: &Value) -> Map<String, Value> {
                 "schema": { "type": "integer", "minimum": 0 },
             } });
         }
-        (status.to_string(), answer)
+        let name = format!("{status}-{}", names.join("-"));
+        let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+        shared.insert(name, answer);
+        (status.to_string(), reference)
     };
-    by_status.into_iter().map(one).collect()
+    by_status.into_iter().map(&mut one).collect()
 }
 
-fn plain_operation(plain: &server::Plain, problem: &Value) -> Value {
-    let mut responses = problems(plain.errors, problem);
+fn plain_operation(plain: &server::Plain, shared: &mut Map<String, Value>) -> Value {
+    let mut responses = problems(plain.errors, shared);
     for (status, content_type, about) in plain.answers {
         let content = match *content_type {
             "" => json!({}),

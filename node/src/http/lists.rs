@@ -225,6 +225,7 @@ pub fn settings_value(settings: &ConvSettings) -> Option<Value> {
 /// At least one of them.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct Settle {
     pub pinned: Option<bool>,
     /// Unix milliseconds; 0 or null: not muted.

@@ -234,6 +234,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_documents_and_the_page_that_draws_them_come_packed_and_are_known_again() {
+        let node = Node::start().await;
+        for name in ["openapi", "asyncapi", "schema", "errors"] {
+            let path = format!("/v1/{name}.json");
+            let head = node.head(&path, &[("accept-encoding", "gzip")]).await;
+            for line in ["200 OK", "content-type: application/json", "content-encoding: gzip", "etag: "] {
+                assert!(head.contains(line), "{path}: {line} in {head}");
+            }
+            let etag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("an etag").to_owned();
+            let again = node.head(&path, &[("if-none-match", &etag)]).await;
+            assert!(again.starts_with("HTTP/1.1 304"), "{again}");
+            let (status, document) = node.http("GET", &path, &[], "").await;
+            assert_eq!((status, document.is_object()), (200, true), "{path}");
+        }
+        let head = node.head("/docs", &[]).await;
+        assert!(head.contains("text/html") && head.contains("content-security-policy: default-src 'none'"), "{head}");
+        for (path, status) in
+            [("/docs/docs.js", "200"), ("/docs/docs.css", "200"), ("/docs/../docs.js", "404"), ("/docs/x", "404")]
+        {
+            let head = node.head(path, &[]).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {head}");
+        }
+        let packed: usize = DOCS.iter().filter(|f| f.path.starts_with("node/docs/")).map(|f| f.gzip.len()).sum();
+        assert!(packed < 40 * 1024, "the page weighs {packed} bytes");
+    }
+
+    #[tokio::test]
     async fn the_key_to_the_nodes_is_told_to_pages_of_this_machine_only() {
         let control = Some(DevControl { url: "http://127.0.0.1:9".into(), key: "secret".into() });
         let node = Node::with(Options { dev_auth: true, dev_control: control.clone(), ..Options::default() }).await;

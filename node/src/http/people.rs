@@ -119,6 +119,7 @@ pub async fn contacts(Ask { shared, me, params, .. }: Ask<UsersPage>) -> Result<
 pub struct ContactName {
     /// At most 256 bytes.
     #[serde(default)]
+    #[schemars(length(max = 256))]
     pub name: String,
 }
 

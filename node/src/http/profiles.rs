@@ -84,12 +84,16 @@ pub async fn profiles(Ask { shared, params, .. }: Ask<Ids>) -> Result<Profiles, 
 /// At least one of them.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct ProfileChange {
     /// At most 256 bytes.
+    #[schemars(length(max = 256))]
     pub name: Option<String>,
     /// At most 1,024 bytes.
+    #[schemars(length(max = 1024))]
     pub avatar: Option<String>,
     /// At most 1,024 bytes.
+    #[schemars(length(max = 1024))]
     pub about: Option<String>,
 }
 
@@ -114,6 +118,7 @@ fn try_ask(shared: &Shared, me: &Me, what: &str) -> Result<(), ErrorBody> {
 #[derive(Deserialize, JsonSchema)]
 pub struct Find {
     /// The beginning of a user id, from 2 characters on.
+    #[schemars(length(min = 2, max = 64))]
     pub prefix: String,
     pub limit: Option<u32>,
 }
@@ -240,6 +245,7 @@ pub struct Report {
     pub seq: Option<Seq>,
     /// At most 2,048 bytes.
     #[serde(default)]
+    #[schemars(length(max = 2048))]
     pub text: String,
 }
 

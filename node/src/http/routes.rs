@@ -19,8 +19,11 @@ pub fn find(verb: &str, segments: &[String]) -> Option<(&'static Route, Vec<Stri
     of_verb.find_map(|route| Some((route, route.captures(segments)?)))
 }
 
-/// Names of what is to come: their answer is `unsupported`, not `not_found`.
+/// Names of what is to come: their answer is `unsupported`, not `not_found`. A path that is there, asked with another verb, is not.
 pub fn is_reserved(segments: &[String]) -> bool {
+    if TABLE.iter().any(|route| route.captures(segments).is_some()) {
+        return false;
+    }
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     matches!(segments.as_slice(), ["keys" | "media" | "search" | "push", ..] | ["auth", "otp"])
 }
