@@ -268,6 +268,9 @@ pub const CLIENT_RESEND_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 /// A node that starts asks its peers for this long whether they have seen a later start of it.
 pub const BOOT_ANSWER_MS: u64 = 2_000;
+/// A node that is asked to take another one back waits so long for the control group, which may be electing a leader. A tool waits
+/// 5 s for all of it.
+pub const READMIT_ANSWER_MS: u64 = 3_500;
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
 /// Life of an access token.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_machine::command::{ClientLimits, Control, LimitName, NodeInfo};
+use flotilla_machine::query::ControlState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::{Incarnation, NodeId, ShardId};
 use flotilla_proto::limits;
@@ -73,10 +74,15 @@ fn describe(cluster: &Cluster) -> Description {
 }
 
 /// Gives plan and secret to a node whose directory is empty, at the address that the cluster knows.
+///
+/// The control group is asked how often the node has started. The counter-example, with this node's own tables: (1) this node is
+/// cut off, (2) node 3 starts a second time, (3) node 3's directory is lost, (4) this node comes back and tells it that it has
+/// started once, (5) it takes the number 2 again, and is refused as a copy of itself for ever.
 async fn readmit(cluster: &Cluster, node: NodeId) -> Result<(), String> {
-    let (Some(plan), Some(state)) = (cluster.plan.get(), cluster.tables.current()) else {
+    let Some(plan) = cluster.plan.get() else {
         return Err("this node belongs to no cluster".into());
     };
+    let state = control_state(cluster).await.ok_or("the control group does not answer: try again in a moment")?;
     if state.version == 0 {
         return Err("the cluster's first tables are not written yet: try again in a moment".into());
     }
@@ -91,6 +97,21 @@ async fn readmit(cluster: &Cluster, node: NodeId) -> Result<(), String> {
         AdminReply::Refused(why) => Err(why),
         _ => Err(format!("node {node} gave an answer of another kind; is it the same version?")),
     }
+}
+
+/// As it is now, not as this node's tables have it.
+async fn control_state(cluster: &Cluster) -> Option<ControlState> {
+    let patience = Duration::from_millis(limits::READMIT_ANSWER_MS);
+    let retry = Duration::from_millis(limits::BOOT_ANSWER_MS / 10);
+    let ask = async {
+        loop {
+            if let Ok(Answer::ControlState(Some(state))) = cluster.shard_query(ShardId::CONTROL, Query::ControlState).await {
+                return state;
+            }
+            tokio::time::sleep(retry).await;
+        }
+    };
+    tokio::time::timeout(patience, ask).await.ok()
 }
 
 /// What a peer says of itself and the cluster; none if it does not answer soon.

@@ -225,7 +225,12 @@ impl Cluster {
         }
         self.local.adopt(&plan, secret).await.map_err(|e| e.to_string())?;
         self.peers.set_cluster(plan.cluster);
-        self.open(plan).await
+        let opened = self.open(plan).await;
+        if let Err(why) = &opened {
+            // Half open it would serve nobody, and say that it has adopted the plan.
+            self.fatal(why.clone());
+        }
+        opened
     }
 
     /// Opens the control replica and starts what runs for as long as the node does. The other replicas follow when the
