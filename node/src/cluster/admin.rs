@@ -105,7 +105,9 @@ async fn control_state(cluster: &Cluster) -> Option<ControlState> {
     let retry = Duration::from_millis(limits::BOOT_ANSWER_MS / 10);
     let ask = async {
         loop {
-            if let Ok(Answer::ControlState(Some(state))) = cluster.shard_query(ShardId::CONTROL, Query::ControlState).await {
+            if let Ok(Answer::ControlState(Some(state))) =
+                cluster.shard_query(ShardId::CONTROL, Query::ControlState).await
+            {
                 return state;
             }
             tokio::time::sleep(retry).await;
