@@ -70,7 +70,7 @@ fn same(a: &Value, b: &Value) -> bool {
     bare(a) == bare(b)
 }
 
-fn openapi() -> Value {
+pub fn openapi() -> Value {
     let mut schemas = Schemas::new("/components/schemas");
     written::<Problem>(&mut schemas);
     let mut shared = Map::new();
@@ -286,7 +286,7 @@ fn plain_operation(plain: &server::Plain, shared: &mut Map<String, Value>) -> Va
     })
 }
 
-fn asyncapi() -> Value {
+pub fn asyncapi() -> Value {
     let mut schemas = Schemas::new("/components/schemas");
     let mut messages = Map::new();
     for (from, frames) in [("client", CLIENT_FRAMES), ("server", SERVER_FRAMES)] {

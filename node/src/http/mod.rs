@@ -24,4 +24,6 @@ pub mod server;
 pub mod ws;
 
 #[cfg(test)]
+pub mod fits;
+#[cfg(test)]
 mod tests;

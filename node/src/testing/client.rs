@@ -64,7 +64,7 @@ impl Node {
         client
     }
 
-    /// One HTTP request: status and JSON body.
+    /// One HTTP request: status and JSON body. Panics if the API's documents do not name such an answer.
     pub async fn http(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, serde_json::Value) {
         let mut stream = TcpStream::connect(self.addr).await.expect("connects");
         let mut text = format!("{verb} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
@@ -77,7 +77,9 @@ impl Node {
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answers").expect("reads");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
+        let body = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+        crate::http::fits::check_answer(verb, path, status, &body);
+        (status, body)
     }
 
     /// One HTTP request without a body: head, in lower case but for its first line, and body.
