@@ -178,10 +178,8 @@ impl Outbox {
         let drawn = grown / 2 + grown / 2 * jitter.min(1_000) / 1_000;
         // Who waits as told does not come together with everybody else who was told the same.
         let told = wanted_ms.map(|ms| ms.min(RETRY_AFTER_MS_MAX) + drawn / 4);
-        let was = std::mem::replace(
-            &mut item.state,
-            State::Waiting { until_ms: now_ms + drawn.max(told.unwrap_or(0)) },
-        );
+        let was =
+            std::mem::replace(&mut item.state, State::Waiting { until_ms: now_ms + drawn.max(told.unwrap_or(0)) });
         if matches!(was, State::Flying { .. }) {
             self.flying -= 1;
         }
