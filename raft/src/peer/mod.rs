@@ -241,13 +241,17 @@ impl Peers {
         self.remote(to).is_some_and(|remote| remote.outbox.cast(kind, payload).is_ok())
     }
 
-    /// Opens a transfer to a peer.
+    /// Opens a transfer to a peer, or gives up as soon as any other connection would.
+    ///
+    /// Why not wait until the deadline, which is that of all of it: 1. a node takes the connection and its machine goes dead, 2. a
+    /// leader waits for its welcome, 3. the node is back at once, and gets no snapshot for as long as the largest one may take.
     pub async fn bulk(&self, to: NodeId, kind: u8, payload: Bytes, deadline: Instant) -> Result<BulkStream, BulkError> {
         let refused = |reason: NotSent| BulkError::Connect(reason.to_string());
         let remote = self.remote(to).ok_or_else(|| refused(NotSent::NoPeer))?;
         let addr = remote.addr().ok_or_else(|| refused(NotSent::NotConnected))?;
         let permit = remote.bulk.clone().try_acquire_owned().map_err(|_| refused(NotSent::Overloaded))?;
         let attempt = remote.next_attempt();
+        let deadline = deadline.min(Instant::now() + Duration::from_millis(limits::PEER_HANDSHAKE_MS));
         let established = dial::establish(&self.shared.caller(), &addr, Some(to), Lane::Bulk, attempt, deadline)
             .await
             .map_err(|e| BulkError::Connect(e.to_string()))?;
