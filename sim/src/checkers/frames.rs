@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use flotilla_client::history::{Op, Record};
 use flotilla_proto::frame::{Conv, EntryFrame, Gap, GapReason, History, HistoryReply};
-use flotilla_proto::ids::{ConvId, DeviceId, Rev, Seq, UserId};
+use flotilla_proto::ids::{ConvId, DeviceId, Rev, Seq, SessionNo, UserId};
 use flotilla_proto::member::MembershipPart;
 
 use super::model::{Model, end, is_member, may_read, receives, unread};
@@ -34,8 +34,8 @@ impl Checker for Frames {
     fn on_record(&mut self, world: &World, record: &Record) -> Result<u64, String> {
         let (who, user) = (&record.device, &record.user);
         let told = match &record.op {
-            Op::Connected { device, .. } => {
-                let acked = world.cursors.get(device).cloned().unwrap_or_default();
+            Op::Connected { device, session, .. } => {
+                let acked = acked_before(world, *device, *session);
                 self.open.insert(who.clone(), Connection { device: *device, acked, rev: Rev(0) });
                 Ok(0)
             }
@@ -50,6 +50,22 @@ impl Checker for Frames {
         };
         told.map_err(|what| format!("{who}: {what}"))
     }
+}
+
+/// A client whose machine stood still hears late that it was connected: what another place of the device has acked since, on a later
+/// session, says nothing of what its own session began with.
+fn acked_before(world: &World, device: DeviceId, session: SessionNo) -> BTreeMap<ConvId, Seq> {
+    let mut cursors = world.cursors.get(&device).cloned().unwrap_or_default();
+    cursors.retain(|conv, cursor| {
+        let Some(by_session) = world.acked.get(&(device, conv.clone())) else { return true };
+        if by_session.range(session..).next().is_none() {
+            return true;
+        }
+        let before = by_session.range(..session).map(|(_, acked)| *acked).max();
+        *cursor = before.unwrap_or_default().min(*cursor);
+        before.is_some()
+    });
+    cursors
 }
 
 /// What the log says of the user's membership now: where it was one, it stays so for ever.
@@ -210,6 +226,9 @@ mod tests {
         bench().connected("bob", 1).received("bob", &one).holds();
         bench().connected("carol", 1).received("carol", &one).violates("clients are shown");
         bench().apply_all(1, 2, vec![cursor("bob", 1)]).connected("bob", 1).received("bob", &one).violates("clients");
+        let mut late = bench();
+        late.connected("bob", 2).acked("bob", 1).apply_all(1, 2, vec![cursor("bob", 1)]);
+        late.connected("bob", 1).received("bob", &one).holds();
         let empty = flotilla_proto::entry::Entry { what: None, ..one.clone() };
         bench().connected("bob", 1).received("bob", &empty).violates("clients are shown");
     }

@@ -97,6 +97,12 @@ impl Cluster {
         fate::change(|local, peer, _| (dialled(local, peer) || dialled(peer, local)).then_some(fate));
     }
 
+    /// The node hears nothing of its clients any more, not even that they end, and they nothing of it.
+    pub fn clients_unheard(&self, node: usize) {
+        let own = IpAddr::V4(self.seats[node].ip);
+        fate::change(|local, _, _| (local.ip() == own && local.port() == super::CLIENT_PORT).then_some(Fate::Dead));
+    }
+
     /// At the client's end.
     pub fn connections_of_client(&self, ip: IpAddr, fate: Fate) {
         fate::change(|local, _, _| (local.ip() == ip).then_some(fate));

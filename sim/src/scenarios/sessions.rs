@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use flotilla_client::history::Op;
+use flotilla_proto::fate::Door;
 use flotilla_proto::ids::{ConvId, Seq};
 use flotilla_proto::limits;
 use madsim::runtime::Handle as World;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::kit::{must, shown};
 use super::person::Person;
@@ -39,6 +40,16 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "a_device_goes_away_together_with_its_gateway",
             "the session of a device that does not come back ends with the life of its node",
             away_with_gateway,
+        ),
+        story(
+            "a_session_is_taken_while_its_gateway_cannot_be_told",
+            "a gateway that missed the end of a session learns of it when it presents its sessions, and lets the connection go",
+            taken_unheard,
+        ),
+        story(
+            "a_session_is_over_before_its_gateway_knows_its_number",
+            "a gateway that stands still between the commit of a session and its number hears first that it is over, and lets it go",
+            over_before_known,
         ),
     ]
 };
@@ -200,6 +211,75 @@ fn away_with_gateway(stage: &Stage) -> Told<'_> {
         alice.sends(&conv, "bob is not here").await?;
         stage.sessions_point_at_the_living().await?;
         alice.sees_all();
+        Ok(())
+    })
+}
+
+/// A lease (4 s), the time in which its end is noticed, a keepalive (2 s), and a presentation.
+const LEARNS: Duration = Duration::from_secs(8);
+
+fn taken_unheard(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let here = stage.part(&alice, &bob, &conv).await?;
+        let inbox = stage.inbox_leader_of(&bob).await?;
+        let there = stage.leader_of(&conv).await?;
+        stage.moves(&alice, there).await?;
+        let sessions = || stage.cluster.seats[here].running().map_or(0, |node| node.sessions.len());
+        shown(sessions() == 1, "somebody else is connected to that gateway")?;
+        // The gateway hears nothing of bob any more, and the leader of his inbox cannot tell it.
+        stage.cluster.clients_unheard(here);
+        bob.sees_only(&[there]);
+        stage.cluster.close_door_to(here, inbox, Door::Refused);
+        bob.app_dies();
+        bob.opens().await?;
+        stage.is_connected(&bob).await?;
+        shown(sessions() == 1, "the gateway has let the old connection go before")?;
+        shown(stage.inbox_leader_of(&bob).await? == inbox, "the leader of bob's inbox has changed")?;
+        stage.cluster.open_door(here, Door::Refused);
+
+        let end = Instant::now() + LEARNS;
+        while sessions() > 0 && Instant::now() < end {
+            sleep(Duration::from_millis(50)).await;
+        }
+        must(sessions() == 0, "no dead route: the gateway keeps a session that was taken over")?;
+        let next = alice.sends(&conv, "on the new node").await?;
+        stage.gets(&bob, &conv, next.seq).await?;
+        bob.sees_all();
+        Ok(())
+    })
+}
+
+fn over_before_known(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let here = stage.part(&alice, &bob, &conv).await?;
+        let there = stage.leader_of(&conv).await?;
+        stage.moves(&alice, there).await?;
+        let name = format!("node{}", here + 1);
+        let stops = stage.at(here, "session.opened_before_ready", move || {
+            World::current().pause(name.clone());
+            true
+        });
+        bob.app_dies();
+        bob.opens().await?;
+        stops.happens().await?;
+        // What the gateway will hear first is that the session is over; of the client's end it hears nothing.
+        stage.cluster.clients_unheard(here);
+        bob.sees_only(&[there]);
+        bob.app_dies();
+        bob.opens().await?;
+        stage.is_connected(&bob).await?;
+        sleep(Duration::from_millis(200)).await;
+        stage.go_on(here);
+
+        let sessions = || stage.cluster.seats[here].running().map_or(0, |node| node.sessions.len());
+        let end = Instant::now() + LEARNS;
+        while sessions() > 0 && Instant::now() < end {
+            sleep(Duration::from_millis(50)).await;
+        }
+        must(sessions() == 0, "no dead route: the gateway keeps a session that was over before it knew its number")?;
+        bob.sees_all();
         Ok(())
     })
 }
