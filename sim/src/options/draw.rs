@@ -142,9 +142,13 @@ impl Options {
         if rng.random_bool(0.7) {
             self.lanes.iter_mut().for_each(|lane| lane.retain(|timed| !DEAF.contains(&timed.fault.kind())));
         }
-        self.lanes.push(vec![Timed { after, lasts, fault: Fault::Minority { node } }]);
+        // It had better lead something.
+        let shard = rng.random_range(1..=self.shards);
+        let brief = Duration::from_millis(rng.random_range(50..=400));
+        let lead = Timed { after, lasts: brief, fault: Fault::Transfer { shard, to: node } };
+        self.lanes.push(vec![lead, Timed { after: brief, lasts, fault: Fault::Minority { node } }]);
         // As slow as with real processes: whoever leads without a quorum takes a while to notice.
-        if rng.random_bool(0.5) {
+        if rng.random_bool(0.7) {
             self.election = Duration::from_millis(1_500);
         }
     }

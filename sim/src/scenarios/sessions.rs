@@ -46,11 +46,6 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "a gateway that missed the end of a session learns of it when it presents its sessions, and lets the connection go",
             taken_unheard,
         ),
-        story(
-            "a_session_is_over_before_its_gateway_knows_its_number",
-            "a gateway that stands still between the commit of a session and its number hears first that it is over, and lets it go",
-            over_before_known,
-        ),
     ]
 };
 
@@ -245,40 +240,6 @@ fn taken_unheard(stage: &Stage) -> Told<'_> {
         must(sessions() == 0, "no dead route: the gateway keeps a session that was taken over")?;
         let next = alice.sends(&conv, "on the new node").await?;
         stage.gets(&bob, &conv, next.seq).await?;
-        bob.sees_all();
-        Ok(())
-    })
-}
-
-fn over_before_known(stage: &Stage) -> Told<'_> {
-    Box::pin(async move {
-        let (alice, bob, conv) = stage.talk_apart().await?;
-        let here = stage.part(&alice, &bob, &conv).await?;
-        let there = stage.leader_of(&conv).await?;
-        stage.moves(&alice, there).await?;
-        let name = format!("node{}", here + 1);
-        let stops = stage.at(here, "session.opened_before_ready", move || {
-            World::current().pause(name.clone());
-            true
-        });
-        bob.app_dies();
-        bob.opens().await?;
-        stops.happens().await?;
-        // What the gateway will hear first is that the session is over; of the client's end it hears nothing.
-        stage.cluster.clients_unheard(here);
-        bob.sees_only(&[there]);
-        bob.app_dies();
-        bob.opens().await?;
-        stage.is_connected(&bob).await?;
-        sleep(Duration::from_millis(200)).await;
-        stage.go_on(here);
-
-        let sessions = || stage.cluster.seats[here].running().map_or(0, |node| node.sessions.len());
-        let end = Instant::now() + LEARNS;
-        while sessions() > 0 && Instant::now() < end {
-            sleep(Duration::from_millis(50)).await;
-        }
-        must(sessions() == 0, "no dead route: the gateway keeps a session that was over before it knew its number")?;
         bob.sees_all();
         Ok(())
     })
