@@ -111,6 +111,7 @@ pub struct Figures {
     pub registry: Arc<Registry>,
     pub connections: Arc<Gauge>,
     pub sessions: Arc<Gauge>,
+    pub streams: Arc<Gauge>,
     pub refused: Arc<Counter>,
     pub accepted: Arc<Counter>,
     pub accept_seconds: Arc<Histogram>,
@@ -127,6 +128,7 @@ impl Figures {
         Self {
             connections: r.gauge("flotilla_connections", "Open client connections.", &[]),
             sessions: r.gauge("flotilla_sessions", "Open sessions.", &[]),
+            streams: r.gauge("flotilla_inbox_streams", "Open streams of server-sent events.", &[]),
             refused: r.counter("flotilla_connections_refused_total", "Connections over the limits.", &[]),
             accepted: r.counter(SENDS.0, SENDS.1, &[("result", "accepted")]),
             accept_seconds: r.histogram("flotilla_accept_seconds", "From a send's frame to its answer.", &[]),
@@ -163,6 +165,8 @@ pub struct Shared {
     pub asks: Limiter,
     /// Turns for exports.
     pub exports: Arc<Semaphore>,
+    /// Turns for streams of server-sent events.
+    pub streams: Arc<Semaphore>,
     pub figures: Figures,
     pub withdrawals: Withdrawals,
     pub pool: Pool,
@@ -200,6 +204,7 @@ impl Shared {
             options,
             asks: Limiter::new(limits::ASKS_BURST, limits::ASKS_PER_MINUTE),
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
+            streams: Arc::new(Semaphore::new(limits::INBOX_STREAMS_MAX)),
             figures: Figures::new(registry),
             withdrawals: Withdrawals::new(withdrawals_given_up),
             pool: Pool::default(),

@@ -60,6 +60,7 @@ async fn prepare(shared: &Arc<Shared>, request: Request) -> Result<(&'static Rou
         }
         None => return Err(errors::not_found("no such operation")),
     };
+    let expires = caller.as_ref().and_then(|caller| caller.expires);
     let me = match caller.filter(|_| !route.open) {
         Some(caller) => {
             let device = accounts::device_of(shared, &caller).await?;
@@ -71,7 +72,7 @@ async fn prepare(shared: &Arc<Shared>, request: Request) -> Result<(&'static Rou
     for (name, value) in query {
         params.entry(name).or_insert(value);
     }
-    Ok((route, Raw { shared: shared.clone(), me, params, key, peer, path }))
+    Ok((route, Raw { shared: shared.clone(), me, params, key, peer, expires, path }))
 }
 
 /// `call` over the socket: `method` like `POST groups`.
@@ -151,7 +152,11 @@ async fn take(shared: &Shared, peer: SocketAddr, request: HttpRequest) -> Result
         true => Map::new(),
         false => serde_json::from_slice(&bytes).map_err(|e| errors::bad(format!("the body is a JSON object: {e}")))?,
     };
-    let query = query(parts.uri.query().unwrap_or_default());
+    let mut query = query(parts.uri.query().unwrap_or_default());
+    // A browser's `EventSource` says by this header where it was.
+    if let Some(id) = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()) {
+        query.insert("last_event_id".into(), id.into());
+    }
     let path = parts.uri.path().strip_prefix("/v1/").unwrap_or_default().to_owned();
     Ok(Request { verb: parts.method.to_string(), path, params, query, key, caller, peer })
 }

@@ -1,11 +1,11 @@
-//! The inbox without a socket: long poll, and ack by the signed token of a poll.
+//! The inbox without a socket: long poll, and ack by the signed token of a poll or of a [stream](super::stream).
 //!
-//! Invariant: only what a poll has returned can be acked, by the device that got it; a poll repeats until the ack.
+//! Invariant: only what was returned can be acked, by the device that got it; a poll repeats until the ack.
 
 use std::time::Duration;
 
 use flotilla_machine::command::MarkKind;
-use flotilla_machine::query::InboxRow;
+use flotilla_machine::query::{InboxRow, RowsPage};
 use flotilla_machine::reply::MarkReply;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::frame::{EntryFrame, ErrorBody, ErrorCode, Gap};
@@ -33,11 +33,26 @@ const TYP: &str = "upto";
 
 /// The claims of an `upto` token.
 #[derive(Serialize, Deserialize)]
-struct Upto {
+pub struct Upto {
     cluster: ClusterId,
     user: UserId,
     device: DeviceId,
-    marks: Vec<(ConvId, Seq, Count)>,
+    pub marks: Vec<(ConvId, Seq, Count)>,
+}
+
+impl Upto {
+    pub fn seal(shared: &Shared, me: &Me, marks: Vec<(ConvId, Seq, Count)>) -> Result<String, ErrorBody> {
+        let claims = Self { cluster: shared.node().cluster, user: me.user.clone(), device: me.device, marks };
+        jwt::seal(&shared.backend.keys().borrow(), TYP, &claims)
+            .ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))
+    }
+
+    /// None: not a token of this device.
+    pub fn open(shared: &Shared, me: &Me, token: &str) -> Option<Self> {
+        let claims: Self = jwt::open(&shared.backend.keys().borrow(), TYP, token).ok()?;
+        let own = claims.cluster == shared.node().cluster && claims.user == me.user && claims.device == me.device;
+        own.then_some(claims)
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -88,13 +103,7 @@ async fn look(shared: &Shared, me: &Me) -> Result<Option<Inbox>, ErrorBody> {
     let mut after = None;
     // On from page to page while nothing can be shown: conversations whose shard cannot answer now must not hide others.
     loop {
-        let (user, device) = (me.user.clone(), me.device);
-        let query = Query::Pending { user, device, after: after.take(), limit: POLL_CONVERSATIONS_MAX };
-        let page = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
-            Ok(Answer::Rows(page)) => page,
-            Ok(_) => return Err(errors::internal("pending")),
-            Err(error) => return Err(errors::of_call(error)),
-        };
+        let page = rows(shared, me, after.take(), POLL_CONVERSATIONS_MAX, &Freshness::Linearizable).await?;
         found.more = page.more;
         found.take(shared, me, &page.rows).await?;
         after = page.rows.last().map(|row| row.conv.clone());
@@ -106,10 +115,24 @@ async fn look(shared: &Shared, me: &Me) -> Result<Option<Inbox>, ErrorBody> {
     if frames.is_empty() {
         return Ok(None);
     }
-    let claims = Upto { cluster: shared.node().cluster, user: me.user.clone(), device: me.device, marks };
-    let upto = jwt::seal(&shared.backend.keys().borrow(), TYP, &claims)
-        .ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
+    let upto = Upto::seal(shared, me, marks)?;
     Ok(Some(Inbox { frames, upto: Some(upto), more }))
+}
+
+/// Conversations in which something is pending.
+pub async fn rows(
+    shared: &Shared,
+    me: &Me,
+    after: Option<ConvId>,
+    limit: u32,
+    freshness: &Freshness,
+) -> Result<RowsPage, ErrorBody> {
+    let query = Query::Pending { user: me.user.clone(), device: me.device, after, limit };
+    match shared.backend.query(Route::User(me.user.clone()), query, freshness.clone()).await {
+        Ok(Answer::Rows(page)) => Ok(page),
+        Ok(_) => Err(errors::internal("pending")),
+        Err(error) => Err(errors::of_call(error)),
+    }
 }
 
 /// What one poll answers with.
@@ -129,19 +152,12 @@ impl Found {
                 break;
             }
             let head = row.part.effective_head(row.head);
-            let items = pending(shared, me, row, head).await;
+            let items = pending(shared, me, row, row.cursor.next(), head).await;
             let Some(last) = items.last().map(Item::last) else { continue };
             self.more |= last < head;
             let mut n = Count(0);
             for item in items {
-                match item.into_gap(&row.conv) {
-                    Ok(gap) => self.frames.push(InboxFrame::Gap(gap)),
-                    Err(entry) => {
-                        self.bytes += ops::encoded_bytes(&entry);
-                        n = entry.n;
-                        self.frames.push(InboxFrame::Entry(Box::new(EntryFrame::of(&entry))));
-                    }
-                }
+                self.frames.push(frame(&row.conv, item, &mut self.bytes, &mut n));
             }
             self.marks.push((row.conv.clone(), last, n));
         }
@@ -149,16 +165,28 @@ impl Found {
     }
 }
 
-/// Entries and gaps above the cursor. A log that cannot answer now is left for the next poll.
-async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Vec<Item> {
-    let (conv, user, from) = (row.conv.clone(), me.user.clone(), row.cursor.next());
+/// The frame of an item; adds its size, and keeps the n of an entry.
+pub fn frame(conv: &ConvId, item: Item, bytes: &mut usize, n: &mut Count) -> InboxFrame {
+    match item.into_gap(conv) {
+        Ok(gap) => InboxFrame::Gap(gap),
+        Err(entry) => {
+            *bytes += ops::encoded_bytes(&entry);
+            *n = entry.n;
+            InboxFrame::Entry(Box::new(EntryFrame::of(&entry)))
+        }
+    }
+}
+
+/// Entries and gaps from `from` on. A log that cannot answer now is left for the next look.
+pub async fn pending(shared: &Shared, me: &Me, row: &InboxRow, from: Seq, head: Seq) -> Vec<Item> {
+    let (conv, user) = (row.conv.clone(), me.user.clone());
     let (limit, bytes_max) = (POLL_ENTRIES_MAX, limits::LOG_READ_BYTES as u32);
     let query = Query::Entries { conv, user, from, to: head, newest_first: false, limit, bytes_max };
     let freshness = Freshness::Any { min_seq: Some((row.conv.clone(), head)) };
     match ops::entries(shared, query, &row.conv, freshness).await {
         Ok(page) => window::explain(&page, from, head),
         Err(error) => {
-            tracing::debug!(conv = %row.conv, %error, "a conversation cannot be read now, the next poll tries again");
+            tracing::debug!(conv = %row.conv, %error, "a conversation cannot be read now, the next look tries again");
             Vec::new()
         }
     }
@@ -166,16 +194,13 @@ async fn pending(shared: &Shared, me: &Me, row: &InboxRow, head: Seq) -> Vec<Ite
 
 #[derive(Deserialize, JsonSchema)]
 pub struct AckUpto {
-    /// As the poll gave it.
+    /// As the poll gave it, or the id of a stream's event.
     pub upto: String,
 }
 
 pub async fn ack(Ask { shared, me, params, .. }: Ask<AckUpto>) -> Result<Done, ErrorBody> {
-    let refused = || errors::invalid("`upto` is not a token of a poll by this device");
-    let claims: Upto = jwt::open(&shared.backend.keys().borrow(), TYP, &params.upto).map_err(|_| refused())?;
-    if claims.cluster != shared.node().cluster || claims.user != me.user || claims.device != me.device {
-        return Err(refused());
-    }
+    let claims = Upto::open(&shared, &me, &params.upto)
+        .ok_or_else(|| errors::invalid("`upto` is not a token of a poll or a stream of this device"))?;
     let mark = |(conv, seq, n)| sessionless(&me, conv, MarkKind::Ack, seq, n);
     mark_all(&shared, &me, claims.marks.into_iter().map(mark).collect()).await
 }

@@ -5,6 +5,7 @@
 //! - [`route`] how an operation is declared, [`routes`] the table of all, [`api`] who asks for one, also by `call` over the socket
 //! - [`documents`] the API as OpenAPI, AsyncAPI, JSON Schema
 //! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
+//! - [`stream`] the inbox as server-sent events
 //! - [`accounts`], [`groups`], [`inbox`], [`lists`], [`history`], [`people`], [`profiles`] the operations by subject
 
 pub mod accounts;
@@ -21,6 +22,7 @@ pub mod profiles;
 pub mod route;
 pub mod routes;
 pub mod server;
+pub mod stream;
 pub mod ws;
 
 #[cfg(test)]

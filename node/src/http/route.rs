@@ -30,6 +30,8 @@ pub struct Ask<P, W = Me> {
     /// The `Idempotency-Key`; there is one on every POST.
     pub key: Option<Cid>,
     pub peer: SocketAddr,
+    /// When the caller's token ends; none for a demo user.
+    pub expires: Option<TsMs>,
     path: Vec<String>,
 }
 
@@ -89,15 +91,16 @@ pub struct Raw {
     pub params: Map<String, Value>,
     pub key: Option<Cid>,
     pub peer: SocketAddr,
+    pub expires: Option<TsMs>,
     pub path: Vec<String>,
 }
 
 impl Raw {
     fn parse<P: DeserializeOwned, W: Who>(self) -> Result<Ask<P, W>, ErrorBody> {
-        let Raw { shared, me, params, key, peer, path } = self;
+        let Raw { shared, me, params, key, peer, expires, path } = self;
         let params = serde_json::from_value(Value::Object(params)).map_err(|e| errors::bad(e.to_string()))?;
         let me = W::of(me).ok_or_else(no_token)?;
-        Ok(Ask { shared, me, params, key, peer, path })
+        Ok(Ask { shared, me, params, key, peer, expires, path })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use flotilla_proto::frame::ErrorCode as E;
 
 use super::route::{Route, get, post, route, stream};
+use super::stream as streamed;
 use super::{accounts, groups, history, inbox, lists, people, profiles};
 
 static TABLE: LazyLock<Vec<Route>> = LazyLock::new(table);
@@ -107,6 +108,14 @@ fn table() -> Vec<Route> {
         post("conversations/{conv}/receipts", inbox::read, "Move the read mark, up to what this device has acked.")
             .errors(OF_MEMBERS),
         get("inbox", inbox::poll, "What is pending for this device; waits for it. Repeated until the ack.").http_only(),
+        stream::<streamed::StreamEvent, _, _, _, _>(
+            "GET",
+            "inbox/stream",
+            streamed::open,
+            "text/event-stream",
+            "What is pending for this device, and what comes, as server-sent events. An event's id is the `upto` of all before it.",
+        )
+        .errors(&[E::TooManyRequests]),
         post("inbox/ack", inbox::ack, "Take what a poll has returned off the inbox.").http_only(),
     ];
     let groups = [

@@ -389,3 +389,68 @@ async fn history_folds_jumps_to_a_date_and_goes_out_as_lines() {
     assert_eq!(node.http("GET", &format!("/v1/conversations/{conv}/export"), &[], "").await.0, 401);
     assert_eq!(node.get("/v1/conversations/x/export", "dev:bob").await.0, 404);
 }
+
+#[tokio::test]
+async fn a_stream_goes_on_behind_its_last_event_and_begins_again_without_an_ack() {
+    let node = Node::start().await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+        assert_eq!(node.get("/v1/me", &format!("dev:{user}")).await.0, 200, "makes the device for http");
+    }
+    let (_, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob"]}"#).await;
+    let path = format!("/v1/conversations/{}/messages", text(&group, "conv"));
+    let send = async |body: &str| {
+        let (status, answer) = node.post(&path, "dev:alice", &json!({ "body": body }).to_string()).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let mut stream = node.open("/v1/inbox/stream", "dev:bob", &[]).await;
+    assert!(stream.until(r#""t":"caught_up""#).await, "{}", stream.text);
+    assert!(stream.text.contains("text/event-stream") && stream.text.contains(r#""seq":1"#), "{}", stream.text);
+    send("b25l").await;
+    assert!(stream.until("b25l").await, "what comes later is sent on the same stream");
+    assert!(stream.until("\n\n").await);
+    let id = stream.last_id();
+    drop(stream);
+    send("dHdv").await;
+    let mut resumed = node.open("/v1/inbox/stream", "dev:bob", &[("last-event-id", &id)]).await;
+    assert!(resumed.until("dHdv").await);
+    assert!(!resumed.text.contains("b25l"), "behind the last event: {}", resumed.text);
+    let mut again = node.open("/v1/inbox/stream", "dev:bob", &[]).await;
+    assert!(again.until("dHdv").await);
+    assert!(again.text.contains("b25l"), "nothing was acked: {}", again.text);
+    assert!(again.until("\n\n").await);
+    let ack = json!({ "upto": again.last_id() }).to_string();
+    assert_eq!(node.post("/v1/inbox/ack", "dev:alice", &ack).await.0, 400, "another device's token");
+    assert_eq!(node.post("/v1/inbox/ack", "dev:bob", &ack).await.0, 200);
+    let (_, empty) = node.get("/v1/inbox", "dev:bob").await;
+    assert_eq!(empty["frames"], json!([]));
+    let (head, _) = node
+        .ask("GET", "/v1/inbox/stream", &[("authorization", "Bearer dev:bob"), ("last-event-id", "x.y.z")])
+        .await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    let (head, _) = node.ask("GET", "/v1/inbox/stream", &[]).await;
+    assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+}
+
+#[tokio::test]
+async fn a_stream_without_acks_holds_still_and_is_closed_and_a_draining_node_sends_it_away() {
+    let timings = crate::gateway::shared::Timings { unacked_max_ms: 1_500, ..Default::default() };
+    let node = Node::with(Options { dev_auth: true, timings, ..Options::default() }).await;
+    for user in ["alice", "bob"] {
+        node.caught_up(user, "1").await;
+        assert_eq!(node.get("/v1/me", &format!("dev:{user}")).await.0, 200);
+    }
+    let (_, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob"]}"#).await;
+    let path = format!("/v1/conversations/{}/messages", text(&group, "conv"));
+    for _ in 0..flotilla_proto::limits::WINDOW_ENTRIES_PER_CONV {
+        assert_eq!(node.post(&path, "dev:alice", r#"{"body":"aGk"}"#).await.0, 200);
+    }
+    let mut stream = node.open("/v1/inbox/stream", "dev:bob", &[]).await;
+    assert!(stream.until(r#""code":4003"#).await, "{}", stream.text);
+    let sent = stream.text.matches(r#""t":"entry""#).count();
+    assert_eq!(sent, flotilla_proto::limits::WINDOW_ENTRIES_PER_CONV, "no more than the window");
+    let mut other = node.open("/v1/inbox/stream", "dev:alice", &[]).await;
+    assert!(other.until("data: ").await);
+    node.fake.node.send_modify(|view| view.draining = true);
+    assert!(other.until(r#""t":"goaway""#).await, "{}", other.text);
+}

@@ -100,6 +100,17 @@ impl Node {
         (format!("{head}\r\n"), body.to_owned())
     }
 
+    /// An answer that does not end by itself, read as far as wanted.
+    pub async fn open(&self, path: &str, token: &str, headers: &[(&str, &str)]) -> Streamed {
+        let mut stream = TcpStream::connect(self.addr).await.expect("connects");
+        let mut text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{text}\r\n").as_bytes()).await.expect("writes");
+        Streamed { stream, text: String::new() }
+    }
+
     /// The head of the answer to a GET.
     pub async fn head(&self, path: &str, headers: &[(&str, &str)]) -> String {
         self.ask("GET", path, headers).await.0
@@ -113,6 +124,31 @@ impl Node {
 
     pub async fn get(&self, path: &str, token: &str) -> (u16, serde_json::Value) {
         self.http("GET", path, &[("authorization", &format!("Bearer {token}"))], "").await
+    }
+}
+
+pub struct Streamed {
+    stream: TcpStream,
+    pub text: String,
+}
+
+impl Streamed {
+    /// Reads on until this has come; false: the connection ended before.
+    pub async fn until(&mut self, wanted: &str) -> bool {
+        let mut bytes = [0; 4096];
+        while !self.text.contains(wanted) {
+            match tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes)).await.expect("something comes") {
+                Ok(0) | Err(_) => return false,
+                Ok(n) => self.text += &String::from_utf8_lossy(&bytes[..n]),
+            }
+        }
+        true
+    }
+
+    /// The id of the last event so far.
+    pub fn last_id(&self) -> String {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix("id: "));
+        lines.last().expect("an event with an id").to_owned()
     }
 }
 
