@@ -164,6 +164,37 @@ pub enum Command {
         peer: UserId,
         request: Cid,
     },
+    /// User side. A device that has registered takes its place in conversations in pull mode: at these heads, which were read at
+    /// the conversations' leaders after the registration. One that has a place there keeps it.
+    PlaceDevice {
+        user: UserId,
+        device: DeviceId,
+        places: Vec<PulledHead>,
+    },
+    /// Every shard. From how many members on a group is in pull mode, and back.
+    SetPullRule(PullRule),
+}
+
+/// A conversation's head as its leader has told it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulledHead {
+    pub conv: ConvId,
+    pub head: Seq,
+    pub n_head: Count,
+}
+
+/// A group with more than `above` members is in pull mode until it has fewer than `below`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRule {
+    pub version: u64,
+    pub above: u32,
+    pub below: u32,
+}
+
+impl Default for PullRule {
+    fn default() -> Self {
+        Self { version: 0, above: limits::PUSH_MEMBERS_MAX, below: limits::PUSH_MEMBERS_BACK }
+    }
 }
 
 /// What a user has settled about one conversation.

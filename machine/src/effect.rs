@@ -29,6 +29,8 @@ pub enum Effect {
     /// A session of this user was opened, replaced, closed or swept: what was remembered of its live sessions is old. Comes
     /// before the effects of every command that is applied later.
     Sessions { user: UserId },
+    /// An entry of a conversation in pull mode: whoever has subscribed is told.
+    Pulled { conv: ConvId, head: Seq },
     /// Rows are left to sweep or evict.
     Job,
     /// The control group's tables changed.

@@ -151,6 +151,9 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::SetSlots(slots) => Ok(ctx.meta.set_slots(ctx.txn, slots).map(|()| Reply::Done)?),
         Command::SetSettings(settings) => Ok(ctx.meta.set_settings(ctx.txn, settings).map(|()| Reply::Done)?),
 
+        Command::PlaceDevice { user, device, places } => user::place_device(ctx, user, *device, places),
+        Command::SetPullRule(rule) => conversation::set_pull_rule(ctx, *rule),
+
         Command::Control(c) => control::apply(ctx, c),
 
         Command::Digest => Ok(Reply::Digest(digest_of(ctx.txn)?)),
@@ -170,6 +173,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         }
 
         Query::Changed { .. }
+        | Query::Unplaced { .. }
         | Query::Pending { .. }
         | Query::Rows { .. }
         | Query::Row { .. }
@@ -189,6 +193,8 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Members { .. }
         | Query::Folded { .. }
         | Query::SeqAt { .. }
+        | Query::Standing { .. }
+        | Query::Feed { .. }
         | Query::Audience { .. } => conversation::query(&view, &meta()?, query),
 
         Query::ShardState => shard_state(&view, &meta()?),

@@ -5,7 +5,7 @@
 
 use flotilla_proto::entry::{Entry, HistoryAccess, Role};
 use flotilla_proto::ids::*;
-use flotilla_proto::member::MembershipPart;
+use flotilla_proto::member::{MembershipPart, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Audience, ClientLimits, ConvSettings, KeyRow, NodeInfo, Notify, Receipt, Settings};
@@ -172,6 +172,24 @@ pub enum Query {
     },
     /// Control group. What is set of the limits on clients.
     ClientLimits,
+    /// Conversation shard. What the rows of these users would say if every head were written to them.
+    Standing {
+        conv: ConvId,
+        users: Vec<UserId>,
+    },
+    /// User shard. Conversations in pull mode in which this device has no place yet.
+    Unplaced {
+        user: UserId,
+        device: DeviceId,
+        limit: u32,
+    },
+    /// Conversation shard. Entries in [from, to], whoever may read them: for gateways, which apply membership themselves.
+    Feed {
+        conv: ConvId,
+        from: Seq,
+        to: Seq,
+        bytes_max: u32,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -262,6 +280,48 @@ pub enum Answer {
     Folded(FoldedPage),
     SeqAt(Option<Seq>),
     ClientLimits(ClientLimits),
+    Standing(Standing),
+    Feed {
+        entries: Vec<Entry>,
+        head: Seq,
+        n_head: Count,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub mode: Mode,
+    pub head: Seq,
+    pub n_head: Count,
+    pub last_id: MsgId,
+    pub last_ts: TsMs,
+    /// In the order asked; none: never a member.
+    pub users: Vec<Option<StandingOf>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingOf {
+    pub part: MembershipPart,
+    pub n_sent: Count,
+}
+
+impl InboxRow {
+    /// A row of a conversation in pull mode stands at an old head: the conversation itself knows better.
+    pub fn merge_standing(&mut self, standing: &Standing, own: &StandingOf) {
+        self.part.merge(&own.part);
+        self.head = self.head.max(standing.head);
+        self.n_head = self.n_head.max(standing.n_head);
+        self.n_sent = self.n_sent.max(own.n_sent);
+        if self.part.is_member() {
+            self.last_id = self.last_id.max(standing.last_id);
+            self.last_ts = self.last_ts.max(standing.last_ts);
+        }
+    }
+
+    /// Nobody tells this row of new heads.
+    pub fn is_pulled(&self) -> bool {
+        self.part.mode == Mode::Pull && self.part.is_member()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

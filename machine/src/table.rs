@@ -28,6 +28,7 @@ pub mod kind {
     pub const SLOTS: u8 = 0x02;
     pub const SETTINGS: u8 = 0x03;
     pub const FENCE: u8 = 0x04;
+    pub const PULL_RULE: u8 = 0x06;
     /// Reserved: slot moves in progress.
     pub const MOVE: u8 = 0x05;
 
@@ -46,7 +47,7 @@ pub mod kind {
     pub const DEDUP_RING: u8 = 0x1a;
     /// Reserved: trim floors.
     pub const TRIM: u8 = 0x1b;
-    /// Reserved: gateways subscribed to pull conversations.
+    /// Reserved, and not needed: subscriptions live in the leader's memory.
     pub const SUBSCRIPTION: u8 = 0x1c;
     /// Reserved: `wrev` counters of group receipts.
     pub const GROUP_RECEIPT: u8 = 0x1d;

@@ -319,14 +319,14 @@ impl<T> serde::de::Visitor<'_> for Text<T> {
 pub enum ConvKind {
     Direct,
     Group,
-    /// Reserved: one to many, always pull mode.
+    /// One to many, always in pull mode.
     Channel,
 }
 
 /// A conversation: an opaque string of at most 140 bytes to clients.
 ///
 /// Direct: `d`, then each user id in order behind its length in two hexadecimal digits (injective); a self-chat names its user twice.
-/// Group: `g` and 32 hexadecimal digits. Channel (reserved): `c` and 32 hexadecimal digits. Clones share the text.
+/// Group: `g` and 32 hexadecimal digits. Channel: `c` and 32 hexadecimal digits. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ConvId(Arc<str>);
@@ -339,15 +339,24 @@ impl ConvId {
 
     /// Derived from (creator, request key), so that a retried creation names the same group.
     pub fn group(creator: &UserId, request: Cid) -> Self {
+        Self::derived('g', b"flotilla group v1\0", creator, request)
+    }
+
+    /// As [`ConvId::group`].
+    pub fn channel(creator: &UserId, request: Cid) -> Self {
+        Self::derived('c', b"flotilla channel v1\0", creator, request)
+    }
+
+    fn derived(tag: char, domain: &[u8], creator: &UserId, request: Cid) -> Self {
         use sha2::{Digest, Sha256};
         let mut hash = Sha256::new();
-        hash.update(b"flotilla group v1\0");
+        hash.update(domain);
         hash.update(creator.0.as_bytes());
         hash.update([0]);
         hash.update(request.0.to_be_bytes());
         let digest = hash.finalize();
         let mut text = String::with_capacity(33);
-        text.push('g');
+        text.push(tag);
         for byte in &digest[..16] {
             text.push_str(&format!("{byte:02x}"));
         }

@@ -28,7 +28,14 @@ pub const ACKS_PER_FRAME_MAX: usize = 1_000;
 pub const WINDOW_ENTRIES: usize = 256;
 pub const WINDOW_ENTRIES_PER_CONV: usize = 128;
 
+/// Users in one creation or addition; and members of a group or channel at a level without pull mode.
 pub const GROUP_MEMBERS_MAX: usize = 500;
+/// Members of a group or channel since there is pull mode, and those of them on one user shard (one row names them all).
+pub const LARGE_MEMBERS_MAX: usize = 10_000;
+pub const MEMBERS_PER_TARGET_MAX: usize = 3_000;
+/// Above the first, heads are no longer written to every member's row; below the second they are again (defaults).
+pub const PUSH_MEMBERS_MAX: u32 = 100;
+pub const PUSH_MEMBERS_BACK: u32 = 80;
 pub const CONVERSATIONS_PER_USER_MAX: usize = 10_000;
 pub const DEVICES_PER_USER_MAX: usize = 8;
 pub const CONV_MEMBERS_LISTED_MAX: usize = 100;
@@ -68,6 +75,23 @@ pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
 /// The newest rules of `apply`. A cluster keeps the level that it was made with.
 pub const FEATURE_LEVEL: u32 = 2;
+/// From this level on there are channels, and groups in pull mode.
+pub const PULL_LEVEL: u32 = 3;
+/// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
+/// missing is asked for in between.
+pub const SUBSCRIPTION_MS: u64 = 30_000;
+pub const SUBSCRIPTION_RENEW_MS: u64 = 5_000;
+pub const SUBSCRIPTION_RETRY_MS: u64 = 500;
+/// Conversations with subscribers that the leader of a shard remembers.
+pub const SUBSCRIBED_CONVERSATIONS_MAX: usize = 100_000;
+/// Conversations in one request to subscribe.
+pub const SUBSCRIPTIONS_PER_REQUEST_MAX: usize = 100;
+/// Entries that wait at a gateway while it asks for the parts of its users.
+pub const PULLED_WAITING_MAX: usize = 1_024;
+/// Conversations in pull mode whose entries wait for the pump of their shard.
+pub const PULLED_PENDING_MAX: usize = 8_192;
+/// Users of one conversation whose standing is asked for at once.
+pub const STANDINGS_MAX: usize = 500;
 /// Contacts of a user, and users that it blocks.
 pub const CONTACTS_MAX: usize = 5_000;
 pub const BLOCKS_MAX: usize = 1_000;
@@ -360,6 +384,12 @@ const _: () = assert!(CLIENT_REQUESTS_IN_FLIGHT_MAX < REQUESTS_IN_FLIGHT_MAX);
 const _: () = assert!(CLIENT_ACKS_PER_FRAME_MAX * (CONV_ID_BYTES_MAX + 64) < MESSAGE_BYTES_MAX / 2);
 const _: () = assert!(REQUEST_DEADLINE_MS < CLIENT_ANSWER_TIMEOUT_MS);
 const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
+const _: () = assert!(
+    GROUP_MEMBERS_MAX + PUSH_MEMBERS_MAX as usize + 300 <= ROWS_PER_COMMAND_MAX,
+    "an addition that switches to pull mode is one command"
+);
+const _: () = assert!(PUSH_MEMBERS_BACK < PUSH_MEMBERS_MAX && LARGE_MEMBERS_MAX > GROUP_MEMBERS_MAX);
+const _: () = assert!(MEMBERS_PER_TARGET_MAX * (USER_ID_BYTES_MAX + 17) < ROW_BYTES_MAX, "a roster is one row");
 const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item touches four rows or fewer");
 const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");
 const _: () = assert!(SWEEP_SESSIONS_MAX * 3 + 50 <= ROWS_PER_COMMAND_MAX, "and its user's presence");

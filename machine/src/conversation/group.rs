@@ -1,4 +1,4 @@
-//! Groups: who may change what. Every change is an entry whose seq becomes the `mseq` of every user it touches.
+//! Groups and channels: who may change what. In a channel only admins and the owner write. Every change is an entry whose seq becomes the `mseq` of every user it touches.
 //!
 //! A join beyond `INTERVALS_PER_MEMBER_MAX` stays of one user is refused. Merging old stays instead would let the user read
 //! what was said between them; dropping them would lose entries that are still pending.
@@ -9,6 +9,7 @@ use flotilla_proto::entry::{HistoryAccess, Role, What};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
+use super::mode;
 use super::plan::{Asked, Change, Plan, Step, by_member, check_peers, member, row_of};
 use super::tables::conversation::ConversationRow;
 use super::tables::member::MemberRow;
@@ -20,12 +21,18 @@ use crate::table;
 
 pub fn plan(asked: &Asked<'_>, found: Option<ConversationRow>) -> Result<Plan, Stop> {
     let Some(row) = found else {
-        return create(asked);
+        let mut plan = create(asked)?;
+        mode::settle(asked, &mut plan)?;
+        return Ok(plan);
     };
     let actor = member(asked)?;
     let mut plan = Plan::new(row, asked.append);
     match &asked.append.what {
         What::Message { .. } | What::Edit { .. } | What::Delete { .. } | What::React { .. } => {
+            let writes = matches!(asked.append.what, What::Message { .. } | What::Edit { .. });
+            if writes && asked.append.conv.kind() == ConvKind::Channel {
+                require_admin(&actor)?;
+            }
             by_member(asked, &mut plan, &actor)?;
         }
         What::Create { .. } => return Err(conflict("the group exists")),
@@ -42,6 +49,7 @@ pub fn plan(asked: &Asked<'_>, found: Option<ConversationRow>) -> Result<Plan, S
             plan.conversation.history = *history;
         }
     }
+    mode::settle(asked, &mut plan)?;
     plan.sender = Some(actor);
     Ok(plan)
 }
@@ -52,7 +60,11 @@ fn create(asked: &Asked<'_>) -> Result<Plan, Stop> {
     let What::Create { name, members, history } = &append.what else {
         return Err(Rejection::NotFound.into());
     };
-    if append.conv != ConvId::group(&append.sender, append.cid) {
+    let derived = match append.conv.kind() {
+        ConvKind::Channel => ConvId::channel(&append.sender, append.cid),
+        _ => ConvId::group(&append.sender, append.cid),
+    };
+    if append.conv != derived {
         return Err(Rejection::Validation("a group's id derives from its creator and the request's key".into()).into());
     }
     let others: BTreeSet<&UserId> = members.iter().filter(|user| **user != append.sender).collect();
@@ -84,6 +96,7 @@ fn add(asked: &Asked<'_>, plan: &mut Plan, actor: &MemberRow, users: &[UserId]) 
     for (user, row) in joining {
         join(asked, plan, user, row, Role::Member)?;
     }
+    mode::check_targets(asked, plan)?;
     Ok(())
 }
 
@@ -114,6 +127,10 @@ fn remove(asked: &Asked<'_>, plan: &mut Plan, actor: &MemberRow, user: &UserId) 
 fn leave(asked: &Asked<'_>, plan: &mut Plan, actor: &MemberRow) -> Result<(), Stop> {
     let mut heir = None;
     if actor.part.role == Some(Role::Owner) {
+        // All members would have to be looked at.
+        if plan.conversation.members() as usize > limits::GROUP_MEMBERS_MAX {
+            return Err(conflict("hand over first: so many members have no heir"));
+        }
         heir = find_heir(asked, plan)?;
     }
     if let Some((user, mut row)) = heir.clone() {

@@ -1,7 +1,7 @@
 //! The conversation side: the log, its members, dedup, and what is owed to user shards.
 //!
 //! - [`append`] one entry asked for by a client: the order of checks; [`validate`] what a client may put into it;
-//!   [`plan`] who may and what changes, by kind ([`direct`], [`group`], [`target`]); [`write`] the one place that writes it
+//!   [`plan`] who may and what changes, by kind ([`direct`], [`group`], [`target`]), [`mode`]; [`write`] the one place that writes it
 //! - [`receipts`], [`clear`], [`evict`] the other commands
 //! - [`queries`] what may be read; [`tables`] what is stored
 //!
@@ -16,6 +16,7 @@ mod clear;
 mod direct;
 mod evict;
 mod group;
+mod mode;
 mod plan;
 mod queries;
 mod receipts;
@@ -30,5 +31,6 @@ pub use append::append;
 pub use block::set_blocked;
 pub use clear::{clear_dirty, clear_receipt_dirty};
 pub use evict::{evict_dedup, eviction_due};
+pub use mode::{PullRuleTable, set_pull_rule};
 pub use queries::{for_reader, owed, query};
 pub use receipts::receipts;

@@ -81,7 +81,8 @@ pub fn plan(rows: &Txn<'_>, meta: &Meta, append: &Append) -> Result<Plan, Stop> 
     let plan = match append.conv.kind() {
         ConvKind::Direct => direct::plan(&asked, found)?,
         ConvKind::Group => group::plan(&asked, found)?,
-        ConvKind::Channel => return Err(Rejection::Validation("channels are not built yet".into()).into()),
+        ConvKind::Channel if meta.has_level(limits::PULL_LEVEL) => group::plan(&asked, found)?,
+        ConvKind::Channel => return Err(Rejection::Validation("this cluster has no channels".into()).into()),
     };
     check_rows(meta, &plan)?;
     Ok(plan)

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
+use flotilla_proto::member::Mode;
 
 use super::plan::{Change, Plan, Step};
 use super::tables::conversation::{ConversationRow, Conversations};
@@ -37,6 +38,9 @@ pub fn write(ctx: &mut Ctx<'_, '_>, asked: &Append, body_hash: Hash32, mut plan:
     table::put::<Conversations>(ctx.txn, &entry.conv, &plan.conversation);
     for (target, parts) in told {
         raise(ctx, target, &entry, parts)?;
+    }
+    if plan.conversation.mode == Mode::Pull {
+        ctx.effects.push(Effect::Pulled { conv: entry.conv.clone(), head: entry.seq });
     }
     Ok(remember(ctx, &entry))
 }
@@ -103,7 +107,8 @@ fn write_members(ctx: &mut Ctx<'_, '_>, entry: &Entry, plan: &mut Plan) {
 }
 
 /// Notes on the rosters whose part is owed, counts members in and out. Returns all targets to be told, and whether parts
-/// are owed to them by this entry: those of the members after the entry, and of the users that it removed.
+/// are owed to them by this entry: those of the members after the entry, and of the users that it removed. In pull mode a
+/// head is owed to nobody, so only those with parts.
 fn write_rosters(ctx: &mut Ctx<'_, '_>, entry: &Entry, plan: &mut Plan) -> Result<BTreeMap<ShardId, bool>, Fatal> {
     let mut by_target: BTreeMap<ShardId, Vec<(&UserId, &Change)>> = BTreeMap::new();
     for (user, change) in &plan.changes {
@@ -124,7 +129,8 @@ fn write_rosters(ctx: &mut Ctx<'_, '_>, entry: &Entry, plan: &mut Plan) -> Resul
         table::put::<Rosters>(ctx.txn, &key, &roster);
     }
     let touched: BTreeSet<ShardId> = by_target.into_keys().collect();
-    let all = plan.conversation.targets.iter().map(|t| t.shard).chain(touched.iter().copied());
+    let pushed = if plan.conversation.mode == Mode::Push { plan.conversation.targets.as_slice() } else { &[] };
+    let all = pushed.iter().map(|t| t.shard).chain(touched.iter().copied());
     Ok(all.map(|target| (target, touched.contains(&target))).collect())
 }
 

@@ -1,7 +1,7 @@
 //! Generated commands of the user side: small values that meet each other, and any values at all.
 
 use flotilla_proto::ids::*;
-use flotilla_proto::member::{Interval, MembershipPart};
+use flotilla_proto::member::{Interval, MembershipPart, Mode};
 use proptest::prelude::*;
 
 use super::arb::named;
@@ -40,10 +40,13 @@ fn any_part() -> impl Strategy<Value = MembershipPart> {
             n_until: Count(n.1),
             history_from: Seq(n.2),
         });
-    (number(), prop::collection::vec(interval, 0..3)).prop_map(|(mseq, intervals)| MembershipPart {
-        mseq: Seq(mseq),
-        intervals,
-        ..MembershipPart::default()
+    (number(), prop::collection::vec(interval, 0..3), any::<bool>()).prop_map(|(mseq, intervals, pull)| {
+        MembershipPart {
+            mseq: Seq(mseq),
+            intervals,
+            mode: if pull { Mode::Pull } else { Mode::Push },
+            ..MembershipPart::default()
+        }
     })
 }
 
@@ -150,6 +153,10 @@ pub fn user_side() -> BoxedStrategy<Command> {
             .prop_map(|(user, peer, r)| Command::BlockSettled { user, peer, request: Cid(r) }),
         1 => (name(), prop::option::of("[a-z]{0,5}"), prop::option::of(prop_oneof![Just("x".repeat(2_000)), Just("b".into())]))
             .prop_map(|(user, name, about)| Command::SetProfile { user, name, avatar: None, about }),
+        2 => (name(), device(), prop::collection::vec((conv(), number(), number()), 0..3)).prop_map(|(user, device, places)| {
+            let place = |(conv, head, n)| PulledHead { conv, head: Seq(head), n_head: Count(n) };
+            Command::PlaceDevice { user, device, places: places.into_iter().map(place).collect() }
+        }),
         3 => (name(), conv(), conv_change()).prop_map(|(user, conv, change)| Command::SetConv { user, conv, change }),
         2 => (name(), name(), prop::option::of(prop_oneof![4 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))]))
             .prop_map(|(user, contact, name)| Command::SetContact { user, contact, name }),

@@ -11,6 +11,7 @@
 use flotilla_proto::ids::*;
 
 use super::inbox::Row;
+use super::place::is_pulled;
 use super::{device, key};
 use crate::table::{self, KeyReader, Rows, Table, kind};
 use crate::{Fatal, Txn};
@@ -54,7 +55,9 @@ fn implied(old: Option<&Row>, new: &Row) -> Seq {
 /// for it. Gives the number of rows written.
 pub fn settle(txn: &mut Txn<'_>, user: &UserId, conv: &ConvId, old: Option<&Row>, new: &Row) -> Result<usize, Fatal> {
     let place = implied(old, new);
-    if !new.part.pending(place, new.head) {
+    // A row in pull mode does not hear of heads: from now on a device without a place is one that registered since.
+    let becomes_pulled = is_pulled(new) && !old.is_some_and(is_pulled);
+    if !new.part.pending(place, new.head) && !becomes_pulled {
         return Ok(0);
     }
     let mut written = 0;

@@ -2,7 +2,7 @@
 //!
 //! - [`account`] users and passwords · [`device`] login, names, revocation · [`token`] refresh tokens and their rotation
 //! - [`session`] open and close · [`job`] fences, and work in steps
-//! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it
+//! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it, [`place`] the first one in pull mode
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
 //! - [`presence`] who is here, and who may see it · [`contact`], [`block`], [`profile`] what a user keeps of others and says of itself
 //! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
@@ -20,6 +20,7 @@ pub mod inbox;
 pub mod job;
 mod key;
 pub mod marks;
+pub mod place;
 pub mod presence;
 pub mod profile;
 mod query;
@@ -38,6 +39,7 @@ pub use device::{login, rename_device, revoke_device};
 pub use heads::{notify, peer_marks};
 pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
+pub use place::place_device;
 pub use presence::set_privacy;
 pub use profile::set_profile;
 pub use query::{live_sessions, query, receipts_due};

@@ -12,7 +12,7 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{block, contact, conv_settings, cursor, device, key, presence, profile, search, session, token};
+use super::{block, contact, conv_settings, cursor, device, key, place, presence, profile, search, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
@@ -28,6 +28,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
     let asked = match query {
         Query::Changed { user, .. }
         | Query::Pending { user, .. }
+        | Query::Unplaced { user, .. }
         | Query::Rows { user, .. }
         | Query::Row { user, .. }
         | Query::Contacts { user, .. }
@@ -49,9 +50,18 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         }
         Query::Pending { user, device, after, limit } => {
             let limit = page_limit(*limit);
-            let pending = |row: &Row, at: Option<Seq>| at.is_some_and(|at| row.part.pending(at, row.head));
+            // What is pending in pull mode only the conversation knows.
+            let pending = |row: &Row, at: Option<Seq>| {
+                at.is_some_and(|at| row.part.pending(at, row.head) || place::is_pulled(row))
+            };
             rows_of_device(view, user, *device, |rev| {
                 by_conversation(view, user, *device, after.as_ref(), limit, rev, &pending)
+            })
+        }
+        Query::Unplaced { user, device, limit } => {
+            let limit = page_limit(*limit);
+            rows_of_device(view, user, *device, |rev| {
+                by_conversation(view, user, *device, None, limit, rev, &|row, at| at.is_none() && place::is_pulled(row))
             })
         }
         Query::Rows { user, device, after, limit } => {

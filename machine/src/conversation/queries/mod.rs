@@ -4,6 +4,7 @@ mod folded;
 mod log;
 mod owed;
 mod people;
+mod pulled;
 
 pub use log::for_reader;
 
@@ -51,6 +52,8 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Audience { conv, user } => {
             with(view, meta, conv, user, |row, member| people::audience(view, conv, &row, &member))
         }
+        Query::Standing { conv, users } => pulled::standing(view, meta, conv, users),
+        Query::Feed { conv, from, to, bytes_max } => pulled::feed(view, meta, conv, (*from, *to), *bytes_max),
         _ => Ok(Answer::NotFound),
     }
 }

@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::member::Mode;
 
 use crate::Fatal;
 use crate::command::{Notify, NotifyUser, Receipt};
 use crate::conversation::plan::row_of;
+use crate::conversation::tables::conversation::Conversations;
 use crate::conversation::tables::dirty::{self, Dirties, DirtyRow};
 use crate::conversation::tables::entry::{Budget, read_down};
 use crate::conversation::tables::receipt_dirty::{self, ReceiptDirties};
@@ -74,9 +76,11 @@ fn item(view: &View<'_>, target: ShardId, conv: ConvId, row: &DirtyRow, bytes: &
     entries.reverse();
     let sent = whole.then(|| last_sent(&entries));
     let parts = roster.owed();
+    // In pull mode a head is nobody's news but of those whom its entry touched.
+    let only_owed = parts > Seq::ZERO && mode_of(view, &conv)? == Mode::Pull;
     let mut users = Vec::with_capacity(roster.users.len());
     let mut weight = 0;
-    for listed in roster.users {
+    for listed in roster.users.into_iter().filter(|listed| !only_owed || listed.owed > Seq::ZERO) {
         let user = told(view, &conv, listed, sent.as_ref())?;
         weight += 64 + user.user.as_str().len() + user.part.as_ref().map_or(0, |p| 48 * p.intervals.len());
         users.push(user);
@@ -84,6 +88,10 @@ fn item(view: &View<'_>, target: ShardId, conv: ConvId, row: &DirtyRow, bytes: &
     *bytes = budget.bytes_left().saturating_sub(weight + conv.as_str().len());
     let notify = Notify { conv, head: row.head, n_head: row.n_head, last_id: row.last_id, last_ts: row.last_ts, users };
     Ok(DirtyItem { notify, parts, entries })
+}
+
+fn mode_of(view: &View<'_>, conv: &ConvId) -> Result<Mode, Fatal> {
+    Ok(table::get::<Conversations>(view, conv)?.map_or(Mode::Push, |row| row.mode))
 }
 
 /// `sent`: n of the latest own message of everybody who wrote above what the target has confirmed, where all of that was

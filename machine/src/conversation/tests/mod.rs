@@ -7,5 +7,6 @@ mod groups;
 mod kit;
 mod log;
 mod properties;
+mod pulled;
 mod receipts;
 mod targets;

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::entry::{HistoryAccess, What};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::kit::{hash, user};
 use crate::command::*;
-use crate::query::{Answer, EntriesPage, InboxRow, Query};
+use crate::query::{Answer, EntriesPage, InboxRow, Query, Standing};
 use crate::reply::{Accepted, MarkReply, Opened, Reply};
 use crate::testing::{Machine, arb};
 use crate::user::split_notify;
@@ -36,6 +37,10 @@ enum Step {
     PumpReceipts,
     Register {
         owner: usize,
+    },
+    /// Half a step of a registration: heads are read, or the device takes its places at those that were.
+    Place {
+        device: Index,
     },
     Fetch {
         device: Index,
@@ -68,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(from, to, twice, lost)| Step::Pump { from, to, twice, lost }),
         2 => Just(Step::PumpReceipts),
         1 => (0..3usize).prop_map(|owner| Step::Register { owner }),
+        2 => index().prop_map(|device| Step::Place { device }),
         6 => (index(), 1..5usize, any::<bool>(), any::<bool>())
             .prop_map(|(device, entries, newer_head, ack)| Step::Fetch { device, entries, newer_head, ack }),
         2 => (index(), index()).prop_map(|(device, conv)| Step::Read { device, conv }),
@@ -78,8 +84,10 @@ struct Device {
     user: UserId,
     id: DeviceId,
     number: SessionNo,
-    /// How many entries had been accepted when it registered.
-    registered_at: usize,
+    /// How many entries had been accepted when it was registered, its places in pull mode included.
+    registered_at: Option<usize>,
+    /// Heads that were read for it.
+    places: Option<Vec<PulledHead>>,
     received: BTreeSet<(ConvId, Seq)>,
 }
 
@@ -93,25 +101,36 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    /// With or without pull mode: groups of three are in it, and a channel.
+    fn new(pull: bool) -> Self {
         let slots = SlotTable::even(2);
-        let machines = SHARDS.iter().map(|shard| Machine::with_slots(*shard, &slots)).collect();
-        let convs = vec![
+        let mut machines: Vec<Machine> = SHARDS.iter().map(|shard| Machine::with_slots(*shard, &slots)).collect();
+        for machine in machines.iter_mut().filter(|_| pull) {
+            let settings = Settings { version: 9, feature_level: limits::PULL_LEVEL, ..Settings::default() };
+            assert_eq!(machine.one(Command::SetSettings(settings)), Reply::Done);
+            let rule = PullRule { version: 1, above: 2, below: 2 };
+            assert_eq!(machine.one(Command::SetPullRule(rule)), Reply::Done);
+        }
+        let mut convs = vec![
             ConvId::group(&user("ann"), Cid(1)),
             ConvId::group(&user("bob"), Cid(2)),
             ConvId::direct(&user("ann"), &user("bob")),
             ConvId::direct(&user("cyd"), &user("cyd")),
         ];
+        if pull {
+            convs.push(ConvId::channel(&user("ann"), Cid(3)));
+        }
         let mut world = Self { slots, machines, devices: Vec::new(), accepted: Vec::new(), convs, cids: 100 };
         for (owner, name) in NAMES.iter().enumerate() {
             let c = Register { user: user(name), phc: String::new(), request: Cid(1) };
             assert_eq!(world.of_user(&c.user.clone()).one(Command::Register(c)), Reply::Done);
             world.register(owner);
         }
-        for (actor, cid, others) in [(0, 1, vec!["bob"]), (1, 2, vec!["ann", "cyd"])] {
+        for (actor, cid, others) in [(0, 1, vec!["bob"]), (1, 2, vec!["ann", "cyd"]), (0, 3, vec!["bob"])] {
             let members = others.into_iter().map(user).collect();
             let what = What::Create { name: "team".into(), members, history: HistoryAccess::FromJoin };
-            let conv = world.convs[cid as usize - 1].clone();
+            let at = if cid == 3 { 4 } else { cid as usize - 1 };
+            let Some(conv) = world.convs.get(at).cloned() else { continue };
             world.append(actor, &conv, Cid(cid), what);
         }
         world
@@ -150,8 +169,59 @@ impl World {
         let Reply::Opened(Opened { number, .. }) = self.of_user(&user).one(Command::OpenSession(open)) else {
             panic!("a fresh device opens")
         };
-        let registered_at = self.accepted.len();
-        self.devices.push(Device { user, id, number, registered_at, received: BTreeSet::new() });
+        let received = BTreeSet::new();
+        self.devices.push(Device { user, id, number, registered_at: None, places: None, received });
+        let last = self.devices.len() - 1;
+        if self.unplaced(last).is_empty() {
+            self.devices[last].registered_at = Some(self.accepted.len());
+        }
+    }
+
+    fn unplaced(&mut self, device: usize) -> Vec<ConvId> {
+        let (user, device) = (self.devices[device].user.clone(), self.devices[device].id);
+        match self.of_user(&user).query(&Query::Unplaced { user: user.clone(), device, limit: 100 }) {
+            Answer::Rows(page) => page.rows.into_iter().map(|row| row.conv).collect(),
+            other => panic!("expected rows, got {other:?}"),
+        }
+    }
+
+    fn standing(&mut self, conv: &ConvId, user: &UserId) -> Standing {
+        match self.of_conv(conv).query(&Query::Standing { conv: conv.clone(), users: vec![user.clone()] }) {
+            Answer::Standing(standing) => standing,
+            other => panic!("expected a standing, got {other:?}"),
+        }
+    }
+
+    /// As a gateway does before a device's first `ready`.
+    fn place(&mut self, device: usize) {
+        let Device { user, id, registered_at, places, .. } = &mut self.devices[device];
+        if registered_at.is_some() {
+            return;
+        }
+        let (user, id) = (user.clone(), *id);
+        if let Some(places) = places.take() {
+            let command = Command::PlaceDevice { user: user.clone(), device: id, places };
+            assert_eq!(self.of_user(&user).one(command), Reply::Done);
+        }
+        let unplaced = self.unplaced(device);
+        if unplaced.is_empty() {
+            self.devices[device].registered_at = Some(self.accepted.len());
+            return;
+        }
+        let places = unplaced.into_iter().map(|conv| {
+            let Standing { head, n_head, .. } = self.standing(&conv, &user);
+            PulledHead { conv, head, n_head }
+        });
+        self.devices[device].places = Some(places.collect());
+    }
+
+    /// As the subscription's answer has it.
+    fn stand(&mut self, user: &UserId, row: &mut InboxRow) {
+        if row.is_pulled() {
+            let standing = self.standing(&row.conv, user);
+            let own = standing.users[0].clone().expect("a row of a member of once");
+            row.merge_standing(&standing, &own);
+        }
     }
 
     fn append(&mut self, actor: usize, conv: &ConvId, cid: Cid, what: What) {
@@ -236,19 +306,26 @@ impl World {
 
     fn row(&mut self, device: usize, conv: &ConvId) -> Option<InboxRow> {
         let (user, device) = (self.devices[device].user.clone(), self.devices[device].id);
-        match self.of_user(&user).query(&Query::Row { user: user.clone(), device, conv: conv.clone() }) {
+        let mut row = match self.of_user(&user).query(&Query::Row { user: user.clone(), device, conv: conv.clone() }) {
             Answer::Row(row) => row,
             other => panic!("expected a row, got {other:?}"),
+        };
+        if let Some(row) = &mut row {
+            self.stand(&user, row);
         }
+        row
     }
 
     fn pending(&mut self, device: usize) -> Vec<InboxRow> {
         let (user, device) = (self.devices[device].user.clone(), self.devices[device].id);
         let query = Query::Pending { user: user.clone(), device, after: None, limit: 100 };
-        match self.of_user(&user).query(&query) {
+        let mut rows = match self.of_user(&user).query(&query) {
             Answer::Rows(page) => page.rows,
             other => panic!("expected rows, got {other:?}"),
-        }
+        };
+        rows.iter_mut().for_each(|row| self.stand(&user, row));
+        rows.retain(|row| row.part.pending(row.cursor, row.head));
+        rows
     }
 
     fn log(&mut self, user: &UserId, conv: &ConvId, from: Seq, to: Seq) -> Option<EntriesPage> {
@@ -270,6 +347,9 @@ impl World {
 
     /// As a gateway: fills (cursor, head] from the log, hands it over in order, and passes the ack on.
     fn fetch(&mut self, device: usize, entries: usize, newer_head: bool, ack: bool) {
+        if self.devices[device].registered_at.is_none() {
+            return;
+        }
         let user = self.devices[device].user.clone();
         for conv in self.convs.clone() {
             let Some(row) = self.row(device, &conv) else { continue };
@@ -304,6 +384,9 @@ impl World {
     }
 
     fn read(&mut self, device: usize, conv: &ConvId) {
+        if self.devices[device].registered_at.is_none() {
+            return;
+        }
         let Some(row) = self.row(device, conv) else { return };
         let user = self.devices[device].user.clone();
         let at = row.part.effective_head(row.head);
@@ -327,6 +410,7 @@ impl World {
                 self.pump_receipts();
             }
             Step::Register { owner } => self.register(*owner),
+            Step::Place { device } => self.place(device.index(self.devices.len())),
             Step::Fetch { device, entries, newer_head, ack } => {
                 let device = device.index(self.devices.len());
                 self.fetch(device, *entries, *newer_head, *ack);
@@ -348,6 +432,12 @@ impl World {
         }
         for device in 0..self.devices.len() {
             let mut rounds = 0;
+            while self.devices[device].registered_at.is_none() {
+                self.place(device);
+                rounds += 1;
+                assert!(rounds < 10, "device {device} is never registered");
+            }
+            rounds = 0;
             while !self.pending(device).is_empty() {
                 self.fetch(device, 3, false, true);
                 rounds += 1;
@@ -370,7 +460,7 @@ impl World {
                 let row = self.row(device, &conv).expect("a member has a row");
                 assert_eq!(row.part, page.part, "{user} in {conv}");
                 assert_eq!(row.part.effective_head(row.head), page.part.effective_head(page.head));
-                let registered = self.devices[device].registered_at;
+                let registered = self.devices[device].registered_at.expect("all are, once settled");
                 let owed = self.accepted[registered..].iter().filter(|(c, s)| *c == conv && page.part.receives(*s));
                 let missing: Vec<_> = owed.filter(|e| !self.devices[device].received.contains(e)).collect();
                 assert!(missing.is_empty(), "device {device} of {user} never got {missing:?}");
@@ -405,7 +495,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn what_is_accepted_reaches_every_device_and_its_receipts_come_back(steps in prop::collection::vec(step(), 1..60)) {
-        let mut world = World::new();
+        let mut world = World::new(false);
+        for step in &steps {
+            world.run(step);
+        }
+        world.settle();
+        world.check();
+    }
+
+    #[test]
+    fn so_it_does_in_pull_mode_and_across_its_switches(steps in prop::collection::vec(step(), 1..80)) {
+        let mut world = World::new(true);
         for step in &steps {
             world.run(step);
         }

@@ -1,0 +1,128 @@
+//! Channels, and the switch between push and pull.
+
+use flotilla_proto::entry::{Role, What};
+use flotilla_proto::ids::*;
+use flotilla_proto::limits;
+use flotilla_proto::member::Mode;
+
+use super::kit::*;
+use crate::command::*;
+use crate::query::{Answer, Query, Standing};
+use crate::reply::{Rejection, Reply};
+use crate::testing::arb::named;
+
+/// At the level of pull mode; groups of more than three are in it until they have fewer than three.
+fn raise(room: &mut Room) {
+    let settings = Settings { version: 9, feature_level: limits::PULL_LEVEL, ..Settings::default() };
+    assert_eq!(room.machine.one(Command::SetSettings(settings)), Reply::Done);
+    let rule = PullRule { version: 1, above: 3, below: 3 };
+    assert_eq!(room.machine.one(Command::SetPullRule(rule)), Reply::Done);
+}
+
+fn channel(owner: &str, others: &[&str]) -> Room {
+    let mut room = Room::at(ConvId::channel(&named(owner), Cid(1)));
+    raise(&mut room);
+    let create = Append { cid: Cid(1), ..room.command(owner, creation(others)) };
+    room.accepted(create);
+    room
+}
+
+fn told(room: &Room, target: u16) -> Vec<(String, Mode)> {
+    let users = room.dirty(target).remove(0).notify.users;
+    users.into_iter().map(|u| (u.user.as_str().to_owned(), u.part.expect("a part is owed").mode)).collect()
+}
+
+#[test]
+fn a_channel_owes_its_members_their_parts_and_nothing_per_message() {
+    let mut room = channel("alice", &["bob", "erin"]);
+    assert_eq!(room.targets(), [2, 3, 4]);
+    assert_eq!(told(&room, 3), [("bob".to_owned(), Mode::Pull)]);
+    room.settle();
+    room.says("alice", "one");
+    room.says("alice", "two");
+    assert_eq!(room.targets(), [0u16; 0]);
+    assert!(matches!(room.refuses("bob", crate::testing::arb::message("me too")), Rejection::Forbidden(_)));
+    // Only who joins or leaves is told, not the others of its shard.
+    room.does("alice", add(&["frank"]));
+    assert_eq!(told(&room, 3), [("frank".to_owned(), Mode::Pull)]);
+    room.settle();
+    let kicked = room.does("alice", remove("bob"));
+    room.says("alice", "three");
+    let item = room.dirty(3).remove(0);
+    assert_eq!((item.notify.head, item.notify.users.len()), (kicked, 1), "the head of its own end");
+}
+
+#[test]
+fn a_level_without_pull_mode_knows_no_channels_and_pushes_to_any_group() {
+    let mut room = Room::at(ConvId::channel(&named("alice"), Cid(1)));
+    let create = Append { cid: Cid(1), ..room.command("alice", creation(&["bob"])) };
+    assert!(matches!(room.rejected(create), Rejection::Validation(_)));
+    let mut room = Room::group("alice", &["bob", "carol", "dave", "erin"]);
+    room.settle();
+    room.says("alice", "one");
+    assert_eq!(room.targets(), [1, 2, 3, 4]);
+    assert_eq!(room.row().mode, Mode::Push);
+}
+
+#[test]
+fn the_entry_that_crosses_the_threshold_tells_every_member_and_owes_it_until_all_have_heard() {
+    let mut room = Room::at(ConvId::group(&named("alice"), Cid(1)));
+    raise(&mut room);
+    let create = Append { cid: Cid(1), ..room.command("alice", creation(&["bob", "carol"])) };
+    room.accepted(create);
+    room.settle();
+    let before = room.says("bob", "one");
+    // Shard 3 hears nothing from here on.
+    room.clear(2, before, Seq::ZERO);
+    let switch = room.does("alice", add(&["dave"]));
+    assert_eq!(room.row().mode, Mode::Pull);
+    for who in ["alice", "bob", "carol", "dave"] {
+        assert_eq!((room.part(who).mode, room.part(who).mseq), (Mode::Pull, switch), "{who}");
+    }
+    for target in [1, 2] {
+        room.clear(target, switch, switch);
+    }
+    room.says("alice", "two");
+    room.says("alice", "three");
+    let item = room.dirty(3).remove(0);
+    assert_eq!((item.notify.head, item.parts), (switch, switch), "what push mode owed ends with the switch");
+    assert_eq!(item.entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [before, switch]);
+    room.clear(3, switch, switch);
+    assert_eq!(room.targets(), [0u16; 0]);
+    // Back: fewer than three.
+    room.does("dave", leave());
+    assert_eq!(room.row().mode, Mode::Pull, "hysteresis");
+    let back = room.does("carol", leave());
+    assert_eq!(room.row().mode, Mode::Push);
+    assert_eq!((room.part("bob").mode, room.part("bob").mseq), (Mode::Push, back));
+    room.settle();
+    let after = room.says("alice", "four");
+    assert_eq!(room.dirty(3).remove(0).notify.head, after);
+}
+
+#[test]
+fn a_gateway_is_told_where_each_of_its_users_stands() {
+    let mut room = channel("alice", &["bob"]);
+    room.says("alice", "one");
+    let kicked = room.does("alice", remove("bob"));
+    let head = room.says("alice", "two");
+    let query = Query::Standing { conv: room.conv.clone(), users: ["bob", "alice", "erin"].map(named).to_vec() };
+    let Answer::Standing(Standing { mode, head: at, users, .. }) = room.machine.query(&query) else {
+        panic!("a conversation stands somewhere")
+    };
+    assert_eq!((mode, at), (Mode::Pull, head));
+    assert_eq!(users[0].as_ref().map(|own| own.part.effective_head(at)), Some(kicked));
+    assert_eq!(users[1].as_ref().map(|own| own.n_sent), Some(Count(2)));
+    assert_eq!(users[2], None);
+    let feed = Query::Feed { conv: room.conv.clone(), from: Seq(2), to: Seq(99), bytes_max: 1 << 16 };
+    let Answer::Feed { entries, head: at, .. } = room.machine.query(&feed) else { panic!("a feed") };
+    assert_eq!((entries.len() as u64, at), (head.0 - 1, head));
+    assert!(matches!(entries[1].what, Some(What::Remove { .. })));
+}
+
+#[test]
+fn a_channel_whose_owner_leaves_has_an_heir() {
+    let mut room = channel("alice", &["bob"]);
+    room.does("alice", leave());
+    assert_eq!(room.part("bob").role, Some(Role::Owner), "few have an heir");
+}
