@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flotilla_machine::Effect;
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_raft::Group;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -15,8 +16,9 @@ use super::fanout::Wakes;
 use super::live::Live;
 use super::pending::Pending;
 use super::push::hub::Hub;
+use super::subscribers::Subscribers;
 use super::wire::PushItem;
-use super::{Cluster, fanout, housekeeping, presence, pusher, receipts};
+use super::{Cluster, fanout, housekeeping, presence, pusher, receipts, subscribers};
 
 /// Conversations' news waiting for the pusher of one shard.
 const PUSHES_PENDING_MAX: usize = 8_192;
@@ -55,6 +57,9 @@ pub struct Leader {
     pub jobs: Notify,
     /// Gateways with watchers of users of this shard.
     pub interest: presence::Interest,
+    /// Gateways with members of conversations in pull mode, and those of them that have news.
+    pub subscribers: Subscribers,
+    pub pulled: Pending<ConvId, Seq>,
 }
 
 /// Keeps a leader's tasks; they end when it is dropped.
@@ -87,6 +92,8 @@ impl Leading {
             news: Pending::new(PUSHES_PENDING_MAX),
             jobs: Notify::new(),
             interest: presence::Interest::default(),
+            subscribers: Subscribers::default(),
+            pulled: Pending::new(limits::PULLED_PENDING_MAX),
         });
         let tasks = vec![
             cluster.spawn_vital("the fan-out of a shard", fanout::run(cluster.clone(), leader.clone())),
@@ -94,6 +101,7 @@ impl Leading {
             cluster.spawn_vital("the peers' receipts of a shard", receipts::run_dirty(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the pushes of a shard", pusher::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the housekeeping of a shard", housekeeping::run(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the pulls of a shard", subscribers::run(cluster.clone(), leader.clone())),
         ];
         Self { leader, tasks }
     }
@@ -124,6 +132,10 @@ impl Leader {
                 cluster.push(self, node, vec![PushItem::End { to, why }]);
             }
             Effect::Presence { user } => self.presence_changed(cluster, &user),
+            Effect::Pulled { conv, head } => {
+                // The first that waits: those above it are told with it.
+                self.pulled.add(conv, head, |first, other| *first = (*first).min(other));
+            }
             Effect::Job => self.jobs.notify_one(),
             Effect::Control => cluster.control_changed.notify_one(),
         }

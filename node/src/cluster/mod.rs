@@ -4,6 +4,7 @@
 //! - [`router`] user or conversation -> shard -> leader, three outcomes · [`serve`] what is done for a request here
 //! - [`leader`] one leadership: [`fanout`], [`receipts`], [`pusher`], [`housekeeping`]
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
+//! - [`subscribers`] who hears of conversations in pull mode, [`pulls`] and [`subscriptions`] what this gateway hears of them
 //! - [`presence`] who is here, for [`watchers`] · [`typing`] what is never stored
 //! - [`start`] the order in which all this comes up · [`replicas`] which replicas run, which are replaced and forgotten
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
@@ -23,6 +24,7 @@ pub mod local;
 pub mod pending;
 pub mod plan;
 pub mod presence;
+pub mod pulls;
 pub mod push;
 pub mod pusher;
 pub mod receipts;
@@ -32,6 +34,8 @@ pub mod serve;
 pub mod sessions;
 pub mod start;
 pub mod strain;
+pub mod subscribers;
+pub mod subscriptions;
 pub mod tables;
 pub mod typing;
 pub mod watchers;
@@ -43,7 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flotilla_machine::command::{ClientLimits, NodeInfo};
-use flotilla_machine::query::{ControlState, PresenceView};
+use flotilla_machine::query::{ControlState, PresenceView, Standing};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
@@ -107,6 +111,8 @@ pub struct Metrics {
     pub casts_dropped: Arc<Counter>,
     pub leaderships: Arc<Counter>,
     pub presence_looks: Arc<Counter>,
+    pub pulled_pushes: Arc<Counter>,
+    pub pulled_holes: Arc<Counter>,
 }
 
 impl Metrics {
@@ -121,6 +127,14 @@ impl Metrics {
             presence_looks: counter(
                 "flotilla_presence_looks_total",
                 "Times that a watcher's view of a user was read again.",
+            ),
+            pulled_pushes: counter(
+                "flotilla_pulled_pushes_total",
+                "Pushes of conversations in pull mode to gateways that have subscribed.",
+            ),
+            pulled_holes: counter(
+                "flotilla_pulled_holes_total",
+                "Pushes of conversations in pull mode with something missing before them.",
             ),
             leaderships: counter("flotilla_leaderships_total", "Leaderships of shards that began on this node."),
         }
@@ -237,6 +251,10 @@ impl Backend for ClusterBackend {
 
     fn typing(&self, conv: ConvId, user: UserId) {
         self.0.type_in(conv, user);
+    }
+
+    fn pulled(&self, session: u64, user: UserId, convs: Vec<ConvId>) -> BoxFuture<'_, Vec<Option<Standing>>> {
+        Box::pin(async move { self.0.pulled(session, &user, &convs).await })
     }
 
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {

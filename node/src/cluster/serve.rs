@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::leader::Leader;
 use super::router::AskError;
-use super::wire::{self, Failure, KIND_ADMIN, KIND_NODE, NodeCast, NodeReply, NodeRequest};
+use super::wire::{self, Failure, KIND_ADMIN, KIND_NODE, NodeCast, NodeReply, NodeRequest, Subscription};
 use super::{Cluster, admin, control, fanout, pusher};
 
 /// The transport's view of this node. The cluster is set once it exists.
@@ -102,6 +102,7 @@ impl Cluster {
             NodeRequest::Present { shard, node, incarnation, sessions } => {
                 self.serve_present(shard, node, incarnation, sessions).await
             }
+            NodeRequest::Subscribe { shard, subscriptions } => self.serve_subscribe(from, shard, subscriptions).await,
             NodeRequest::Watch { shard, pairs } => self.serve_watch(from, shard, pairs).await,
             NodeRequest::Renew { node, incarnation, version } => {
                 control::serve_renew(self, from, node, incarnation, version).await
@@ -182,6 +183,34 @@ impl Cluster {
             Ok(Answer::Sessions(news)) => Ok(NodeReply::Presented { stream, news }),
             _ => Err(Failure::Unknown),
         }
+    }
+
+    async fn serve_subscribe(
+        &self,
+        from: NodeId,
+        shard: ShardId,
+        subscriptions: Vec<Subscription>,
+    ) -> Result<NodeReply, Failure> {
+        let leader = self.leading(shard)?;
+        if subscriptions.len() > limits::SUBSCRIPTIONS_PER_REQUEST_MAX {
+            return Err(Failure::Malformed);
+        }
+        // In this order: whatever the read does not see is pushed to who has subscribed before, under a later number.
+        let stream = leader.hub.position(from);
+        if !leader.subscribers.add(from, subscriptions.iter().map(|s| &s.conv), Instant::now()) {
+            return Err(Failure::Overloaded);
+        }
+        read_index(&leader).await?;
+        let mut standings = Vec::with_capacity(subscriptions.len());
+        for Subscription { conv, users, .. } in subscriptions {
+            match leader.group.query(&Query::Standing { conv, users }).await {
+                Ok(Answer::Standing(standing)) => standings.push(Some(standing)),
+                Ok(Answer::NotFound) => standings.push(None),
+                Ok(Answer::Moved) => return Err(Failure::NotReady),
+                _ => return Err(Failure::Unknown),
+            }
+        }
+        Ok(NodeReply::Subscribed { stream, standings })
     }
 
     pub fn on_cast(&self, from: NodeId, cast: NodeCast) {

@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::SessionSince;
+use flotilla_machine::query::{SessionSince, Standing};
+use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::slots;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::subscriptions::{Subscriptions, Tell};
 use super::watchers::{Seen, Watches};
-use super::wire::PushTo;
+use super::wire::{PushTo, Subscription};
 use crate::backend::{Attach, AttachGuard, Push};
 
 struct Attached {
@@ -43,6 +45,7 @@ struct Inner {
     sessions: BTreeMap<u64, Attached>,
     by_device: BTreeMap<DeviceId, Vec<u64>>,
     watches: Watches,
+    subscriptions: Subscriptions,
 }
 
 #[derive(Clone, Default)]
@@ -79,6 +82,7 @@ impl SessionTable {
     fn detach(&self, id: u64) {
         let mut inner = self.lock();
         inner.watches.forget(id);
+        inner.subscriptions.forget(id);
         if let Some(session) = inner.sessions.remove(&id)
             && let Some(ids) = inner.by_device.get_mut(&session.device)
         {
@@ -195,12 +199,62 @@ impl SessionTable {
         all
     }
 
+    // Conversations in pull mode.
+
+    pub fn want(&self, id: u64, user: &UserId, conv: &ConvId) -> Option<Standing> {
+        let mut inner = self.lock();
+        // One that has gone meanwhile wants nothing.
+        inner.sessions.get(&id)?;
+        inner.subscriptions.want(id, user, conv)
+    }
+
+    pub fn standing(&self, id: u64, conv: &ConvId) -> Option<Standing> {
+        self.lock().subscriptions.view(id, conv)
+    }
+
+    pub fn has_subscriptions(&self) -> bool {
+        self.lock().subscriptions.len() > 0
+    }
+
+    pub fn subscriptions(&self, owned: impl Fn(Slot) -> bool, all: bool, renew: bool) -> Vec<Subscription> {
+        self.lock().subscriptions.asks(owned, all, renew)
+    }
+
+    pub fn on_standing(&self, ask: &Subscription, standing: Option<Standing>) {
+        let mut inner = self.lock();
+        let tells = inner.subscriptions.on_answer(ask, standing);
+        inner.tell(tells);
+    }
+
+    /// True: entries are missing.
+    pub fn on_pulled(&self, conv: &ConvId, entries: &[Arc<Entry>]) -> bool {
+        let mut inner = self.lock();
+        let (tells, hole) = inner.subscriptions.on_pulled(conv, entries);
+        inner.tell(tells);
+        hole
+    }
+
     /// Gives `Resync` to sessions that lost a push and have room again. Called by a timer.
     pub fn repair(&self) {
         let mut inner = self.lock();
-        for session in inner.sessions.values_mut().filter(|s| s.lost) {
+        let Inner { sessions, subscriptions, .. } = &mut *inner;
+        for (id, session) in sessions.iter_mut().filter(|(_, s)| s.lost) {
             let owed = session.ending.clone().unwrap_or(Push::Resync);
             session.lost = session.pushes.try_send(Box::new(owed)).is_err();
+            if !session.lost {
+                // In pull mode no row tells of a head that was lost.
+                subscriptions.heads_of(*id).into_iter().for_each(|tell| session.hand(tell.push));
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn tell(&mut self, tells: Vec<Tell>) {
+        for Tell { session, push } in tells {
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.hand(push);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use flotilla_machine::command::{ClientLimits, KeyRow, LimitName, NodeInfo, Settings};
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{ControlState, DirtyItem, SessionNews, SessionSince};
+use flotilla_machine::query::{ControlState, DirtyItem, SessionNews, SessionSince, Standing};
 use flotilla_machine::{Answer, Query, Reply};
 use flotilla_proto::codec::{self, CodecError};
 use flotilla_proto::entry::Entry;
@@ -36,6 +36,19 @@ pub enum NodeRequest {
     Present { shard: ShardId, node: NodeId, incarnation: Incarnation, sessions: Vec<SessionSince> },
     /// What the first of each pair sees of the second, a user of this shard; the asking gateway is told of changes.
     Watch { shard: ShardId, pairs: Vec<(UserId, UserId)> },
+
+    // Later additions: variants are numbered by position.
+    /// A gateway subscribes, or subscribes on, to conversations in pull mode, and asks where its users stand. Only sent where
+    /// there are any (level 3).
+    Subscribe { shard: ShardId, subscriptions: Vec<Subscription> },
+}
+
+/// One conversation that sessions of the asking gateway hear of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    pub conv: ConvId,
+    /// Whose standing is asked for.
+    pub users: Vec<UserId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,9 +56,19 @@ pub enum NodeReply {
     Done,
     Reply(Reply),
     Answer(Answer),
-    Renewed { state: Option<ControlState> },
-    Presented { stream: StreamPosition, news: Vec<SessionNews> },
+    Renewed {
+        state: Option<ControlState>,
+    },
+    Presented {
+        stream: StreamPosition,
+        news: Vec<SessionNews>,
+    },
     Failed(Failure),
+    /// One per subscription, in order; none: no such conversation.
+    Subscribed {
+        stream: StreamPosition,
+        standings: Vec<Option<Standing>>,
+    },
 }
 
 /// Why a node did not do what was asked.
@@ -149,6 +172,11 @@ pub enum PushItem {
     /// These users may have come or gone.
     Presence {
         users: Vec<UserId>,
+    },
+    /// Entries of a conversation in pull mode, contiguous, to a gateway that has subscribed.
+    Pulled {
+        conv: ConvId,
+        entries: Vec<Entry>,
     },
 }
 

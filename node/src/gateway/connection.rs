@@ -35,18 +35,34 @@ use super::signals::{self, Signals};
 use super::socket::{Incoming, Socket};
 use super::window::Item;
 use super::withdrawals::Attempt;
-use super::{asks, ops, pool};
+use super::{asks, ops, pool, pulled};
 use crate::backend::{CallError, Freshness, NodeView, Push, Route, Wanted};
 
 /// What a job brings back to the actor.
 pub(super) enum Done {
     Answer(Option<u32>, ServerFrame),
-    Sent { id: Option<u32>, conv: ConvId, cid: Cid, asked: Instant, result: Result<frame::Accepted, ErrorBody> },
+    Sent {
+        id: Option<u32>,
+        conv: ConvId,
+        cid: Cid,
+        asked: Instant,
+        result: Result<frame::Accepted, ErrorBody>,
+    },
     Changed(Option<RowsPage>),
-    Pending(Option<RowsPage>),
+    /// With the conversations that cannot say now where they stand.
+    Pending(Option<(RowsPage, Vec<ConvId>)>),
     Row(ConvId, Result<Option<InboxRow>, ()>),
-    Log { conv: ConvId, from: Seq, to: Seq, page: Option<EntriesPage> },
-    Count { conv: ConvId, seq: Seq, n: Result<Option<Count>, ()> },
+    Log {
+        conv: ConvId,
+        from: Seq,
+        to: Seq,
+        page: Option<EntriesPage>,
+    },
+    Count {
+        conv: ConvId,
+        seq: Seq,
+        n: Result<Option<Count>, ()>,
+    },
     Marks(Option<Vec<MarkReply>>),
 }
 
@@ -396,6 +412,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let user = self.open.caller.user.clone();
         let device = self.open.device;
         let shared = self.shared.clone();
+        let session = self.open.guard.id;
         match action {
             Action::Close(code) => return Err(code),
             Action::Confirm(rev) => self.shared.backend.confirm(&self.open.guard, self.open.number, rev),
@@ -408,17 +425,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 self.put(None, ServerFrame::CaughtUp(CaughtUp { rev, behind }));
             }
             Action::Send(conv, item) => self.send_item(&conv, item),
-            Action::AskChanged { since, at_least } => {
-                self.job(async move { Done::Changed(asks::changed(&shared, user, device, since, at_least).await) })
-            }
+            Action::AskChanged { since, at_least } => self.job(async move {
+                let page = asks::changed(&shared, user.clone(), device, since, at_least).await;
+                Done::Changed(pulled::stand_page(&shared, session, &user, page).await)
+            }),
             Action::AskPending { after } => self.job(async move {
                 let query = Query::Pending { user: user.clone(), device, after, limit: limits::ROWS_PER_PAGE };
-                Done::Pending(asks::rows(&shared, user, query, Freshness::Linearizable).await)
+                let Some(mut page) = asks::rows(&shared, user.clone(), query, Freshness::Linearizable).await else {
+                    return Done::Pending(None);
+                };
+                let behind = pulled::stand(&shared, session, &user, &mut page.rows).await;
+                Done::Pending(Some((page, behind)))
             }),
             Action::AskRow(conv) => self.job(async move {
                 let query = Query::Row { user: user.clone(), device, conv: conv.clone() };
-                let row = match shared.backend.query(Route::User(user), query, Freshness::Linearizable).await {
-                    Ok(Answer::Row(row)) => Ok(row),
+                let row = match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
+                    Ok(Answer::Row(Some(mut row))) => {
+                        pulled::stand(&shared, session, &user, std::slice::from_mut(&mut row)).await;
+                        Ok(Some(row))
+                    }
+                    Ok(Answer::Row(None)) => Ok(None),
                     Ok(Answer::NotFound) => Ok(None),
                     _ => Err(()),
                 };
@@ -495,7 +521,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Done::Changed(Some(page)) => self.session.on_changed(page, now),
             Done::Changed(None) => self.session.on_changed_failed(now),
-            Done::Pending(Some(page)) => self.session.on_pending(page, now),
+            Done::Pending(Some((page, behind))) => {
+                self.session.on_behind(behind);
+                self.session.on_pending(page, now);
+            }
             Done::Pending(None) => self.session.on_pending_failed(now),
             Done::Row(conv, Ok(row)) => self.session.on_row(&conv, row, now),
             Done::Row(conv, Err(())) => self.session.on_row_failed(&conv, now),

@@ -13,6 +13,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use tokio::sync::mpsc;
 
+use super::pulled;
 use super::shared::Shared;
 use super::withdrawals::Attempt;
 use crate::auth::{self, Caller, TokenError};
@@ -94,6 +95,17 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted)
             (try_open(shared, hello, &caller.user, device, install, wanted).await.map_err(open_code)?, Rev(0))
         }
     };
+    // A device that has caught up once has its places.
+    if since == Rev(0) {
+        if let Err(error) = pulled::place(shared, &caller.user, device).await {
+            // Nobody will use the session that is open now.
+            let (instance, attempt) = (hello.instance, hello.attempt);
+            let attempt = Attempt { user: caller.user.clone(), device, instance, attempt };
+            shared.withdrawals.put(&shared.backend, attempt);
+            tracing::debug!(user = %caller.user, %error, "a new device cannot take its places now");
+            return Err(CloseCode::NotReady);
+        }
+    }
     let (number, rev, epoch) = (opened.number, opened.rev, node.epoch);
     shared.backend.confirm(&guard, number, rev);
     let (instance, attempt) = (hello.instance, hello.attempt);

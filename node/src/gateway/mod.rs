@@ -18,6 +18,7 @@ pub mod limits;
 pub mod marks;
 pub mod ops;
 pub mod pool;
+pub mod pulled;
 pub mod rates;
 pub mod requests;
 pub mod sends;
@@ -30,6 +31,8 @@ pub mod withdrawals;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod pulled_tests;
 #[cfg(test)]
 mod signal_tests;
 #[cfg(test)]

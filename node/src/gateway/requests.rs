@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Done, Unread};
 use super::socket::Incoming;
-use super::{errors, hello, ops};
+use super::{errors, hello, ops, pulled};
 use crate::auth::Caller;
 use crate::backend::{Freshness, Route};
 use crate::http::people;
@@ -195,11 +195,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             // An answer fits one message: a conv is below 700 bytes.
             let limit = ask.limit.unwrap_or(64).clamp(1, 64);
             let query = Query::Changed { user: user.clone(), device, since, limit };
-            let page = match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
+            let mut page = match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
                 Ok(Answer::Rows(page)) => page,
                 Ok(_) => return Err(errors::internal("sync")),
                 Err(error) => return Err(errors::of_call(error)),
             };
+            pulled::stand_once(&shared, &user, &mut page.rows, &Freshness::Any { min_seq: None }).await;
             let top = if page.more { page.rows.last().map_or(since, |r| r.rev) } else { page.rev };
             let convs = page.rows.iter().map(|row| ops::conv_frame(&user, epoch, row)).collect();
             let rev = RevToken::new(epoch, top);

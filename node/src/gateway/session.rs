@@ -291,6 +291,11 @@ impl Session {
         self.phase = Phase::CatchUp;
     }
 
+    /// Conversations that cannot say now how far they go: `caught_up` does not wait for them, and names them.
+    pub fn on_behind(&mut self, convs: Vec<ConvId>) {
+        self.behind.extend(convs);
+    }
+
     pub fn on_pending_failed(&mut self, now: u64) {
         self.asking = false;
         self.retry_at = now + limits::READ_RETRY_MS;

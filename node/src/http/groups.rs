@@ -43,13 +43,29 @@ pub struct NewGroup {
     pub members: Vec<UserId>,
     #[serde(default)]
     pub history: HistoryAccess,
+    /// Not in the documents before a cluster has channels.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub kind: GroupKind,
+}
+
+/// In a channel only admins and the owner write; its size is no matter.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    #[default]
+    Group,
+    Channel,
 }
 
 /// The same key again names the same group.
 pub async fn create(ask: Ask<NewGroup>) -> Result<frame::Accepted, ErrorBody> {
     let key = ask.key()?;
-    let NewGroup { name, members, history } = ask.params;
-    let conv = ConvId::group(&ask.me.user, key);
+    let NewGroup { name, members, history, kind } = ask.params;
+    let conv = match kind {
+        GroupKind::Group => ConvId::group(&ask.me.user, key),
+        GroupKind::Channel => ConvId::channel(&ask.me.user, key),
+    };
     append(&ask.shared, &ask.me, conv, key, What::Create { name, members, history }).await
 }
 

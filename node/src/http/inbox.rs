@@ -22,7 +22,7 @@ use crate::auth::jwt;
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
 use crate::gateway::window::{self, Item};
-use crate::gateway::{errors, ops};
+use crate::gateway::{errors, ops, pulled};
 
 /// What one poll returns at most.
 const POLL_CONVERSATIONS_MAX: u32 = 20;
@@ -82,6 +82,7 @@ pub enum InboxFrame {
 
 pub async fn poll(Ask { shared, me, params, .. }: Ask<Wait>) -> Result<Inbox, ErrorBody> {
     let until = Instant::now() + wait_of(params.wait.as_deref())?;
+    pulled::place(&shared, &me.user, me.device).await.map_err(errors::of_call)?;
     loop {
         let page = look(&shared, &me).await?;
         if page.is_some() || Instant::now() >= until || shared.node().draining {
@@ -129,7 +130,10 @@ pub async fn rows(
 ) -> Result<RowsPage, ErrorBody> {
     let query = Query::Pending { user: me.user.clone(), device: me.device, after, limit };
     match shared.backend.query(Route::User(me.user.clone()), query, freshness.clone()).await {
-        Ok(Answer::Rows(page)) => Ok(page),
+        Ok(Answer::Rows(mut page)) => {
+            pulled::stand_once(shared, &me.user, &mut page.rows, freshness).await;
+            Ok(page)
+        }
         Ok(_) => Err(errors::internal("pending")),
         Err(error) => Err(errors::of_call(error)),
     }

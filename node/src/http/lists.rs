@@ -20,7 +20,7 @@ use super::groups::conv_id;
 use super::route::{Ask, Done};
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
-use crate::gateway::{errors, ops};
+use crate::gateway::{errors, ops, pulled};
 
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -121,7 +121,8 @@ async fn by_id(shared: &Shared, me: Me, params: ListPage) -> Result<Conversation
     };
     let limit = params.limit.unwrap_or(limits::ROWS_PER_PAGE).clamp(1, limits::ROWS_PER_PAGE);
     let query = Query::Rows { user: me.user.clone(), device: me.device, after, limit };
-    let page = rows(shared, &me, query).await?;
+    let mut page = rows(shared, &me, query).await?;
+    pulled::stand_once(shared, &me.user, &mut page.rows, &Freshness::Any { min_seq: None }).await;
     let next = page.rows.last().filter(|_| page.more).map(|row| row.conv.to_string());
     let epoch = shared.node().epoch;
     let one = |row: &InboxRow| Listed { conv: ops::conv_frame(&me.user, epoch, row), last: None, members: None };
@@ -138,8 +139,10 @@ async fn by_activity(shared: &Shared, me: Me, params: ListPage) -> Result<Conver
     let max = if previews { limits::PREVIEWS_PER_PAGE } else { limits::ROWS_PER_PAGE };
     let limit = limit.unwrap_or(max).clamp(1, max);
     let query = Query::Recent { user: me.user.clone(), device: me.device, after, archived, limit };
-    let page = rows(shared, &me, query).await?;
+    let mut page = rows(shared, &me, query).await?;
     let next = page.rows.last().filter(|_| page.more).map(|row| text_of(&row.place()));
+    // After the place in the list was taken: that is by what the rows themselves say.
+    pulled::stand_once(shared, &me.user, &mut page.rows, &Freshness::Any { min_seq: None }).await;
     let epoch = shared.node().epoch;
     let one = |row: InboxRow| {
         let me = &me;

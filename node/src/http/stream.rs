@@ -28,7 +28,7 @@ use super::accounts::Me;
 use super::inbox::{self, InboxFrame, Upto};
 use super::route::Ask;
 use crate::backend::Freshness;
-use crate::gateway::errors;
+use crate::gateway::{errors, pulled};
 use crate::gateway::shared::Shared;
 use crate::gateway::window::Item;
 
@@ -75,6 +75,7 @@ impl From<InboxFrame> for StreamEvent {
 }
 
 pub async fn open(Ask { shared, me, params, expires, .. }: Ask<Behind>) -> Result<Response, ErrorBody> {
+    pulled::place(&shared, &me.user, me.device).await.map_err(errors::of_call)?;
     let turn = shared.streams.clone().try_acquire_owned().map_err(|_| ErrorBody {
         retry_after_ms: Some(limits::EXPORT_RETRY_MS),
         ..ErrorBody::new(ErrorCode::TooManyRequests, "too many streams are open on this node")

@@ -424,9 +424,8 @@ async fn a_stream_goes_on_behind_its_last_event_and_begins_again_without_an_ack(
     assert_eq!(node.post("/v1/inbox/ack", "dev:bob", &ack).await.0, 200);
     let (_, empty) = node.get("/v1/inbox", "dev:bob").await;
     assert_eq!(empty["frames"], json!([]));
-    let (head, _) = node
-        .ask("GET", "/v1/inbox/stream", &[("authorization", "Bearer dev:bob"), ("last-event-id", "x.y.z")])
-        .await;
+    let (head, _) =
+        node.ask("GET", "/v1/inbox/stream", &[("authorization", "Bearer dev:bob"), ("last-event-id", "x.y.z")]).await;
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     let (head, _) = node.ask("GET", "/v1/inbox/stream", &[]).await;
     assert!(head.starts_with("HTTP/1.1 401"), "{head}");

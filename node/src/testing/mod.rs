@@ -7,7 +7,8 @@ pub mod client;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flotilla_machine::command::{ClearDirty, ClearReceipt};
+use flotilla_machine::command::{ClearDirty, ClearReceipt, Settings};
+use flotilla_machine::query::Standing;
 use flotilla_machine::testing::Machine;
 use flotilla_machine::{Answer, Command, Effect, Query, Reply, Stamp};
 use flotilla_proto::entry::Entry;
@@ -103,6 +104,12 @@ impl Fake {
         lock(&self.faults)
     }
 
+    /// The newest rules hold.
+    pub fn raise_level(&self, level: u32) {
+        let settings = Settings { version: 9, feature_level: level, ..Settings::default() };
+        assert_eq!(self.apply(Command::SetSettings(settings)), Reply::Done);
+    }
+
     pub fn ask(&self, query: &Query) -> Answer {
         lock(&self.machine).query(query)
     }
@@ -122,6 +129,7 @@ impl Fake {
         for effect in applied.effects {
             match effect {
                 Effect::Presence { user } => self.look_again(machine, &user),
+                Effect::Pulled { conv, .. } => self.push_pulled(machine, &conv),
                 effect => self.push(effect, entries),
             }
         }
@@ -163,6 +171,20 @@ impl Fake {
             self.step(machine, Command::ClearReceiptDirty { items: done }, &[]);
         }
         worked
+    }
+
+    /// What gateways that have subscribed would say.
+    fn push_pulled(&self, machine: &Machine, conv: &ConvId) {
+        for session in lock(&self.attached).values() {
+            let users = vec![session.session.user.clone()];
+            let Answer::Standing(standing) = machine.query(&Query::Standing { conv: conv.clone(), users }) else {
+                continue;
+            };
+            let Some(own) = standing.users[0].as_ref().filter(|own| own.part.receives(standing.head)) else { continue };
+            let (head, n_head) = (standing.head, own.part.effective_n(standing.n_head));
+            let push = Push::Head { conv: conv.clone(), head, n_head, revs: vec![], entries: vec![] };
+            let _ = session.pushes.try_send(Box::new(push));
+        }
     }
 
     fn push(&self, effect: Effect, entries: &[Entry]) {
@@ -223,6 +245,15 @@ fn seen(answer: Answer) -> Vec<Seen> {
 }
 
 impl Backend for Fake {
+    fn pulled(&self, _session: u64, user: UserId, convs: Vec<ConvId>) -> BoxFuture<'_, Vec<Option<Standing>>> {
+        let stand = |conv: ConvId| match self.ask(&Query::Standing { conv, users: vec![user.clone()] }) {
+            Answer::Standing(standing) if !self.faults().logs_down => Some(standing),
+            _ => None,
+        };
+        let standings = convs.into_iter().map(stand).collect();
+        async move { standings }.boxed()
+    }
+
     fn presence(
         &self,
         by: UserId,

@@ -198,7 +198,13 @@ async fn present(cluster: &Arc<Cluster>, shard: ShardId) -> Option<StreamPositio
         }
     }
     cluster.sessions.resync_others(&owned, &sessions);
-    position
+    // Whatever the lost frames said of conversations in pull mode is read again.
+    let subscribed = cluster.subscribe_again(shard, &owned).await?;
+    match (position, subscribed) {
+        (Some(position), Some(other)) if position.term != other.term => None,
+        (Some(position), Some(other)) => Some(position.min(other)),
+        (position, _) => position,
+    }
 }
 
 /// Closes the users of shards that no leader has spoken for.
@@ -210,6 +216,7 @@ pub async fn run_silence(cluster: Arc<Cluster>, lease: Duration) {
         for shard in cluster.receiver.take_silent(lease) {
             if let Some(owned) = cluster.owner_of(shard) {
                 tracing::warn!(%shard, "no keepalive from the shard's leader for a lease, closing its users' sessions");
+                // Conversations of that shard are asked for again when it is back; their members stay.
                 cluster.sessions.close(&owned, 4006);
                 cluster.watch_again(&owned);
             }
@@ -239,6 +246,7 @@ fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
                 cluster.sessions.deliver(&to, &Push::Conv { conv: conv.clone(), rev });
             }
         }
+        PushItem::Pulled { conv, entries } => cluster.on_pulled(&conv, entries),
         PushItem::Presence { users } => cluster.on_presence(from, shard, users),
         PushItem::End { to, why } => cluster.sessions.deliver(&to, &Push::End(why)),
     }
