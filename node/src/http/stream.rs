@@ -28,9 +28,9 @@ use super::accounts::Me;
 use super::inbox::{self, InboxFrame, Upto};
 use super::route::Ask;
 use crate::backend::Freshness;
-use crate::gateway::{errors, pulled};
 use crate::gateway::shared::Shared;
 use crate::gateway::window::Item;
+use crate::gateway::{errors, pulled};
 
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_AT_LEADER: Duration = Duration::from_millis(limits::LONG_POLL_LOOK_MS);
@@ -331,8 +331,7 @@ impl Sent {
 
     /// Something waits for an ack.
     fn is_full(&self) -> bool {
-        !self.has_room()
-            || self.0.values().any(|place| place.unacked.len() >= limits::WINDOW_ENTRIES_PER_CONV)
+        !self.has_room() || self.0.values().any(|place| place.unacked.len() >= limits::WINDOW_ENTRIES_PER_CONV)
     }
 
     fn room(&self, conv: &ConvId) -> usize {
