@@ -221,10 +221,33 @@ impl Handle {
         members: &[UserId],
         history: HistoryAccess,
     ) -> Result<ConvId, CallError> {
-        let conv = ConvId::group(&self.user, key);
+        let params = json!({"name": name, "members": members, "history": history});
+        self.create(ConvId::group(&self.user, key), key, name, members, history, params).await
+    }
+
+    /// One to many: only admins write in it, and it may have very many members.
+    pub async fn create_channel(
+        &self,
+        key: Cid,
+        name: &str,
+        members: &[UserId],
+        history: HistoryAccess,
+    ) -> Result<ConvId, CallError> {
+        let params = json!({"name": name, "members": members, "history": history, "kind": "channel"});
+        self.create(ConvId::channel(&self.user, key), key, name, members, history, params).await
+    }
+
+    async fn create(
+        &self,
+        conv: ConvId,
+        key: Cid,
+        name: &str,
+        members: &[UserId],
+        history: HistoryAccess,
+        params: Value,
+    ) -> Result<ConvId, CallError> {
         let what = What::Create { name: name.to_owned(), members: members.to_vec(), history };
         let noted = Noted { cid: key, conv: conv.clone(), what };
-        let params = json!({"name": name, "members": members, "history": history});
         self.call_noted("POST groups", Some(key), params, Some(noted)).await?;
         Ok(conv)
     }
