@@ -75,13 +75,15 @@ pub async fn spread(cluster: &Cluster, (node, other): (usize, usize), pick: u32,
 /// What was synced since some time before is gone, and the watermark tells.
 pub async fn lost_tail(cluster: &Cluster, node: usize, lasts: Duration) -> String {
     let seat = &cluster.seats[node];
+    // Of a node that is down the next life would write its boot number behind the image: that is a directory that goes back.
+    let runs = seat.running().is_some();
     let image = seat.disk.copy_durable();
     let died = seat.disk.counters().crashes;
     sleep(lasts.max(Duration::from_secs(1))).await;
     let watermark = seat.disk.watermark().read().ok().flatten();
     // Where nothing was told to be synced since, nothing can be lost that was; and the boot number tells of another life.
     let told = watermark.is_some_and(|watermark| watermark.0 > image.last());
-    if !told || seat.disk.counters().crashes != died || cluster.is_down(node) {
+    if !runs || !told || seat.disk.counters().crashes != died || cluster.is_down(node) {
         return "no tail to lose".into();
     }
     cluster.kill(node, Disk::Lost, 0);

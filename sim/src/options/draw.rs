@@ -9,7 +9,7 @@ use flotilla_proto::fate::Door;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::fault::{DEAF, LATER, NETWORK, NEWER, NEWER_LOSSES};
+use super::fault::{LATER, NETWORK, NEWER, NEWER_LOSSES};
 use super::load::{Load, stream};
 use super::{Disk, Fault, KINDS, Options, POINTS, Timed};
 
@@ -138,9 +138,9 @@ impl Options {
         let node = rng.random_range(0..self.nodes);
         let after = Duration::from_millis(rng.random_range(500..=3_000));
         let lasts = Duration::from_millis(rng.random_range(12_000..=18_000));
-        // Whatever may keep a client from hearing that it was closed takes the sight of whether it was.
+        // Whatever else happens to that node sends its clients away before anybody can see whether it lets them go.
         if rng.random_bool(0.7) {
-            self.lanes.iter_mut().for_each(|lane| lane.retain(|timed| !DEAF.contains(&timed.fault.kind())));
+            self.lanes.clear();
         }
         // It had better lead something.
         let shard = rng.random_range(1..=self.shards);

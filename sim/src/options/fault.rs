@@ -173,9 +173,22 @@ pub const NEWER: [&str; 3] = ["refuse", "deposed", "crash-loop"];
 /// The same; each takes a copy away.
 pub const NEWER_LOSSES: [&str; 4] = ["spread", "rot", "lost-tail", "roll-back"];
 
-/// What may keep a client from hearing that it was closed, or the gateway from closing it.
-pub const DEAF: [&str; 10] =
-    ["isolate", "isolate-leader", "swizzle", "half-open", "late", "loss", "delay", "silent", "pause", "client-crash"];
+/// What may keep a client from hearing that it was closed, or the gateway from closing it. And where a node is asked to stop, its
+/// clients are told to go, and do so without a word in the history.
+pub const DEAF: [&str; 12] = [
+    "isolate",
+    "isolate-leader",
+    "swizzle",
+    "half-open",
+    "late",
+    "loss",
+    "delay",
+    "silent",
+    "pause",
+    "client-crash",
+    "stop",
+    "rolling",
+];
 
 /// Every kind of fault, as [`Fault::kind`] names it.
 pub const KINDS: [&str;

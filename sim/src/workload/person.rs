@@ -47,6 +47,9 @@ pub struct Person {
     elsewhere: Mutex<BTreeMap<ConvId, Seq>>,
 }
 
+/// What a connection ends with that nobody has closed.
+const GONE: u16 = 1006;
+
 impl Person {
     /// Registers, then opens the device.
     pub(super) async fn enter(
@@ -129,6 +132,9 @@ impl Person {
     pub(super) async fn is_away(&self, lasts: Duration) {
         let _alone = self.changing.lock().await;
         World::current().kill(self.machine.id());
+        // It cannot say so itself, and whoever looks at connections must know.
+        let Web { recorder, label, user, .. } = &self.web;
+        recorder.record(label, user, Op::Closed { code: GONE, reason: "its process died".into() });
         sleep(lasts).await;
         self.rise().await;
     }
