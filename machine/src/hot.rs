@@ -8,11 +8,10 @@
 //!
 //! It does not know what rows mean, beyond which kinds are worth their bytes.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use flotilla_proto::limits::HOT_ROWS_BYTES_MAX;
 
+use crate::lookup::Lookup;
 use crate::table::kind;
 
 /// What a row costs beside its bytes.
@@ -29,9 +28,9 @@ pub(crate) struct HotRows {
 #[derive(Debug, Default)]
 struct Generation {
     /// None: storage has no such row.
-    rows: BTreeMap<Vec<u8>, Option<Bytes>>,
+    rows: Lookup<Option<Bytes>>,
     /// The keys under a prefix, all of them.
-    lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    lists: Lookup<Vec<Vec<u8>>>,
     bytes: usize,
 }
 
@@ -73,10 +72,10 @@ impl Generation {
         }
     }
 
-    fn remove(&mut self, key: &[u8]) {
-        if let Some(row) = self.rows.remove(key) {
-            self.bytes = self.bytes.saturating_sub(weight(key, row.as_ref()));
-        }
+    fn remove(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        let row = self.rows.remove(key)?;
+        self.bytes = self.bytes.saturating_sub(weight(key, row.as_ref()));
+        Some(row)
     }
 }
 
@@ -86,8 +85,7 @@ impl HotRows {
         if let Some(row) = self.young.rows.get(key) {
             return Some(row.clone());
         }
-        let row = self.old.rows.get(key)?.clone();
-        self.old.remove(key);
+        let row = self.old.remove(key)?;
         self.insert(key.to_vec(), row.clone());
         Some(row)
     }
@@ -101,13 +99,13 @@ impl HotRows {
     }
 
     /// The row as storage holds it from now on.
-    pub fn on_written(&mut self, key: &[u8], row: Option<&Bytes>) {
+    pub fn on_written(&mut self, key: Vec<u8>, row: Option<&Bytes>) {
         let Some(kind) = key.first().copied().filter(|kind| is_hot(*kind)) else { return };
-        self.old.remove(key);
+        self.old.remove(&key);
         if row.is_some() || is_hot_when_absent(kind) {
-            self.insert(key.to_vec(), row.cloned());
+            self.insert(key, row.cloned());
         } else {
-            self.young.remove(key);
+            self.young.remove(&key);
         }
     }
 
@@ -171,9 +169,9 @@ mod tests {
         assert_eq!(hot.get(&key(1)), Some(None));
         hot.old = std::mem::take(&mut hot.young);
         let row = Bytes::from_static(b"row");
-        hot.on_written(&key(1), Some(&row));
+        hot.on_written(key(1), Some(&row));
         assert_eq!(hot.get(&key(1)), Some(Some(row)));
-        hot.on_written(&key(1), None);
+        hot.on_written(key(1), None);
         assert_eq!(hot.get(&key(1)), Some(None));
     }
 

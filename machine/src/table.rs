@@ -9,6 +9,7 @@
 //! It knows nothing of what the rows mean. Queries use the same functions over a [`View`] that commands use over a
 //! [`Txn`](crate::Txn).
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -339,9 +340,24 @@ fn damaged<T: Table>() -> Fatal {
     Fatal::Damaged { table: T::NAME }
 }
 
+thread_local! {
+    /// Where a row is encoded before it is copied into memory of its own, of the right size.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
+}
+
+/// What a thread keeps for encoding: the rare large row does not stay.
+const SCRATCH_BYTES_MAX: usize = 64 * 1024;
+
 fn encode<T: Table>(row: &T::Row) -> Bytes {
-    let payload = codec::encode(T::VERSION, row).expect("rows are plain data of known length, which always encodes");
-    value::seal(T::VERSION, &payload)
+    SCRATCH.with_borrow_mut(|scratch| {
+        value::seal_into(scratch, T::VERSION, |out| codec::encode_into(T::VERSION, row, out))
+            .expect("rows are plain data of known length, which always encodes");
+        let sealed = Bytes::copy_from_slice(scratch);
+        if scratch.capacity() > SCRATCH_BYTES_MAX {
+            *scratch = Vec::new();
+        }
+        sealed
+    })
 }
 
 fn decode<T: Table>(bytes: &[u8]) -> Result<T::Row, Fatal> {

@@ -4,7 +4,6 @@
 //! batch. Keys are given without the node's prefix (kind, shard, state generation), so that digests leave it out.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -12,12 +11,65 @@ use flotilla_storage::key::prefix_end;
 use flotilla_storage::{Batch, Order, Read, StorageError};
 
 use crate::hot::HotRows;
+use crate::lookup::Places;
 use crate::meta::Kept;
+
+/// A row that is put, or deleted.
+type Change = (Vec<u8>, Option<Bytes>);
+
+/// The writes, looked up by key all the time and listed in key order now and then.
+#[derive(Default)]
+struct Writes {
+    /// In the order in which their keys were first written.
+    changes: Vec<Change>,
+    /// Where in `changes` a key stands.
+    places: Places,
+    /// The places in key order; those that have come since the last listing are missing.
+    sorted: RefCell<Vec<usize>>,
+}
+
+impl Writes {
+    fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+        self.place(key).map(|place| &self.changes[place].1)
+    }
+
+    fn insert(&mut self, key: Vec<u8>, change: Option<Bytes>) {
+        match self.place(&key) {
+            Some(place) => self.changes[place].1 = change,
+            None => {
+                self.places.insert(&key, self.changes.len(), |place| &self.changes[place].0);
+                self.changes.push((key, change));
+            }
+        }
+    }
+
+    fn place(&self, key: &[u8]) -> Option<usize> {
+        self.places.get(key, |place| &self.changes[place].0)
+    }
+
+    /// Those of [from, to), in key order.
+    fn range(&self, from: &[u8], to: &[u8]) -> Vec<&Change> {
+        if self.changes.is_empty() || from >= to {
+            return Vec::new();
+        }
+        let key = |place: &usize| self.changes[*place].0.as_slice();
+        let mut sorted = self.sorted.borrow_mut();
+        if sorted.len() < self.changes.len() {
+            let known = sorted.len();
+            sorted.extend(known..self.changes.len());
+            // Nearly in order already, which this sort is quick at.
+            sorted.sort_by(|a, b| key(a).cmp(key(b)));
+        }
+        let low = sorted.partition_point(|place| key(place) < from);
+        let high = sorted.partition_point(|place| key(place) < to);
+        sorted[low..high].iter().map(|place| &self.changes[*place]).collect()
+    }
+}
 
 pub struct Txn<'a> {
     base: &'a dyn Read,
     prefix: Vec<u8>,
-    writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    writes: Writes,
     writes_made: u64,
     /// Of the rows in `base`; knows of the writes only once they are taken.
     hot: RefCell<HotRows>,
@@ -31,7 +83,7 @@ impl<'a> Txn<'a> {
     /// As [`Txn::new`], with what an earlier transaction on the same rows left; [`Txn::into_batch_keeping`] gives it back.
     pub fn keeping(base: &'a dyn Read, prefix: Vec<u8>, kept: &mut Kept) -> Self {
         let hot = RefCell::new(std::mem::take(&mut kept.hot));
-        Self { base, prefix, writes: BTreeMap::new(), writes_made: 0, hot }
+        Self { base, prefix, writes: Writes::default(), writes_made: 0, hot }
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
@@ -93,7 +145,7 @@ impl<'a> Txn<'a> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StorageError> {
         let cut = self.prefix.len();
-        let mut written = self.writes.range(from.to_vec()..to.to_vec()).peekable();
+        let mut written = self.writes.range(from, to).into_iter().peekable();
         let mut stopped = false;
         self.base.scan(&self.full(from), &self.full(to), Order::Forward, &mut |key, value| {
             let key = &key[cut..];
@@ -139,7 +191,7 @@ impl<'a> Txn<'a> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.changes.is_empty()
     }
 
     /// The writes as one batch, under the prefix.
@@ -151,11 +203,11 @@ impl<'a> Txn<'a> {
     pub fn into_batch_keeping(self, kept: &mut Kept) -> Batch {
         let mut batch = Batch::default();
         let mut hot = self.hot.into_inner();
-        for (key, change) in self.writes {
-            hot.on_written(&key, change.as_ref());
+        for (key, change) in self.writes.changes {
             let mut full = Vec::with_capacity(self.prefix.len() + key.len());
             full.extend_from_slice(&self.prefix);
             full.extend_from_slice(&key);
+            hot.on_written(key, change.as_ref());
             match change {
                 Some(value) => batch.put(full, value),
                 None => batch.delete(full),

@@ -19,16 +19,22 @@ pub enum CodecError {
     Encode(#[source] bincode::Error),
 }
 
-fn options(limit: u64) -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit).reject_trailing_bytes()
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().reject_trailing_bytes()
 }
 
 /// `version` byte, then the value.
 pub fn encode<T: Serialize>(version: u8, value: &T) -> Result<Bytes, CodecError> {
     let mut out = Vec::with_capacity(128);
-    out.push(version);
-    options(u64::MAX).serialize_into(&mut out, value).map_err(CodecError::Encode)?;
+    encode_into(version, value, &mut out)?;
     Ok(out.into())
+}
+
+/// The same, behind what `out` holds.
+pub fn encode_into<T: Serialize>(version: u8, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    out.push(version);
+    // No limit: with one, all of it would be measured before it is written.
+    options().with_no_limit().serialize_into(out, value).map_err(CodecError::Encode)
 }
 
 /// Accepts exactly `version`; `bytes` beyond `limit` are refused before anything is allocated.
@@ -37,7 +43,7 @@ pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8], limit: usize) -> R
     if *found != version {
         return Err(CodecError::Version { found: *found, known: version });
     }
-    options(limit as u64).deserialize(rest).map_err(CodecError::Malformed)
+    options().with_limit(limit as u64).deserialize(rest).map_err(CodecError::Malformed)
 }
 
 #[cfg(test)]

@@ -28,11 +28,26 @@ impl From<Damaged> for crate::StorageError {
 /// Wraps a payload for storage.
 pub fn seal(version: u8, payload: &[u8]) -> Bytes {
     let mut sealed = Vec::with_capacity(payload.len() + OVERHEAD_BYTES);
-    sealed.push(version);
-    sealed.extend_from_slice(payload);
-    let checksum = crc32fast::hash(&sealed);
-    sealed.extend_from_slice(&checksum.to_be_bytes());
+    let written: Result<(), std::convert::Infallible> = seal_into(&mut sealed, version, |out| {
+        out.extend_from_slice(payload);
+        Ok(())
+    });
+    let Ok(()) = written;
     sealed.into()
+}
+
+/// The same around a payload that is written in its place, into a buffer that is emptied first.
+pub fn seal_into<E>(
+    sealed: &mut Vec<u8>,
+    version: u8,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    sealed.clear();
+    sealed.push(version);
+    payload(sealed)?;
+    let checksum = crc32fast::hash(sealed);
+    sealed.extend_from_slice(&checksum.to_be_bytes());
+    Ok(())
 }
 
 /// Checks a stored value and returns its layout version and payload, without copying.
@@ -78,6 +93,13 @@ mod tests {
             let (got_version, got_payload) = open(&seal(version, &payload)).expect("just sealed");
             prop_assert_eq!(got_version, version);
             prop_assert_eq!(&got_payload[..], &payload[..]);
+            let mut written = b"of an earlier value".to_vec();
+            seal_into(&mut written, version, |out| {
+                out.extend_from_slice(&payload);
+                Ok::<_, ()>(())
+            })
+            .expect("writes");
+            prop_assert_eq!(written, seal(version, &payload));
         }
 
         #[test]
