@@ -185,6 +185,8 @@ pub const LOG_WRITER_QUEUE_MAX: usize = 1_024;
 /// What one sync of the log writer covers at most: bytes of keys and values, and calls.
 pub const LOG_WRITE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const LOG_WRITES_PER_SYNC_MAX: usize = 1_024;
+/// Times that the tasks that are ready run before the log or applied entries are written, so that they share the write.
+pub const TURNS_BEFORE_A_WRITE: usize = 4;
 /// One read of a log, for replication or for applying: encoded bytes (one entry comes in any case).
 pub const LOG_READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The newest entries of one group's log kept in memory, beyond those that are not durable yet.

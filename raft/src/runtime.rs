@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flotilla_proto::limits::TURNS_BEFORE_A_WRITE;
 use flotilla_storage::Engine;
 use openraft_rt::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
@@ -50,6 +51,14 @@ where
         tokio::time::sleep(stall).await;
     }
     blocking(work).await
+}
+
+/// Lets the tasks that are ready run first, so that what they are about to hand over shares the caller's write. Returns at
+/// once when nothing is ready: it costs an idle node nothing, and a busy one a few microseconds for fewer, larger writes.
+pub async fn after_the_ready() {
+    for _ in 0..TURNS_BEFORE_A_WRITE {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The runtime as openraft's type parameter.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::store::Shared;
 use crate::hooks::{Hooks, supervise};
 use crate::path;
-use crate::runtime::blocking_write;
+use crate::runtime::{after_the_ready, blocking_write};
 use crate::seam::fault;
 use crate::types::TypeConfig;
 
@@ -98,6 +98,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         while let Some(first) = self.waiting.recv().await {
+            after_the_ready().await;
             let (batch, durability, mut thens) = self.gather(first);
             if plant::on(Plant::CallbackBeforeSync) {
                 let (early, late) = thens.into_iter().partition(|then| matches!(then, Then::Flushed { .. }));

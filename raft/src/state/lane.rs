@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Pointer;
 use super::applier::{Order, apply_entries};
 use crate::hooks::{Hooks, supervise};
-use crate::runtime::blocking_write;
+use crate::runtime::{after_the_ready, blocking_write};
 use crate::types::{Entry, Replies};
 
 /// A handle to a node's lanes. Their tasks end with the last handle.
@@ -76,6 +76,7 @@ struct Lane {
 impl Lane {
     async fn run(mut self) {
         while let Some(first) = self.waiting.recv().await {
+            after_the_ready().await;
             let jobs = self.gather(first);
             let engine = self.engine.clone();
             let answers = blocking_write(&*self.engine, move || apply_all(&*engine, jobs)).await;
