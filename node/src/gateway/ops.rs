@@ -58,8 +58,18 @@ pub async fn append(
     frame: &CommandFrame,
 ) -> Result<frame::Accepted, ErrorBody> {
     check(&frame.what)?;
+    shared.try_send(sender, &frame.target.conv_for(sender))?;
+    append_again(shared, sender, device, frame).await
+}
+
+/// As [`append`], of a command that has been counted.
+pub async fn append_again(
+    shared: &Shared,
+    sender: &UserId,
+    device: DeviceId,
+    frame: &CommandFrame,
+) -> Result<frame::Accepted, ErrorBody> {
     let conv = frame.target.conv_for(sender);
-    shared.try_send(sender, &conv)?;
     let mut append = Append {
         conv: conv.clone(),
         sender: sender.clone(),

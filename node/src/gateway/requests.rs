@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Done, Unread};
+use super::sends::Try;
 use super::socket::Incoming;
 use super::{errors, hello, ops, pulled};
 use crate::auth::Caller;
@@ -154,7 +155,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let ticket = self.sends.enter(&conv, cid);
         let asked = Instant::now();
         self.job(async move {
-            let result = ticket.run(&shared, &user, device, command).await;
+            let submit = |ask: Try| {
+                let (shared, user) = (&shared, &user);
+                let command = CommandFrame { after: ask.after, ..command.clone() };
+                async move {
+                    if ask.is_first {
+                        ops::append(shared, user, device, &command).await
+                    } else {
+                        ops::append_again(shared, user, device, &command).await
+                    }
+                }
+            };
+            let result = ticket.run(command.after, submit).await;
             Done::Sent { id, conv, cid, asked, result }
         });
     }

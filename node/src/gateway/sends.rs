@@ -1,48 +1,68 @@
 //! The order of pipelined sends: one connection's commands of one conversation are applied as they were sent.
 //!
 //! A command that follows one still under way names it as `after`, so that the log itself keeps the order whatever way the
-//! two take. If the earlier one is refused for good, the later one is asked again without it; if the earlier one may be
-//! sent again, the later one is answered `out_of_order`, so that it cannot overtake.
+//! two take. Where the log says `out_of_order`, the earlier one has been held up (its leader has just changed, for one). Then
+//! the later one waits, not for the end of the earlier one but until that has been handed in again, and follows at once: a
+//! whole window of them catches up in one go. One round trip for each would be slower than they come in, and never end.
+//! If the earlier one is refused for good, the later one is asked again without it; if the earlier one may be sent again by
+//! the client, the later one is answered `out_of_order`, so that it cannot overtake.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
 
-use flotilla_proto::frame::{Accepted, CommandFrame, ErrorBody, ErrorCode};
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, UserId};
+use flotilla_proto::frame::{Accepted, ErrorBody, ErrorCode};
+use flotilla_proto::ids::{Cid, ConvId};
 use tokio::sync::watch;
 
-use super::ops;
-use super::shared::Shared;
-
 /// How a command ended, for the one behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum End {
     Accepted,
-    /// Refused for good.
-    Refused,
+    /// Refused for good. What it followed and has not ended yet is now in front of the one behind it.
+    Refused(Option<Box<Front>>),
     /// May be sent again, or may even have happened.
     Open,
 }
 
-/// None while under way.
-type Outcome = watch::Receiver<Option<End>>;
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// Times that it was handed in.
+    tries: u32,
+    /// Told `out_of_order`, and not handed in again yet: whoever follows would be told the same.
+    waits: bool,
+    end: Option<End>,
+}
+
+/// The command in front, and how it is doing.
+type Front = (Cid, watch::Receiver<Progress>);
 
 /// The newest command under way in each conversation.
 #[derive(Default)]
 pub struct Sends {
-    last: BTreeMap<ConvId, (Cid, Outcome)>,
+    last: BTreeMap<ConvId, Front>,
 }
 
 /// One command with its place in the order.
 pub struct Ticket {
-    before: Option<(Cid, Outcome)>,
-    done: watch::Sender<Option<End>>,
+    before: Option<Front>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What a submission is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Try {
+    pub after: Option<Cid>,
+    /// The first one counts for the limits on sends.
+    pub is_first: bool,
 }
 
 impl Sends {
     pub fn enter(&mut self, conv: &ConvId, cid: Cid) -> Ticket {
-        let (done, outcome) = watch::channel(None);
-        let before = self.last.insert(conv.clone(), (cid, outcome));
-        Ticket { before: before.filter(|(earlier, _)| *earlier != cid), done }
+        let (progress, seen) = watch::channel(Progress::default());
+        let before = self.last.insert(conv.clone(), (cid, seen));
+        Ticket { before: before.filter(|(earlier, _)| *earlier != cid), progress }
     }
 
     pub fn leave(&mut self, conv: &ConvId, cid: Cid) {
@@ -52,31 +72,215 @@ impl Sends {
     }
 }
 
+/// Waits until the command in front has been handed in more than `tries` times, or has ended.
+async fn next_of(front: &mut Front, tries: u32) -> Progress {
+    let is_ready = |p: &Progress| p.end.is_some() || (!p.waits && p.tries > tries);
+    let lost = Progress { end: Some(End::Open), ..Progress::default() };
+    // Without its sender it was given up in the middle.
+    front.1.wait_for(is_ready).await.map_or(lost, |progress| progress.clone())
+}
+
+/// Says that a command was handed in as soon as it is, so that the one behind it can follow at once.
+async fn hand_in<F: Future>(submission: F, progress: &watch::Sender<Progress>) -> F::Output {
+    let mut submission = pin!(submission);
+    let first = futures::poll!(submission.as_mut());
+    progress.send_modify(|p| (p.tries, p.waits) = (p.tries + 1, false));
+    match first {
+        Poll::Ready(output) => output,
+        Poll::Pending => submission.await,
+    }
+}
+
 impl Ticket {
-    pub async fn run(
-        self,
-        shared: &Shared,
-        user: &UserId,
-        device: DeviceId,
-        mut frame: CommandFrame,
-    ) -> Result<Accepted, ErrorBody> {
-        let before = self.before.filter(|_| frame.after.is_none());
-        frame.after = frame.after.or(before.as_ref().map(|(cid, _)| *cid));
-        let mut result = ops::append(shared, user, device, &frame).await;
-        if let (Err(error), Some((cid, mut outcome))) = (&result, before)
-            && error.code == ErrorCode::OutOfOrder
-        {
-            let end = outcome.wait_for(Option::is_some).await.map_or(Some(End::Open), |end| *end);
-            if end != Some(End::Open) {
-                frame.after = (end == Some(End::Accepted)).then_some(cid);
-                result = ops::append(shared, user, device, &frame).await;
+    /// `submit` hands the command in, at the latest when what it returns is polled first. `after`: what the client says itself;
+    /// then the order is the client's affair.
+    pub async fn run<F>(self, after: Option<Cid>, submit: impl Fn(Try) -> F) -> Result<Accepted, ErrorBody>
+    where
+        F: Future<Output = Result<Accepted, ErrorBody>>,
+    {
+        let Self { before, progress } = self;
+        let mut before = before.filter(|_| after.is_none());
+        let (mut tries, mut is_first) = (0, true);
+        let result = loop {
+            let mut named = after;
+            while let Some(mut front) = before.take() {
+                let now = next_of(&mut front, tries).await;
+                tries = now.tries;
+                match now.end {
+                    Some(End::Refused(further)) => (before, tries) = (further.map(|front| *front), 0),
+                    Some(End::Accepted | End::Open) => {
+                        named = Some(front.0);
+                        break;
+                    }
+                    None => {
+                        named = Some(front.0);
+                        before = Some(front);
+                        break;
+                    }
+                }
+            }
+            let result = hand_in(submit(Try { after: named, is_first }), &progress).await;
+            is_first = false;
+            match &result {
+                Err(error) if error.code == ErrorCode::OutOfOrder && before.is_some() => {
+                    progress.send_modify(|p| p.waits = true);
+                }
+                _ => break result,
+            }
+        };
+        progress.send_modify(|p| {
+            p.end = Some(match &result {
+                Ok(_) => End::Accepted,
+                Err(error) if error.retryable => End::Open,
+                Err(_) => End::Refused(before.map(Box::new)),
+            });
+        });
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::{BTreeSet, VecDeque};
+
+    use flotilla_proto::ids::{Hash32, MsgId, Seq, TsMs, UserId};
+    use futures::StreamExt as _;
+    use futures::stream::FuturesUnordered;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    type Answer = Result<Accepted, ErrorBody>;
+
+    /// A log that keeps to `after`, and takes what was handed in when it is told to.
+    #[derive(Default)]
+    struct Log {
+        entries: RefCell<Vec<Cid>>,
+        waiting: RefCell<VecDeque<(Cid, Try, oneshot::Sender<Answer>)>>,
+        submissions: Cell<usize>,
+        counted: RefCell<BTreeSet<Cid>>,
+        refuses: Option<Cid>,
+        loses: Option<Cid>,
+    }
+
+    fn conv() -> ConvId {
+        let user = |name| UserId::parse(name).expect("a valid test name");
+        ConvId::direct(&user("ann"), &user("ben"))
+    }
+
+    fn accepted(seq: usize) -> Accepted {
+        Accepted {
+            conv: conv(),
+            seq: Seq(seq as u64),
+            msg_id: MsgId(0),
+            ts: TsMs(0),
+            chain: Hash32::default(),
+            dup: false,
+        }
+    }
+
+    impl Log {
+        async fn submit(&self, cid: Cid, ask: Try) -> Answer {
+            self.submissions.set(self.submissions.get() + 1);
+            assert_eq!(self.counted.borrow_mut().insert(cid), ask.is_first, "each command counts once");
+            let (answer, done) = oneshot::channel();
+            self.waiting.borrow_mut().push_back((cid, ask, answer));
+            done.await.expect("the log answers")
+        }
+
+        fn take(&self, waiting: impl IntoIterator<Item = (Cid, Try, oneshot::Sender<Answer>)>) {
+            for (cid, ask, answer) in waiting {
+                let mut entries = self.entries.borrow_mut();
+                let result = if self.refuses == Some(cid) {
+                    Err(ErrorBody::new(ErrorCode::NotMember, ""))
+                } else if self.loses == Some(cid) {
+                    Err(ErrorBody::new(ErrorCode::Unavailable, ""))
+                } else if ask.after.is_some_and(|after| !entries.contains(&after)) {
+                    Err(ErrorBody::new(ErrorCode::OutOfOrder, ""))
+                } else {
+                    entries.push(cid);
+                    Ok(accepted(entries.len()))
+                };
+                answer.send(result).expect("somebody waits");
             }
         }
-        self.done.send_replace(Some(match &result {
-            Ok(_) => End::Accepted,
-            Err(error) if error.retryable => End::Open,
-            Err(_) => End::Refused,
-        }));
-        result
+    }
+
+    /// Sends `count` commands at once; of the first round the log takes the first command last. The answers, and the rounds.
+    async fn pipeline(log: &Log, count: u128) -> (Vec<(Cid, Answer)>, usize) {
+        let conv = conv();
+        let mut sends = Sends::default();
+        let mut jobs: FuturesUnordered<_> = (1..=count)
+            .map(|n| {
+                let ticket = sends.enter(&conv, Cid(n));
+                async move { (Cid(n), ticket.run(None, |ask| log.submit(Cid(n), ask)).await) }
+            })
+            .collect();
+        let (mut answers, mut rounds) = (Vec::new(), 0);
+        while !jobs.is_empty() {
+            while let Poll::Ready(Some(answer)) = futures::poll!(jobs.next()) {
+                answers.push(answer);
+            }
+            let mut waiting = log.waiting.take();
+            if rounds == 0 {
+                waiting.rotate_left(1);
+            }
+            rounds += usize::from(!waiting.is_empty());
+            log.take(waiting);
+            // Ends the turn of this task, which may ask its channels only so often in one.
+            tokio::task::yield_now().await;
+        }
+        (answers, rounds)
+    }
+
+    #[tokio::test]
+    async fn a_window_behind_a_command_that_was_held_up_catches_up_at_once() {
+        let log = Log::default();
+        let (answers, rounds) = pipeline(&log, 48).await;
+        assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
+        assert_eq!(
+            *log.entries.borrow(),
+            (1..=48).map(Cid).collect::<Vec<_>>(),
+            "in the order in which they were sent"
+        );
+        assert_eq!((rounds, log.submissions.get()), (2, 48 + 47), "not one round trip for each");
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_command_that_is_refused_for_good_goes_on_without_it() {
+        let log = Log { refuses: Some(Cid(3)), ..Log::default() };
+        let (answers, _) = pipeline(&log, 10).await;
+        let refused: Vec<Cid> = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(cid, _)| *cid).collect();
+        assert_eq!(refused, [Cid(3)]);
+        assert_eq!(*log.entries.borrow(), (1..=10).filter(|n| *n != 3).map(Cid).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_a_command_that_may_be_sent_again() {
+        let log = Log { loses: Some(Cid(3)), ..Log::default() };
+        let (answers, _) = pipeline(&log, 10).await;
+        for (cid, answer) in answers {
+            let code = answer.err().map(|error| error.code);
+            let wanted = match cid.0 {
+                1 | 2 => None,
+                3 => Some(ErrorCode::Unavailable),
+                _ => Some(ErrorCode::OutOfOrder),
+            };
+            assert_eq!(code, wanted, "{cid:?}");
+        }
+        assert_eq!(*log.entries.borrow(), [Cid(1), Cid(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_was_given_up_holds_up_nobody() {
+        let conv = conv();
+        let (log, mut sends) = (Log::default(), Sends::default());
+        drop(sends.enter(&conv, Cid(1)));
+        let ticket = sends.enter(&conv, Cid(2));
+        let mut job = pin!(ticket.run(None, |ask| log.submit(Cid(2), ask)));
+        assert!(futures::poll!(job.as_mut()).is_pending());
+        log.take(log.waiting.take());
+        assert_eq!(job.await.err().map(|error| error.code), Some(ErrorCode::OutOfOrder));
     }
 }
