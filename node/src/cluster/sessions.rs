@@ -213,7 +213,7 @@ impl SessionTable {
     }
 
     pub fn has_subscriptions(&self) -> bool {
-        self.lock().subscriptions.len() > 0
+        !self.lock().subscriptions.is_empty()
     }
 
     pub fn subscriptions(&self, owned: impl Fn(Slot) -> bool, all: bool, renew: bool) -> Vec<Subscription> {

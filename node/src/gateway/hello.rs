@@ -96,15 +96,15 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted)
         }
     };
     // A device that has caught up once has its places.
-    if since == Rev(0) {
-        if let Err(error) = pulled::place(shared, &caller.user, device).await {
-            // Nobody will use the session that is open now.
-            let (instance, attempt) = (hello.instance, hello.attempt);
-            let attempt = Attempt { user: caller.user.clone(), device, instance, attempt };
-            shared.withdrawals.put(&shared.backend, attempt);
-            tracing::debug!(user = %caller.user, %error, "a new device cannot take its places now");
-            return Err(CloseCode::NotReady);
-        }
+    if since == Rev(0)
+        && let Err(error) = pulled::place(shared, &caller.user, device).await
+    {
+        // Nobody will use the session that is open now.
+        let (instance, attempt) = (hello.instance, hello.attempt);
+        let attempt = Attempt { user: caller.user.clone(), device, instance, attempt };
+        shared.withdrawals.put(&shared.backend, attempt);
+        tracing::debug!(user = %caller.user, %error, "a new device cannot take its places now");
+        return Err(CloseCode::NotReady);
     }
     let (number, rev, epoch) = (opened.number, opened.rev, node.epoch);
     shared.backend.confirm(&guard, number, rev);

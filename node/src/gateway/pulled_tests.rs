@@ -102,7 +102,7 @@ async fn a_channel_that_cannot_answer_is_behind_and_follows() {
     let mut bob = Client::connect(node.addr, flotilla_proto::frame::Encoding::Json).await;
     bob.hello("bob", "1", Some(RevTokenOf::of(&node))).await;
     match bob.until(|f| matches!(f, ServerFrame::CaughtUp(_))).await {
-        ServerFrame::CaughtUp(caught) => assert_eq!(caught.behind, [conv.clone()]),
+        ServerFrame::CaughtUp(caught) => assert_eq!(caught.behind, std::slice::from_ref(&conv)),
         _ => unreachable!("just matched"),
     }
     node.fake.faults().logs_down = false;

@@ -147,8 +147,8 @@ impl Streamed {
 
     /// The id of the last event so far.
     pub fn last_id(&self) -> String {
-        let lines = self.text.lines().filter_map(|line| line.strip_prefix("id: "));
-        lines.last().expect("an event with an id").to_owned()
+        let mut lines = self.text.lines().filter_map(|line| line.strip_prefix("id: "));
+        lines.next_back().expect("an event with an id").to_owned()
     }
 }
 
