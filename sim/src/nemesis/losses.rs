@@ -15,6 +15,8 @@ use crate::options::Disk;
 
 /// A node that starts serves by then, if it can.
 const SERVES: Duration = Duration::from_secs(5);
+/// So long a fault waits until it is the only one.
+const QUIET: Duration = Duration::from_secs(15);
 /// A directory that was rolled back has been refused by then, if anybody can be asked.
 const REFUSED: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(50);
@@ -105,9 +107,14 @@ pub async fn roll_back(cluster: &Cluster, node: usize, lasts: Duration) -> Strin
     cluster.restart(node);
     sleep(lasts).await;
     let is_in = || seat.running().is_some_and(|life| life.is_ready());
-    let end = Instant::now() + SERVES;
-    while !is_in() && Instant::now() < end {
+    // Where nobody can be asked the control group's replica goes on with what it has, which is outside of what is promised.
+    let is_quiet = || cluster.watch.with_world(|world| world.broken.keys().all(|kind| *kind == "roll-back"));
+    let end = Instant::now() + QUIET;
+    while !(is_in() && is_quiet()) && Instant::now() < end {
         sleep(LOOK).await;
+    }
+    if !is_quiet() {
+        return "no quiet moment to roll back".into();
     }
     if !is_in() || cluster.is_down(node) {
         // The cluster has not seen this boot, so nobody can tell.
