@@ -39,7 +39,9 @@ pub struct Counts {
     pub unknown: usize,
     pub delivered: usize,
     pub connections: usize,
-    /// Messages to one other person: nothing in the workload lets anybody refuse them.
+    /// Refused because the other person does not want to hear of it.
+    pub blocked: usize,
+    /// Messages to one other person: nothing else in the workload lets anybody refuse them.
     pub direct: usize,
     pub direct_accepted: usize,
 }
@@ -60,7 +62,13 @@ pub fn count(records: &[Record]) -> Counts {
                 counts.direct_accepted += usize::from(direct.remove(cid));
                 counts.repeats += usize::from(accepted.dup);
             }
-            Op::Rejected { .. } => counts.rejected += 1,
+            Op::Rejected { cid, error } => {
+                counts.rejected += 1;
+                if error.code == ErrorCode::Blocked {
+                    counts.blocked += 1;
+                    counts.direct -= usize::from(direct.remove(cid));
+                }
+            }
             Op::Unknown { .. } => counts.unknown += 1,
             Op::Entry { .. } => counts.delivered += 1,
             Op::Connected { .. } => counts.connections += 1,
@@ -100,7 +108,7 @@ pub async fn settle(
     recorder: &Recorder,
     records: &mut Vec<Record>,
 ) -> Vec<String> {
-    let unmet = liveness::run(cluster, chat, recorder, records).await;
+    let unmet = liveness::run(options, cluster, chat, recorder, records).await;
     let mut violations: Vec<String> = unmet.into_iter().collect();
     // With more nodes than three a shard is not on all of them; its replicas have been compared already.
     let nodes = cluster.core();
@@ -144,7 +152,8 @@ pub fn refused(records: &[Record]) -> Option<String> {
             _ => false,
         })
     };
-    let lawful = [ErrorCode::IdempotencyMismatch, ErrorCode::TooOld];
+    // Who is blocked by whom is judged by itself.
+    let lawful = [ErrorCode::IdempotencyMismatch, ErrorCode::TooOld, ErrorCode::Blocked];
     let wrong = records.iter().filter_map(|record| match &record.op {
         Op::Rejected { cid, error } if !lawful.contains(&error.code) && !error.retryable => Some((record, cid, error)),
         _ => None,
@@ -156,8 +165,8 @@ pub fn refused(records: &[Record]) -> Option<String> {
 /// What the run demanded and did not get.
 pub fn unshown(options: &Options, counts: &Counts, faults: u32, load: &report::Counts) -> Option<String> {
     // Some are lost with the process that had just been given them.
-    let Counts { accepted, rejected, direct, direct_accepted, .. } = *counts;
-    if options.change_percent == 0 && accepted < options.sends / 2 {
+    let Counts { accepted, rejected, blocked, direct, direct_accepted, .. } = *counts;
+    if options.change_percent == 0 && accepted + blocked < options.sends / 2 {
         return Some(format!("only {accepted} of {} commands were accepted", options.sends));
     }
     // Where members come and go much is refused, and rightly: who has left a group writes to it in vain.

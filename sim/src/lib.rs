@@ -2,6 +2,7 @@
 //!
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
 //! - `checkers` what is checked while it runs
+//! - `lasting` what people settle beside messages, and what must be left of it · `asked` what nodes answer of it
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
 //! - `plants` deliberate bugs, by name · `hunt` which seeds find them
 //! - `scenarios` hand-written stories
@@ -12,6 +13,7 @@
 
 #![cfg(madsim)]
 
+pub mod asked;
 pub mod boot;
 pub mod checkers;
 pub mod child;
@@ -19,6 +21,7 @@ pub mod cli;
 pub mod cluster;
 pub mod hunt;
 pub mod judge;
+pub mod lasting;
 pub mod liveness;
 pub mod nemesis;
 pub mod options;

@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use flotilla_client::history::{Op, Record, Recorder};
 use flotilla_proto::fate::{Door, Fate};
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq, SessionNo, ShardId};
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Incarnation, NodeId, Seq, SessionNo, ShardId, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 
+use crate::asked;
 use crate::checkers::{World, finished, settled};
 use crate::cluster::Cluster;
 use crate::judge::heads;
+use crate::options::Options;
 use crate::views;
 use crate::workload::Chat;
 
 const SERVES: Duration = Duration::from_secs(30);
 const DELIVERED: Duration = Duration::from_secs(15);
-/// A device may have a backlog of hundreds of commands, and nobody takes more of one user at once than the limits allow.
-const ANSWERED: Duration = Duration::from_secs(60);
 /// Where a device was open in two places: each hole that this leaves costs connections, with their back-off.
 const TORN: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(15);
@@ -30,19 +30,35 @@ const PAID: Duration = Duration::from_secs(20);
 const ACKED: Duration = Duration::from_secs(20);
 const SESSIONS: Duration = Duration::from_secs(30);
 const EQUAL: Duration = Duration::from_secs(20);
+/// A lease, in which a session's end may not have been noticed, and some.
+const PRESENT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The first condition that is not met in time.
-pub async fn run(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Option<String> {
-    let unmet = phases(cluster, chat, recorder, records).await.err();
+pub async fn run(
+    options: &Options,
+    cluster: &Cluster,
+    chat: &Chat,
+    recorder: &Recorder,
+    records: &mut Vec<Record>,
+) -> Option<String> {
+    let unmet = phases(options, cluster, chat, recorder, records).await.err();
     unmet.map(|what| format!("liveness: {what}"))
 }
 
-async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mut Vec<Record>) -> Result<(), String> {
+async fn phases(
+    options: &Options,
+    cluster: &Cluster,
+    chat: &Chat,
+    recorder: &Recorder,
+    records: &mut Vec<Record>,
+) -> Result<(), String> {
     until(cluster, "every node serves", SERVES, async || asleep(cluster)).await?;
-    let torn = chat.people.iter().any(|person| person.is_torn());
-    delivered(cluster, if torn { TORN } else { DELIVERED }, chat, recorder, records).await?;
+    let patience = || if chat.people.iter().any(|person| person.is_torn()) { TORN } else { DELIVERED };
+    delivered(cluster, patience(), chat, recorder, records).await?;
     cluster.trace.say("run        all is delivered");
+    chat.catches_up(options, cluster).await;
+    delivered(cluster, patience(), chat, recorder, records).await?;
     let terms = terms(cluster);
     let fresh = chat.send_fresh().await.map_err(|error| format!("fresh sends: {error:#}"))?;
     delivered(cluster, FRESH, chat, recorder, records).await?;
@@ -82,6 +98,12 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
     })
     .await?;
     views::agree(cluster, chat).await?;
+    records.extend(recorder.take());
+    until(cluster, "what people have settled stays", PAID, async || asked::differ(cluster, chat, records).await)
+        .await?;
+    if chat.watched {
+        until(cluster, "presence is true", PRESENT, async || asked::untrue(cluster, chat, None).await).await?;
+    }
     until(cluster, "clients show what the rows say", PAID, async || {
         records.extend(recorder.take());
         cluster.watch.with_world(|world| views::stale(world, records))
@@ -90,7 +112,17 @@ async fn phases(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &m
     until(cluster, "replicas are equal", EQUAL, async || {
         cluster.watch.with_world(|world| finished::unequal(world, &nodes))
     })
-    .await
+    .await?;
+    if chat.watched { goes(cluster, chat).await } else { Ok(()) }
+}
+
+/// Somebody with one device closes it, the last thing that happens: from then on others see that.
+async fn goes(cluster: &Cluster, chat: &Chat) -> Result<(), String> {
+    let devices = |user: &UserId| chat.people.iter().filter(|person| person.user == *user).count();
+    let Some(person) = chat.people.iter().find(|person| devices(&person.user) == 1) else { return Ok(()) };
+    person.handle().close().await;
+    let gone = Some(&person.user);
+    until(cluster, "presence of who has gone is true", PRESENT, async || asked::untrue(cluster, chat, gone).await).await
 }
 
 /// `unmet` says what is wrong, or nothing.
@@ -154,7 +186,6 @@ async fn delivered(
     recorder: &Recorder,
     records: &mut Vec<Record>,
 ) -> Result<(), String> {
-    until(cluster, "all is answered", ANSWERED, async || unanswered(chat).await).await?;
     until(cluster, "all is delivered", patience, async || {
         records.extend(recorder.take());
         missing(chat, &heads(records)).await
@@ -245,18 +276,6 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
         delivered(cluster, DELIVERED, chat, recorder, records).await?;
     }
     Ok(())
-}
-
-/// Commands that wait for an answer.
-async fn unanswered(chat: &Chat) -> Option<String> {
-    for person in &chat.people {
-        let status = person.handle().status().await;
-        let unanswered = status.map_or(0, |status| if status.stopped.is_some() { 0 } else { status.unanswered });
-        if unanswered > 0 {
-            return Some(format!("{unanswered} commands of {} have no answer", person.user));
-        }
-    }
-    None
 }
 
 /// What is not delivered yet.

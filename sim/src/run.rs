@@ -13,8 +13,10 @@ use madsim::Config;
 use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 
+use crate::checkers::blocks;
 use crate::cluster::Cluster;
 use crate::judge::{self, Outcome};
+use crate::lasting::acts;
 use crate::nemesis;
 use crate::options::{Options, stream};
 use crate::plants;
@@ -180,7 +182,7 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     sent?;
     trace.say("run        all is sent and healed");
     left.faults = covered.into_iter().map(|(fault, times)| (fault, u64::from(times))).collect();
-    chat.settles(options, &cluster).await;
+    chat.settles().await;
     let records = &mut left.records;
 
     let unmet = judge::settle(options, &cluster, &chat, recorder, records).await;
@@ -190,10 +192,12 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     let (broken, checked) = judge::oracle(records);
     violations.extend(broken);
     violations.extend(judge::refused(records));
+    let blocks = blocks::judge(records, &acts(records));
+    violations.extend(blocks.as_ref().err().map(|what| format!("a block holds: {what}")));
     violations.extend(chat.shown.violations());
     left.load = chat.shown.counts();
     violations.extend(unmet);
-    let checked = checked.into_iter().chain(cluster.watch.verified());
+    let checked = checked.into_iter().chain(cluster.watch.verified()).chain([("a block holds", blocks.unwrap_or(0))]);
     left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();
     let counts = judge::count(records);
     let broke = u32::try_from(left.faults.values().sum::<u64>()).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ use flotilla_proto::frame::{Conv, EntryFrame, History, SyncRequest};
 use flotilla_proto::ids::{ConvId, Rev, Seq, UserId};
 
 use crate::checkers::model::may_read;
-use crate::checkers::{World, frames};
+use crate::checkers::{World, frames, settings};
 use crate::cluster::Cluster;
 use crate::workload::{Chat, Person};
 
@@ -38,6 +38,7 @@ async fn list(cluster: &Cluster, person: &Person) -> Result<(), String> {
         for conv in &reply.convs {
             let known = cluster.watch.with_world(|world| frames::on_conv(world, &person.user, conv));
             let rev = known?;
+            cluster.watch.with_world(|world| settings::shown(world, &person.user, conv))?;
             let newest = cluster.watch.with_world(|world| newest(world, &person.user, &conv.conv));
             if Some(rev) != newest {
                 return Err(format!("{} is listed at revision {rev}, the newest is {newest:?}", conv.conv));
@@ -145,12 +146,13 @@ pub fn stale(world: &World, records: &[Record]) -> Option<String> {
         let user = users[device];
         for ((_, conv), rows) in world.rows.iter().filter(|((of, _), _)| of == user) {
             let Some(row) = rows.values().next_back().filter(|row| row.is_shown()) else { continue };
-            let due = (row.read, row.part.mseq, row.part.role, (row.peer_delivered, row.peer_read));
+            let settled = settings::in_frames(&settings::at(world, user, conv, row.rev));
+            let due = (row.read, row.part.mseq, row.part.role, (row.peer_delivered, row.peer_read), settled);
             let last = shown.get(&(*device, conv)).map(|(_, last)| {
                 let peer = last.peer.as_ref().map(|peer| (peer.delivered, peer.read)).unwrap_or_default();
-                (last.read, last.mseq, last.role, peer)
+                (last.read, last.mseq, last.role, peer, last.settings.clone())
             });
-            if last != Some(due) {
+            if last.as_ref() != Some(&due) {
                 return Some(format!("{device} was shown {conv} as {last:?}, its row says {due:?}"));
             }
         }

@@ -5,12 +5,14 @@
 //! - raft: [`votes`], [`leaders`], [`one_log`], [`trust`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
 //! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`]
 //! - users: [`watermarks`], [`inbox`], [`cursors`], [`receipts`], [`sessions`]
-//! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`last_hop`] · at the end: [`finished`], [`settled`]
+//! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`last_hop`], [`settings`]
+//! - at the end: [`finished`], [`settled`], [`blocks`], [`last_words`], [`presence`]
 //!
 //! Invariant: checkers only read, and nothing in the product waits for them. A checker is told of a write after it was
 //! made, at the instant, before anybody else could act on it.
 
 pub mod agreement;
+pub mod blocks;
 pub mod bounded;
 pub mod committed;
 pub mod cursors;
@@ -22,11 +24,13 @@ pub mod finished;
 pub mod frames;
 pub mod inbox;
 pub mod last_hop;
+pub mod last_words;
 pub mod leaders;
 pub mod live;
 pub mod model;
 pub mod one_log;
 pub mod pointers;
+pub mod presence;
 pub mod purge;
 pub mod quorum;
 pub mod reads;
@@ -34,6 +38,7 @@ pub mod receipts;
 pub mod repeats;
 pub mod rules;
 pub mod sessions;
+pub mod settings;
 pub mod settled;
 #[cfg(test)]
 mod testkit;
@@ -100,6 +105,7 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(repeats::Repeats::default()),
         Box::new(live::Live::default()),
         Box::new(last_hop::LastHop::default()),
+        Box::new(settings::Settings),
     ]
 }
 

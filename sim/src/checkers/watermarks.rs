@@ -1,7 +1,7 @@
 //! I9 monotone, in the state: heads, counts, read and delivered marks, revisions and membership parts of a user's row never go
 //! back; nor do watermarks of members, fences, and a shard's clock.
 
-use flotilla_machine::conversation::tables::member::Members;
+use flotilla_machine::conversation::tables::member::{MemberRow, Members};
 use flotilla_machine::conversation::tables::sender::Senders;
 use flotilla_machine::meta::{ClockTable, FenceTable};
 use flotilla_machine::user::inbox::InboxTable;
@@ -43,6 +43,10 @@ fn on_row(row: &RowChange) -> Result<u64, String> {
         return rising(&marks, || format!("{user}'s row of {conv}: {old:?} became {new:?}"));
     }
     if let Some(((conv, user), Some(old), new)) = row.of::<Members>() {
+        // Before the first entry a row may hold nothing but that somebody is blocked.
+        if new.is_none() && old == (MemberRow { blocked: true, ..MemberRow::default() }) {
+            return Ok(0);
+        }
         let Some(new) = new else { return Err(format!("the member row of {user} in {conv} was removed")) };
         let marks = [
             (old.part.mseq.0, new.part.mseq.0),

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_client::history::{Op, Record};
+use flotilla_machine::command::ConvSettings;
 use flotilla_machine::conversation::tables::conversation::Conversations;
 use flotilla_machine::conversation::tables::entry::Entries;
 use flotilla_machine::conversation::tables::member::Members;
 use flotilla_machine::table::{self, View};
 use flotilla_machine::user::account::UserTable;
+use flotilla_machine::user::conv_settings::ConvSettingsTable;
 use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::inbox::{InboxTable, Row};
@@ -124,6 +126,11 @@ pub struct World {
     pub models: BTreeMap<ConvId, (Model, Option<String>)>,
     /// The highest marks (delivered, read) that were ever applied to a member's row.
     pub receipts: BTreeMap<(ConvId, UserId), (Seq, Seq)>,
+    /// What users have settled about conversations, by the revision of the row that tells of it.
+    pub settings: BTreeMap<(UserId, ConvId), BTreeMap<Rev, ConvSettings>>,
+    /// The highest read mark that others must know, and the highest that they may know: those made while read marks were not
+    /// hidden, and those of whose moment nobody can say.
+    pub shown_reads: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
     /// Up to where a device's cursor was ever moved.
     pub cursors: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
     /// Where the heads of its user stood when a device was registered.
@@ -162,6 +169,8 @@ impl World {
             rows: BTreeMap::new(),
             models: BTreeMap::new(),
             receipts: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            shown_reads: BTreeMap::new(),
             cursors: BTreeMap::new(),
             registered: BTreeMap::new(),
             marks: BTreeMap::new(),
@@ -230,6 +239,7 @@ impl World {
             }
             Event::Applied { shard, pointer, rows, .. } => {
                 self.raise(*shard, pointer);
+                self.on_settings(site, *shard, pointer, rows);
                 rows.iter().for_each(|row| self.on_row(site, *shard, row));
                 rows.iter().for_each(|row| self.on_device(row));
             }
@@ -248,6 +258,34 @@ impl World {
             let id = (applied.index(), applied.committed_leader_id().term);
             let known = self.applied.entry(shard).or_insert(id);
             *known = id.max(*known);
+        }
+    }
+
+    /// Before the rows themselves: what was read is compared with what was known.
+    fn on_settings(&mut self, site: &Site<'_>, shard: ShardId, pointer: &Pointer, rows: &[RowChange]) {
+        let changed: BTreeMap<_, _> =
+            rows.iter().filter_map(|row| row.of::<ConvSettingsTable>()).map(|(key, _, new)| (key, new)).collect();
+        for (key, new) in &changed {
+            // What is damaged here will be read elsewhere.
+            let row = site.with_state(shard, pointer, |view| table::get::<InboxTable>(view, key).ok().flatten());
+            if let Some(row) = row {
+                self.settings.entry(key.clone()).or_default().entry(row.rev).or_insert(new.unwrap_or_default());
+            }
+        }
+        for ((user, conv), _, row) in rows.iter().filter_map(|row| row.of::<InboxTable>()) {
+            let (key, Some(row)) = ((user, conv), row) else { continue };
+            if row.read <= self.inboxes.get(&key).map_or(Seq::ZERO, |told| told.read) {
+                continue;
+            }
+            let settled = site.with_state(shard, pointer, |view| table::get::<ConvSettingsTable>(view, &key));
+            let (least, most) = self.shown_reads.entry(key.clone()).or_default();
+            match settled {
+                // Of one batch nobody can say which came first.
+                _ if changed.contains_key(&key) => *most = row.read,
+                Ok(settings) if settings.is_some_and(|settings| settings.hide_read) => {}
+                Ok(_) => (*least, *most) = (row.read, row.read),
+                Err(_) => *most = row.read,
+            }
         }
     }
 

@@ -80,14 +80,18 @@ impl Cluster {
         self.allocate(shard, number, Some(old), admins).await
     }
 
-    /// A group gets one more replica, on the first node from this one on that has none. Gives that node.
+    /// A group gets one more replica, on the first node from this one on that has none. Gives that node, also where nobody has
+    /// answered.
     pub async fn grow(&self, from: usize, shard: ShardId) -> Option<usize> {
         let placed = self.placed(shard);
         let mut nodes = (0..self.seats.len()).map(|step| (from + step) % self.seats.len());
         let node = nodes.find(|node| placed.iter().all(|replica| replica.node.0 != self.seats[*node].number))?;
         self.say(format!("gives shard {shard} a replica on node{}", self.seats[node].number));
-        let taken = !placed.is_empty() && self.allocate(shard, NodeId(self.seats[node].number), None, 1).await;
-        taken.then_some(node)
+        if placed.is_empty() {
+            return None;
+        }
+        self.allocate(shard, NodeId(self.seats[node].number), None, 1).await;
+        Some(node)
     }
 
     /// Through different nodes at once.

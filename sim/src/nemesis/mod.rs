@@ -121,17 +121,16 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
             return "rejoin of a node that has lost nothing".into();
         }
         Fault::Replace { node, shard, admins } => {
-            if !cluster.replace(*node, ShardId(*shard), *admins).await {
-                return "replace, nobody took it".into();
-            }
-            // The others may begin before it is there.
+            let answered = cluster.replace(*node, ShardId(*shard), *admins).await;
+            // The others may begin before it is there. And what nobody has answered may have been taken: the node looks for a
+            // new replica only when it starts.
             sleep(lasts / 2).await;
             again(cluster, *node, lasts / 2).await;
-            return format!("replace, {admins} admins");
+            return if answered { format!("replace, {admins} admins") } else { "replace, nobody answered".into() };
         }
         Fault::Grow { from, shard } => {
             let Some(node) = cluster.grow(*from, ShardId(*shard)).await else {
-                return "grow, nobody took it".into();
+                return "grow, nobody to give it to".into();
             };
             again(cluster, node, lasts).await;
         }

@@ -86,7 +86,7 @@ impl Options {
         // Only where whoever says something again says how old it is: browsers and changes of members do not.
         let aged = self.change_percent == 0 && self.load.retry == 0 && self.load.rename == 0;
         if rng.random_bool(0.8) && aged {
-            self.dedup_window = Duration::from_secs([2, 4, 8][rng.random_range(0..3)]);
+            self.dedup_window = Duration::from_secs([12, 16, 20][rng.random_range(0..3)]);
         }
         if rng.random_bool(0.5) {
             self.second_devices = rng.random_range(1..=2);
@@ -120,8 +120,10 @@ impl Options {
                 }
             }
             9..=12 => {
-                // Beside a loss the third node alone would be left with what was said meanwhile.
-                self.without_losses();
+                // Beside a loss one node alone holds what was said meanwhile, until the one that was cut off has it as well.
+                if rng.random_bool(0.5) {
+                    self.without_losses();
+                }
                 self.minority(&mut rng);
             }
             _ => {}
@@ -196,6 +198,9 @@ fn provoke(rng: &mut StdRng, options: &mut Options) -> Option<&'static str> {
         let cuts = vec![cut(rng), cut(rng)];
         options.lanes.push(cuts);
     }
+    if waited(options, "block.").is_some() {
+        options.load.block = options.load.block.max(10);
+    }
     // A node that is replaced.
     waited(options, "membership.").map(|_| "wipe")
 }
@@ -232,7 +237,7 @@ fn fault(rng: &mut StdRng, options: &Options, kind: &str) -> Option<Timed> {
             let any = is(&["log.truncated", "snapshot.", "membership.", "session."]);
             let passes_max = match () {
                 () if any || is(&["shutdown."]) => 1,
-                () if is(&["fanout.", "marks.", "receipts.", "vote."]) => 5,
+                () if is(&["fanout.", "marks.", "receipts.", "vote.", "notify.", "block."]) => 5,
                 () => 40,
             };
             let passes = rng.random_range(1..=passes_max);

@@ -123,7 +123,7 @@ pub struct Timed {
 }
 
 /// Named crash points, see `flotilla_raft::seam::fault` and its callers.
-pub const POINTS: [&str; 17] = [
+pub const POINTS: [&str; 19] = [
     "vote.saved",
     "log.before_sync",
     "log.after_sync_before_callback",
@@ -136,6 +136,8 @@ pub const POINTS: [&str; 17] = [
     "fanout.before_clear",
     "receipts.before_clear",
     "marks.committed",
+    "notify.pushed",
+    "block.flag_taken",
     "session.opened_before_ready",
     "membership.before_change",
     "membership.changed",

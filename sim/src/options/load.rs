@@ -1,4 +1,5 @@
-//! What clients do beyond writing messages: bursts, attempts without an outbox, pages of history, several places at once.
+//! What clients do beyond writing messages: bursts, attempts without an outbox, pages of history, several places at once,
+//! settings, profiles, blocks.
 //!
 //! A stream of random numbers of its own, so that what it learns changes nothing that a seed drew before. Each part is
 //! switched on in half of the runs. A part that is on must be seen to happen, or the run is unknown.
@@ -10,8 +11,24 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// Parts of the load, as they are switched off, counted and printed.
-pub const LOADS: [&str; 9] =
-    ["burst", "retry", "other-body", "paging", "rename", "places", "strange-acks", "late-acks", "old-hellos"];
+pub const LOADS: [&str; 16] = [
+    "burst",
+    "retry",
+    "other-body",
+    "paging",
+    "rename",
+    "places",
+    "strange-acks",
+    "late-acks",
+    "old-hellos",
+    "settings",
+    "profile",
+    "contact",
+    "device",
+    "report",
+    "block",
+    "privacy",
+];
 
 /// How much of each part; 0: none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +49,14 @@ pub struct Load {
     pub places: u32,
     /// Clients that keep to no rule: acks of what they were not sent, or of sessions that are over; `hello`s that are old.
     pub strangers: usize,
+    /// Of the commands in hundredths, beside so many: what somebody settles about a conversation.
+    pub settings: u32,
+    /// The same for profiles, contacts, names of devices, reports.
+    pub people: u32,
+    /// The same for blocks, which come and go.
+    pub block: u32,
+    /// The same for who may see one's presence; in the end it must be true.
+    pub presence: u32,
 }
 
 impl Load {
@@ -43,7 +68,12 @@ impl Load {
         let (paging, rename) = (on([3, 10, 30]), on([2, 5, 10]));
         let (places, strangers) = (on([1, 2, 3]), on([1, 1, 2]) as usize);
         let other_body = if retry > 0 { other_body } else { 0 };
-        Self { burst, retry, other_body, paging, rename, places, strangers }
+        // Learned later.
+        let mut rng = stream(seed, 40);
+        let mut on = |values: [u32; 3]| if rng.random_bool(0.5) { values[rng.random_range(0..3)] } else { 0 };
+        let (settings, people) = (on([3, 10, 25]), on([3, 10, 25]));
+        let (block, presence) = (on([2, 5, 10]), on([2, 5, 10]));
+        Self { burst, retry, other_body, paging, rename, places, strangers, settings, people, block, presence }
     }
 
     /// The parts that are on.
@@ -60,6 +90,10 @@ impl Load {
             "rename" => self.rename as usize,
             "places" => self.places as usize,
             "strange-acks" | "late-acks" | "old-hellos" => self.strangers,
+            "settings" => self.settings as usize,
+            "profile" | "contact" | "device" | "report" => self.people as usize,
+            "block" => self.block as usize,
+            "privacy" => self.presence as usize,
             _ => 0,
         }
     }
@@ -74,6 +108,10 @@ impl Load {
             "rename" => self.rename = 0,
             "places" => self.places = 0,
             "strange-acks" | "late-acks" | "old-hellos" => self.strangers = 0,
+            "settings" => self.settings = 0,
+            "profile" | "contact" | "device" | "report" => self.people = 0,
+            "block" => self.block = 0,
+            "privacy" => self.presence = 0,
             _ => {}
         }
     }

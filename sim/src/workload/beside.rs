@@ -14,16 +14,20 @@ use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
 use super::talk::Plan;
-use super::{Person, target_of};
+use super::{Person, acts, target_of};
 use crate::options::{Load, stream};
 
 /// Of the commands of a device, in hundredths: beside so many stands a burst.
 const BURSTS: u32 = 3;
+/// What the part `people` of the load is made of.
+const PEOPLE: [&str; 4] = ["profile", "contact", "device", "report"];
 
 pub struct Beside<'a> {
     person: &'a Arc<Person>,
     plan: &'a Plan,
     rng: StdRng,
+    /// For what is settled: it changes nothing that the other one draws.
+    acts: StdRng,
     /// What goes on while the person writes.
     under_way: Vec<JoinHandle<()>>,
 }
@@ -31,7 +35,8 @@ pub struct Beside<'a> {
 impl<'a> Beside<'a> {
     pub fn new(person: &'a Arc<Person>, plan: &'a Plan) -> Self {
         let rng = stream(plan.options.seed, 16 + plan.index as u64);
-        Self { person, plan, rng, under_way: Vec::new() }
+        let acts = stream(plan.options.seed, 48 + plan.index as u64);
+        Self { person, plan, rng, acts, under_way: Vec::new() }
     }
 
     /// After the message of this number.
@@ -52,6 +57,27 @@ impl<'a> Beside<'a> {
         }
         if due.3 {
             self.rename(number, half);
+        }
+        self.settles(number, half).await;
+    }
+
+    /// Settings, profiles, contacts, blocks and so on, see `acts`.
+    async fn settles(&mut self, number: usize, half: bool) {
+        let Load { settings, people, block, presence, .. } = self.plan.options.load;
+        let parts = [("settings", settings), ("people", people), ("block", block), ("privacy", presence)];
+        for (part, percent) in parts {
+            let due = (self.acts.random_range(0..100) < percent) | (percent > 0 && half);
+            let any = PEOPLE[self.acts.random_range(0..PEOPLE.len())];
+            if !due {
+                continue;
+            }
+            let part = if part == "people" { any } else { part };
+            let Some(act) = acts::draw(&mut self.acts, part, self.person, self.plan, number).await else { continue };
+            let web = self.person.web.clone();
+            let url = web.urls[self.acts.random_range(0..web.urls.len())].clone();
+            self.under_way.push(self.person.browse(async move {
+                web.does(&url, &act).await;
+            }));
         }
     }
 

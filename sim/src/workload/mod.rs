@@ -2,12 +2,15 @@
 //!
 //! - `person` a device on its machine, which may stand still or die · `talk` what one of them does · `beside` what it does
 //!   beside: bursts, pages, names · `asks` reads while a leader is deposed · `web` requests without an outbox · `places` the same device twice
-//!   · `strange` a client that keeps to no rule · `shown` what of it has really happened
+//!   · `strange` a client that keeps to no rule · `acts` settings, profiles, contacts, blocks · `late` what has not happened yet
+//!   · `shown` what of it has really happened
 //!
 //! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
 
+mod acts;
 mod asks;
 mod beside;
+mod late;
 mod person;
 mod places;
 mod shown;
@@ -27,7 +30,7 @@ use flotilla_proto::frame::Target;
 use flotilla_proto::ids::{Cid, ConvId, UserId};
 
 use crate::cluster::Cluster;
-use crate::options::{Options, stream};
+use crate::options::Options;
 pub use person::Person;
 pub use shown::Shown;
 pub use strange::Stranger;
@@ -45,6 +48,8 @@ pub struct Chat {
     owners: BTreeMap<ConvId, usize>,
     /// Members of groups come and go.
     pub changing: bool,
+    /// Who is there is asked in the end.
+    pub watched: bool,
     pub strangers: Vec<Stranger>,
     /// What of the load has happened.
     pub shown: Shown,
@@ -89,7 +94,8 @@ impl Chat {
             let person = Person::enter_again(index, &user, cluster.urls(), recorder.clone(), shown.clone()).await?;
             people.push(Arc::new(person));
         }
-        Ok(Self { people, convs, owners, changing: options.change_percent > 0, strangers, shown })
+        let (changing, watched) = (options.change_percent > 0, options.load.presence > 0);
+        Ok(Self { people, convs, owners, changing, watched, strangers, shown })
     }
 
     /// Sends everything; returns when all of it is in the outboxes, answered or not.
@@ -117,34 +123,6 @@ impl Chat {
     pub fn user_of(&self, device: usize) -> usize {
         let user = &self.people[device].user;
         self.people.iter().position(|person| person.user == *user).unwrap_or(device)
-    }
-
-    /// Everything is healed and nobody is anywhere else: whose device was stopped by a second place opens it again, and
-    /// strangers show what they have not shown yet.
-    pub async fn settles(&self, options: &Options, cluster: &Cluster) {
-        if options.load.places > 0 && !self.shown.counts().contains_key("places") {
-            self.two_places(&mut stream(options.seed, 5), 1, cluster).await;
-        }
-        for person in &self.people {
-            person.comes_back().await;
-        }
-        if options.load.rename > 0 && !self.shown.counts().contains_key("rename") {
-            self.renames().await;
-        }
-        for stranger in &self.strangers {
-            stranger.calms(&self.shown, CALMS).await;
-        }
-    }
-
-    /// Whoever may still name a group does.
-    async fn renames(&self) {
-        for (conv, _) in self.convs.iter().filter(|(conv, _)| conv.peers().is_none()) {
-            for person in &self.people {
-                if person.handle().rename_group(random_cid(), conv, "named in the end").await.is_ok() {
-                    return self.shown.add("rename");
-                }
-            }
-        }
     }
 
     /// One more message from everybody to every conversation; the cids of those that must be accepted.

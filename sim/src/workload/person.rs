@@ -90,7 +90,7 @@ impl Person {
         timeout(LOGIN_PATIENCE, connected(&handle)).await.context("the device does not connect")?;
         let browser =
             crate::cluster::machine(&format!("{label}-web"), Ipv4Addr::new(10, 0, 1, number.saturating_add(BROWSERS)));
-        let web = Web { user: user.clone(), label, token, urls, recorder, shown };
+        let web = Web { user: user.clone(), label, token, urls, recorder, shown, acting: Default::default() };
         Ok(Self {
             user,
             number,

@@ -34,7 +34,7 @@ impl Chat {
         }
     }
 
-    async fn second_place(&self, rng: &mut StdRng, person: &Arc<Person>) {
+    pub(super) async fn second_place(&self, rng: &mut StdRng, person: &Arc<Person>) {
         let mut store = MemStore::new();
         let saved = person.saved();
         let mut changes = vec![Change::Install(saved.install)];

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_client::device::{Handle, message, random_cid};
+use flotilla_client::device::{Handle, Outcome, Ticket, message, random_cid};
 use flotilla_proto::entry::What;
+use flotilla_proto::frame::ErrorCode;
 use flotilla_proto::ids::{Blob, ConvId, Seq, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -28,6 +29,7 @@ pub struct Plan {
 
 /// A process that has died comes back; what was given to it meanwhile is lost, as if never typed.
 const AWAY: Duration = Duration::from_millis(200);
+const SAID_AGAIN_MAX: u32 = 3;
 
 pub async fn run(person: Arc<Person>, plan: Plan) {
     // Another stream than the one that drew the options.
@@ -46,8 +48,7 @@ pub async fn run(person: Arc<Person>, plan: Plan) {
             change(&mut rng, &handle, &plan, conv, number).await
         } else {
             let body = format!("{} {number}", person.user);
-            // The answer arrives in the history; the next message does not wait for it.
-            handle.submit(target_of(&person.user, conv), message(body)).await.is_ok()
+            says(&person, conv, body).await
         };
         if !done {
             sleep(AWAY).await;
@@ -55,6 +56,28 @@ pub async fn run(person: Arc<Person>, plan: Plan) {
         beside.turn(number).await;
     }
     beside.end().await;
+}
+
+/// False if the device is not there. The answer arrives in the history; the next message does not wait for it. What was kept from
+/// the cluster until nobody can know whether it has arrived is said again, as a person would who was asked.
+async fn says(person: &Arc<Person>, conv: &ConvId, body: String) -> bool {
+    let Some(mut ticket) = say(person, conv, &body).await else { return false };
+    let (person, conv) = (person.clone(), conv.clone());
+    tokio::spawn(async move {
+        for _ in 0..SAID_AGAIN_MAX {
+            match ticket.answer().await {
+                Outcome::Unknown(why) if why.contains(ErrorCode::TooOld.name()) => {}
+                _ => return,
+            }
+            let Some(next) = say(&person, &conv, &body).await else { return };
+            ticket = next;
+        }
+    });
+    true
+}
+
+async fn say(person: &Person, conv: &ConvId, body: &str) -> Option<Ticket> {
+    person.handle().submit(target_of(&person.user, conv), message(body)).await.ok()
 }
 
 /// False if the device is not there.

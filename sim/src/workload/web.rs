@@ -3,6 +3,7 @@
 //! Invariant: of all attempts with one cid and one body at most one has an effect, whichever nodes they go through; another
 //! body never has any.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_client::device::message;
@@ -11,6 +12,7 @@ use flotilla_client::http::{Http, HttpError};
 use flotilla_proto::frame::{Accepted, ErrorBody, ErrorCode};
 use flotilla_proto::ids::{Blob, Cid, ConvId, UserId};
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::shown::Shown;
@@ -27,6 +29,8 @@ pub struct Web {
     pub urls: Vec<String>,
     pub recorder: Recorder,
     pub shown: Shown,
+    /// Held during an act, see `acts`.
+    pub acting: Arc<Mutex<()>>,
 }
 
 /// How all attempts through one node ended.
