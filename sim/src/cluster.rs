@@ -197,7 +197,7 @@ impl Cluster {
                 awake.filter_map(Seat::running).for_each(|node| tell_facts(&node, &watch));
                 ticks += 1;
                 // It costs more, and a queue that grows does not shrink in between.
-                if ticks % 20 == 0 {
+                if ticks.is_multiple_of(20) {
                     let tasks = Handle::current().metrics().num_tasks_by_node();
                     seats.iter().filter_map(Seat::running).for_each(|node| tell_figures(&node, &tasks, &watch));
                 }
