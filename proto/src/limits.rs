@@ -296,6 +296,9 @@ pub const CLIENT_RESEND_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 /// A node that starts asks its peers for this long whether they have seen a later start of it.
 pub const BOOT_ANSWER_MS: u64 = 2_000;
+/// So much longer than a client says it may take until its retry is decided on. Far below the dedup window, so that nobody who retries
+/// in time is told that it is too old.
+pub const RETRY_WAITS_MS: u64 = 60_000;
 /// A node that is asked to take another one back waits so long for the control group, which may be electing a leader. A tool waits
 /// 5 s for all of it.
 pub const READMIT_ANSWER_MS: u64 = 3_500;

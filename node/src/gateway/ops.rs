@@ -50,6 +50,15 @@ fn check_body(body: &Blob) -> Result<(), ErrorBody> {
     Ok(())
 }
 
+/// How old a command may be when it is decided on; 0: it is a first attempt.
+///
+/// What the client says was true when it sent it. The counter-example: (1) a command is accepted, and the answer lost, (2) its retry
+/// waits here for a leader to find its quorum, (3) meanwhile its dedup row is evicted, (4) the retry seems younger than that row,
+/// and is accepted once more.
+fn oldest_ms(age_s: u64) -> u64 {
+    if age_s == 0 { 0 } else { age_s.saturating_mul(1_000).saturating_add(limits::RETRY_WAITS_MS) }
+}
+
 /// Appends, after checking at their own shards that the peers it names exist.
 pub async fn append(
     shared: &Shared,
@@ -75,7 +84,7 @@ pub async fn append_again(
         sender: sender.clone(),
         device,
         cid: frame.cid,
-        age_ms: frame.age_s.saturating_mul(1_000),
+        age_ms: oldest_ms(frame.age_s),
         after: frame.after,
         checked: Vec::new(),
         what: frame.what.clone(),
@@ -195,5 +204,17 @@ pub fn conv_frame(user: &UserId, epoch: Epoch, row: &InboxRow) -> frame::Conv {
         mseq: row.part.mseq,
         last_ts: row.last_ts,
         settings: lists::settings_value(&row.settings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_taken_for_as_old_as_it_may_be_when_it_is_decided_on() {
+        assert_eq!(oldest_ms(0), 0, "a first attempt");
+        assert!(oldest_ms(1) >= 1_000 + limits::REQUEST_DEADLINE_MS, "it may wait for a leader");
+        assert!(oldest_ms(u64::MAX) == u64::MAX && limits::RETRY_WAITS_MS < limits::DEDUP_WINDOW_MS / 1_000);
     }
 }
