@@ -137,5 +137,8 @@ impl Chat {
         self.second_place(&mut rng, person).await;
         cluster.say(format!("ends the second place of {}", person.user));
         person.comes_back().await;
+        // It may be on its way to hear that the other place has taken the session.
+        sleep(PAUSE).await;
+        person.comes_back().await;
     }
 }
