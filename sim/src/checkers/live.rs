@@ -18,6 +18,9 @@ use crate::trace;
 /// the gateway from hearing of it, or the client of being closed.
 const BOUND: Duration = Duration::from_secs(8);
 
+/// Ticks are at most so far apart while any node runs. Longer: all of them were paused, and nobody could be told.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub struct Live {
     /// The session of a device as it was applied last, and at which index.
@@ -77,7 +80,7 @@ impl Checker for Live {
 
 impl Live {
     fn judge(&mut self, world: &World, passed: Duration) -> Result<u64, String> {
-        if passed.is_zero() || world.broken.keys().any(|kind| !COUNTED.contains(kind)) {
+        if passed.is_zero() || passed > STANDSTILL || world.broken.keys().any(|kind| !COUNTED.contains(kind)) {
             return Ok(0);
         }
         let mut live = 0;
@@ -114,6 +117,8 @@ mod tests {
         let device = device("bob");
         checker.rows.insert(device, (1, Some(SessionNo(2))));
         checker.open.get_mut("bob").expect("connected").dead = BOUND;
+        let told = bench.watch.with_world(|world| checker.judge(world, Duration::from_secs(9)));
+        assert_eq!(told, Ok(0), "nobody ran");
         let told = bench.watch.with_world(|world| checker.judge(world, Duration::from_millis(50)));
         assert!(told.is_err());
         checker.rows.insert(device, (2, Some(SessionNo(1))));
