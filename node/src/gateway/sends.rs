@@ -101,6 +101,8 @@ impl Ticket {
         let Self { before, progress } = self;
         let mut before = before.filter(|_| after.is_none());
         let (mut tries, mut is_first) = (0, true);
+        // What is in front may be sent again by the client: whoever follows must not overtake it, even where this one is refused.
+        let mut is_open = false;
         let result = loop {
             let mut named = after;
             while let Some(mut front) = before.take() {
@@ -108,7 +110,8 @@ impl Ticket {
                 tries = now.tries;
                 match now.end {
                     Some(End::Refused(further)) => (before, tries) = (further.map(|front| *front), 0),
-                    Some(End::Accepted | End::Open) => {
+                    Some(end @ (End::Accepted | End::Open)) => {
+                        is_open = matches!(end, End::Open);
                         named = Some(front.0);
                         break;
                     }
@@ -131,7 +134,7 @@ impl Ticket {
         progress.send_modify(|p| {
             p.end = Some(match &result {
                 Ok(_) => End::Accepted,
-                Err(error) if error.retryable => End::Open,
+                Err(error) if error.retryable || is_open => End::Open,
                 Err(_) => End::Refused(before.map(Box::new)),
             });
         });
@@ -270,6 +273,21 @@ mod tests {
             assert_eq!(code, wanted, "{cid:?}");
         }
         assert_eq!(*log.entries.borrow(), [Cid(1), Cid(2)]);
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_it_across_a_command_that_is_refused_for_good() {
+        let (log, mut sends) = (Log { refuses: Some(Cid(2)), ..Log::default() }, Sends::default());
+        drop(sends.enter(&conv(), Cid(1)));
+        let (second, third) = (sends.enter(&conv(), Cid(2)), sends.enter(&conv(), Cid(3)));
+        let mut refused = pin!(second.run(None, |ask| log.submit(Cid(2), ask)));
+        let mut later = pin!(third.run(None, |ask| log.submit(Cid(3), ask)));
+        assert!(futures::poll!(refused.as_mut()).is_pending());
+        log.take(log.waiting.take());
+        assert_eq!(refused.await.err().map(|error| error.code), Some(ErrorCode::NotMember));
+        assert!(futures::poll!(later.as_mut()).is_pending());
+        log.take(log.waiting.take());
+        assert_eq!(later.await.err().map(|error| error.code), Some(ErrorCode::OutOfOrder));
     }
 
     #[tokio::test]
