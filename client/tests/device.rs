@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fake::{Fake, Faults, eventually};
@@ -9,7 +10,7 @@ use flotilla_client::device::{Event, fixed_token, message};
 use flotilla_client::history::Recorder;
 use flotilla_client::oracle::{Demand, judge};
 use flotilla_client::store::{FileStore, MemStore, Store};
-use flotilla_client::terminal::chat::chat;
+use flotilla_client::terminal::plain::{self, Plain, Printing, Tally};
 use flotilla_client::terminal::{Account, Login};
 use flotilla_client::{Config, Device, Handle, Outcome};
 use flotilla_proto::frame::{Encoding, ErrorCode, Target};
@@ -162,33 +163,65 @@ async fn a_rejected_command_does_not_hold_up_those_behind_it() {
     assert_eq!(bodies, ["one", "two"]);
 }
 
+/// What is printed, kept for the test to read.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Paper {
+    fn rows(&self) -> Vec<Vec<String>> {
+        let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
+        text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+    }
+}
+
 #[tokio::test]
-async fn two_terminals_talk_in_plain_lines() {
+async fn a_pipe_sends_its_lines_and_prints_what_arrives_in_six_fields() {
     let fake = Fake::new();
     let urls = vec![fake.listen().await];
     let account = |name: &str| Account { urls: urls.clone(), user: user(name), login: Login::Demo, dir: None };
-    let (bob, mut arrived) = account("bob").open().await.expect("opens");
+    let bob = drained(account("bob").open().await.expect("opens"));
     caught_up(&bob).await;
-    let (alice, mut events) = account("alice").open().await.expect("opens");
+    let paper = Paper::default();
+    let to = Target::User(user("bob"));
+    let conv = to.conv_for(&user("alice"));
+    let store = Printing::new(MemStore::new(), Some(conv.clone()), Arc::new(Mutex::new(paper.clone())));
+    let (alice, events) = account("alice").open_on(Box::new(store)).await.expect("opens");
     let (keys, typed) = mpsc::channel(8);
-    for line in ["nobody yet", "/to bob", "hello bob"] {
+    for line in ["/quit is text", "a\ttab", ""] {
         keys.send(line.to_owned()).await.expect("room");
     }
-    let mut out = Vec::new();
-    let chatting = chat(alice.clone(), &mut events, typed, None, &mut out);
-    let hearing = async {
-        loop {
-            let event = arrived.recv().await.expect("open");
-            if let Event::Entry(entry) = event {
-                keys.send("/quit".to_owned()).await.expect("room");
-                return entry.body.expect("a body").0;
-            }
-        }
+    // A device gets what comes after it is known.
+    caught_up(&alice).await;
+    bob.send(Target::User(user("alice")), "from bob").await.expect("taken");
+    let (tell, told) = tokio::sync::oneshot::channel::<()>();
+    let plain = Plain { to: Some(to), follow: true, wait: LIMIT };
+    let stop = async {
+        // Dropped without a word is no stop either.
+        let _ = told.await;
     };
-    let (chatted, heard) =
-        tokio::time::timeout(LIMIT, async { tokio::join!(chatting, hearing) }).await.expect("in time");
-    chatted.expect("writes to memory");
-    assert_eq!(heard, "hello bob");
-    let out = String::from_utf8(out).expect("text");
-    assert!(out.contains("to whom? /to USER") && out.contains("now talking to bob"), "{out}");
+    let running = plain::run(plain, alice, events, typed, stop, |_| {});
+    let reading = async {
+        eventually("three lines", LIMIT, async || paper.rows().len() == 3).await;
+        drop(keys);
+        tell.send(()).expect("it waits");
+    };
+    let (tally, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(running, reading) }).await.expect("in time");
+    assert_eq!(tally, Tally { accepted: 2, ..Tally::default() });
+    let rows = paper.rows();
+    assert!(rows.iter().all(|r| r.len() == 6 && r[2] == conv.as_str() && r[4] == "message"), "{rows:?}");
+    let mine: Vec<&str> = rows.iter().filter(|r| r[3] == "alice").map(|r| r[5].as_str()).collect();
+    assert_eq!(mine, ["/quit is text", "a\\ttab"], "an empty line is nothing");
+    let seqs: Vec<&str> = rows.iter().map(|r| r[0].as_str()).collect();
+    assert_eq!(seqs, ["1", "2", "3"]);
 }

@@ -7,10 +7,13 @@
 //! - [`auth`] tokens, passwords, limits on login
 //! - [`http`] accept loop, REST, health
 //! - [`gateway`] WebSocket sessions and delivery windows
+//! - `chat` the terminal client behind `flotilla chat`; no part of a running node
 //! - [`metrics`] the registry behind `/metrics`
 
 pub mod auth;
 pub mod backend;
+#[cfg(feature = "terminal")]
+pub mod chat;
 pub mod cli;
 pub mod cluster;
 pub mod config;

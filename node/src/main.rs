@@ -1,6 +1,7 @@
 //! The `flotilla` binary.
 
 use clap::Parser;
+use flotilla_node::cli::talk::NotAll;
 use flotilla_node::cli::{Cli, Command};
 use tracing_subscriber::EnvFilter;
 
@@ -16,9 +17,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const LOG: &str = "info,openraft=error,openraft::raft::raft_inner=off,openraft::core::heartbeat=off";
 
 fn main() -> std::process::ExitCode {
-    let filter = EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
+    // What a chat has to say stands on its screen.
+    let usual = if matches!(cli.command, Command::Chat(_)) { "off" } else { LOG };
+    let filter = EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if matches!(cli.command, Command::Start(_)) {
         abort_on_panic();
     }
@@ -26,7 +29,10 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flotilla: {error:#}");
-            std::process::ExitCode::FAILURE
+            match error.downcast_ref::<NotAll>() {
+                Some(not_all) => not_all.exit_code().into(),
+                None => std::process::ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::{AckItem, Auth, ClientFrame, ClientMessage, CloseCode, Hello, RevToken, Verdict};
+use flotilla_proto::frame::{AckItem, Auth, ClientFrame, ClientMessage, CloseCode, Hello, RevToken, Typing, Verdict};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Instance, Seq};
 use flotilla_proto::limits;
 use futures::future::{BoxFuture, FutureExt};
@@ -58,6 +58,8 @@ pub(super) struct Actor {
     /// Marks that no `conv` has confirmed.
     pub reads_open: BTreeSet<ConvId>,
     pub reads_due: BTreeSet<ConvId>,
+    /// Where the person types; the newest only.
+    pub typing: Option<ConvId>,
     pub contents: BTreeMap<Cid, What>,
     pub waiters: BTreeMap<Cid, oneshot::Sender<Outcome>>,
     pub link: Option<Link>,
@@ -107,6 +109,7 @@ impl Actor {
             reads: saved.reads,
             calls: Calls::default(),
             reads_due: BTreeSet::new(),
+            typing: None,
             contents: BTreeMap::new(),
             waiters: BTreeMap::new(),
             link: None,
@@ -299,6 +302,7 @@ impl Actor {
         self.calls.disconnected(now_ms);
         self.inbox.disconnected();
         self.reads_due.clear();
+        self.typing = None;
         self.contents.clear();
         self.auth_due = None;
     }
@@ -366,6 +370,7 @@ impl Actor {
         (self.inbox.acks_due(now_ms) && self.events.len() < limits::CLIENT_EVENTS_MAX)
             || self.auth_due.is_some()
             || !self.reads_due.is_empty()
+            || self.typing.is_some()
             || (room && (self.calls.has_next(now_ms) || (link.caught_up && self.outbox.has_next(now_ms))))
     }
 
@@ -393,6 +398,9 @@ impl Actor {
         if let Some(conv) = self.reads_due.pop_first() {
             let seq = self.reads.get(&conv).copied().unwrap_or_default();
             return Some(ClientMessage { id: None, frame: ClientFrame::Read(AckItem { conv, seq }) });
+        }
+        if let Some(conv) = self.typing.take() {
+            return Some(ClientMessage { id: None, frame: ClientFrame::Typing(Typing { conv }) });
         }
         let link = self.link.as_mut()?;
         if let Some(token) = self.auth_due.take() {

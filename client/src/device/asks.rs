@@ -32,6 +32,7 @@ impl Actor {
                 },
                 Ask::Call { call, limit } => self.on_call(*call, limit),
                 Ask::Read { conv, seq } => self.on_read(conv, seq).await,
+                Ask::Typing(conv) => self.typing = self.link.as_ref().map(|_| conv),
                 Ask::Status(tell) => {
                     let _ = tell.send(self.status());
                 }

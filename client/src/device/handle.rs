@@ -6,7 +6,7 @@ use std::time::Duration;
 use flotilla_proto::entry::{HistoryAccess, What};
 use flotilla_proto::frame::{
     Accepted, Call as CallFrame, ClientFrame, Conv, EntryFrame, ErrorBody, Gap, History, HistoryReply, Reply, Signal,
-    SyncReply, SyncRequest, Target,
+    SyncReply, SyncRequest, Target, Watch,
 };
 use flotilla_proto::ids::{Blob, Cid, ConvId, DeviceId, NodeId, Seq, UserId};
 use serde_json::{Value, json};
@@ -104,6 +104,7 @@ pub(super) enum Ask {
         conv: ConvId,
         seq: Seq,
     },
+    Typing(ConvId),
     Status(oneshot::Sender<Status>),
     Close(oneshot::Sender<()>),
 }
@@ -282,6 +283,20 @@ impl Handle {
     pub async fn read(&self, conv: ConvId, seq: Seq) {
         // A dropped device has nobody to tell.
         let _ = self.asks.send(Ask::Read { conv, seq }).await;
+    }
+
+    /// This person types there, now. Not kept: without a connection nobody learns it.
+    pub async fn typing(&self, conv: ConvId) {
+        // As with `read`.
+        let _ = self.asks.send(Ask::Typing(conv)).await;
+    }
+
+    /// Who of these is here, and signals when that changes: on this connection only, so again after each `Connected`.
+    pub async fn watch(&self, users: Vec<UserId>) -> Result<Value, CallError> {
+        match self.request(ClientFrame::Presence(Watch { watch: users }), None).await? {
+            Reply::Value(value) => Ok(value),
+            other => Err(CallError::Unknown(format!("not an answer about presence: {other:?}"))),
+        }
     }
 
     pub async fn history(&self, page: History) -> Result<HistoryReply, CallError> {

@@ -136,6 +136,16 @@ pub trait Store: Send + 'static {
     fn commit(&mut self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn load(&self) -> Saved {
+        (**self).load()
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+        (**self).commit(changes)
+    }
+}
+
 /// The store's secret; made and kept at the first use.
 pub async fn install_of(store: &mut dyn Store) -> Result<String, StoreError> {
     let known = store.load().install;

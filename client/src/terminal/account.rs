@@ -31,19 +31,21 @@ pub struct Account {
 impl Account {
     /// The person's device; its events must be taken.
     pub async fn open(self) -> Result<(Handle, mpsc::Receiver<Event>), StoreError> {
-        match self.dir.clone() {
-            None => self.open_on(MemStore::new()).await,
-            Some(dir) => {
-                // The simulator marks it deprecated; nothing there has a store of files or a terminal.
-                #[allow(deprecated)]
-                let opened = tokio::task::spawn_blocking(move || FileStore::open(&dir)).await;
-                self.open_on(opened.map_err(|e| StoreError::Task(e.to_string()))??).await
-            }
-        }
+        let store = self.store().await?;
+        self.open_on(store).await
     }
 
-    async fn open_on(self, mut store: impl Store) -> Result<(Handle, mpsc::Receiver<Event>), StoreError> {
-        let install = install_of(&mut store).await?;
+    /// What the device keeps, in `dir` if there is one.
+    pub async fn store(&self) -> Result<Box<dyn Store>, StoreError> {
+        let Some(dir) = self.dir.clone() else { return Ok(Box::new(MemStore::new())) };
+        // The simulator marks it deprecated; nothing there has a store of files or a terminal.
+        #[allow(deprecated)]
+        let opened = tokio::task::spawn_blocking(move || FileStore::open(&dir)).await;
+        Ok(Box::new(opened.map_err(|e| StoreError::Task(e.to_string()))??))
+    }
+
+    pub async fn open_on(self, mut store: Box<dyn Store>) -> Result<(Handle, mpsc::Receiver<Event>), StoreError> {
+        let install = install_of(store.as_mut()).await?;
         let token = match &self.login {
             Login::Demo => fixed_token(format!("dev:{}", self.user)),
             Login::Password { password, register } => {

@@ -1,10 +1,10 @@
 //! What `flotilla chat`, `send` and `tail` do. Knows no flags and no exit codes: the binary's command line does.
 //!
 //! - [`account`] who the person is and how a token is had
-//! - [`chat`] a conversation in plain lines, [`send`] one message, [`tail`] all that arrives as JSON lines
+//! - [`plain`] lines in and out, for pipes; [`send`] one message; [`tail`] all that arrives as JSON lines
 
 pub mod account;
-pub mod chat;
+pub mod plain;
 pub mod send;
 pub mod tail;
 

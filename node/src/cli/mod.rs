@@ -40,7 +40,7 @@ pub enum Command {
     },
     /// Write the API's documents: OpenAPI, AsyncAPI, JSON Schema, error codes
     Api(api::ApiArgs),
-    /// Chat in plain lines
+    /// Chat: conversations and a line to type in; in a pipe, plain lines
     Chat(talk::ChatArgs),
     /// Send one message; the answer is one JSON line
     Send(talk::SendArgs),
