@@ -195,6 +195,18 @@ impl Default for PullRule {
     fn default() -> Self {
         Self { version: 0, above: limits::PUSH_MEMBERS_MAX, below: limits::PUSH_MEMBERS_BACK }
     }
+    /// User side. A one-time code, by its hash under a key of the cluster, was sent to the address that this user is of.
+    IssueCode {
+        user: UserId,
+        code: Hash32,
+        request: Cid,
+    },
+    /// User side. Logs in by such a code, with an account made on the way; a wrong one counts.
+    UseCode {
+        code: Hash32,
+        request: Cid,
+        login: Login,
+    },
 }
 
 /// What a user has settled about one conversation.

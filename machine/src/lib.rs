@@ -142,6 +142,8 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         }
         Command::SetBlock { user, peer, on, request } => user::set_block(ctx, user, peer, *on, *request),
         Command::BlockSettled { user, peer, request } => user::block_settled(ctx, user, peer, *request),
+        Command::IssueCode { user, code, request } => user::issue_code(ctx, user, *code, *request),
+        Command::UseCode { code, request, login } => user::use_code(ctx, *code, *request, login),
         Command::Notify(items) => user::notify(ctx, items),
         Command::Marks(items) => user::marks(ctx, items),
         Command::PeerMarks(items) => user::peer_marks(ctx, items),

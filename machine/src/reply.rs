@@ -114,4 +114,7 @@ pub enum Rejection {
     /// Another instance has taken the session from this one and holds it.
     #[error("another instance has taken the session")]
     Replaced,
+    /// A limit that time lifts.
+    #[error("too many requests")]
+    Wait { wait_ms: u64 },
 }

@@ -81,6 +81,8 @@ pub mod kind {
     pub const PRESENCE: u8 = 0x45;
     pub const PROFILE: u8 = 0x46;
     pub const CONV_SETTINGS: u8 = 0x47;
+    pub const CODE: u8 = 0x48;
+    pub const CODE_AGE: u8 = 0x49;
 
     // Control group.
     pub const CONTROL: u8 = 0x60;
@@ -126,6 +128,8 @@ pub mod kind {
             PRESENCE => "presence",
             PROFILE => "profile",
             CONV_SETTINGS => "conv_settings",
+            CODE => "code",
+            CODE_AGE => "code_age",
             CONTROL => "control",
             NODE => "node",
             PLACEMENT => "placement",

@@ -317,6 +317,31 @@ pub const LIMITER_KEYS_MAX: usize = 16_384;
 pub const LOGIN_BURST: u32 = 20;
 pub const LOGIN_PER_MINUTE: u32 = 30;
 
+/// One-time codes. Five tries of a million, at most ten codes a day: a patient guesser finds one address's code once in
+/// fifty years.
+pub const CODE_LIFE_MS: u64 = 5 * 60 * 1_000;
+pub const CODE_TRIES_MAX: u8 = 5;
+/// Between two codes of one address.
+pub const CODE_PAUSE_MS: u64 = 30_000;
+/// Repeats of one request for a code.
+pub const CODE_REPEATS_MAX: u8 = 2;
+pub const CODES_PER_HOUR: usize = 5;
+pub const CODES_PER_DAY: usize = 10;
+pub const HOUR_MS: u64 = 60 * 60 * 1_000;
+/// A row is kept for the day that the limits look back.
+pub const CODE_ROW_MS: u64 = 24 * HOUR_MS;
+/// Old rows that go with one new code.
+pub const CODES_EVICTED: usize = 4;
+/// An address, as RFC 5321 bounds it.
+pub const CODE_ADDRESS_BYTES_MAX: usize = 254;
+/// Codes on their way to the operator's webhook; above it, `overloaded`.
+pub const CODES_SENDING_MAX: usize = 256;
+
+/// A token of another issuer, and what that publishes of its keys.
+pub const EXTERNAL_TOKEN_BYTES_MAX: usize = 8 * 1024;
+pub const JWKS_BYTES_MAX: usize = 128 * 1024;
+pub const JWKS_KEYS_MAX: usize = 64;
+
 /// Client connections of one node, and of one address, before anything is allocated for them.
 pub const CONNECTIONS_MAX: usize = 20_000;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 20_000;

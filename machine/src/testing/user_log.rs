@@ -157,6 +157,14 @@ pub fn user_side() -> BoxedStrategy<Command> {
             let place = |(conv, head, n)| PulledHead { conv, head: Seq(head), n_head: Count(n) };
             Command::PlaceDevice { user, device, places: places.into_iter().map(place).collect() }
         }),
+        3 => (name(), hashes(), 1u128..4).prop_map(|(user, code, r)| Command::IssueCode { user, code, request: Cid(r) }),
+        3 => (name(), hashes(), 1u128..4, hashes(), device(), hashes()).prop_map(
+            |(user, code, r, install, device, refresh)| Command::UseCode {
+                code,
+                request: Cid(r),
+                login: Login { user, install, device, name: String::new(), refresh, create: false },
+            }
+        ),
         3 => (name(), conv(), conv_change()).prop_map(|(user, conv, change)| Command::SetConv { user, conv, change }),
         2 => (name(), name(), prop::option::of(prop_oneof![4 => "[a-z]{0,5}", 1 => Just("x".repeat(2_000))]))
             .prop_map(|(user, contact, name)| Command::SetContact { user, contact, name }),

@@ -1,6 +1,6 @@
 //! The user side: accounts, devices, sessions, inbox rows, cursors.
 //!
-//! - [`account`] users and passwords · [`device`] login, names, revocation · [`token`] refresh tokens and their rotation
+//! - [`account`] users and passwords · [`device`] login, names, revocation · [`token`] refresh tokens and their rotation · [`code`] one-time codes
 //! - [`session`] open and close · [`job`] fences, and work in steps
 //! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it, [`place`] the first one in pull mode
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod block;
+pub mod code;
 pub mod contact;
 pub mod conv_settings;
 pub mod cursor;
@@ -33,6 +34,7 @@ pub mod token;
 
 pub use account::{register, set_password};
 pub use block::{block_settled, set_block};
+pub use code::{issue_code, use_code};
 pub use contact::set_contact;
 pub use conv_settings::set_conv;
 pub use device::{login, rename_device, revoke_device};

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod agreement;
+mod codes;
 mod delivery;
 mod inbox;
 pub(crate) mod kit;
