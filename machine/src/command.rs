@@ -173,6 +173,18 @@ pub enum Command {
     },
     /// Every shard. From how many members on a group is in pull mode, and back.
     SetPullRule(PullRule),
+    /// User side. A one-time code, by its hash under a key of the cluster, was sent to the address that this user is of.
+    IssueCode {
+        user: UserId,
+        code: Hash32,
+        request: Cid,
+    },
+    /// User side. Logs in by such a code, with an account made on the way; a wrong one counts.
+    UseCode {
+        code: Hash32,
+        request: Cid,
+        login: Login,
+    },
 }
 
 /// A conversation's head as its leader has told it.
@@ -195,18 +207,6 @@ impl Default for PullRule {
     fn default() -> Self {
         Self { version: 0, above: limits::PUSH_MEMBERS_MAX, below: limits::PUSH_MEMBERS_BACK }
     }
-    /// User side. A one-time code, by its hash under a key of the cluster, was sent to the address that this user is of.
-    IssueCode {
-        user: UserId,
-        code: Hash32,
-        request: Cid,
-    },
-    /// User side. Logs in by such a code, with an account made on the way; a wrong one counts.
-    UseCode {
-        code: Hash32,
-        request: Cid,
-        login: Login,
-    },
 }
 
 /// What a user has settled about one conversation.

@@ -202,6 +202,9 @@ pub trait Backend: Send + Sync + 'static {
 
     fn node(&self) -> watch::Receiver<NodeView>;
 
+    /// A key for this purpose, made of the cluster's secret: the same at every node, and none before a node has the secret.
+    fn secret(&self, purpose: &str) -> Option<[u8; 32]>;
+
     /// All valid keys, the newest last; it signs.
     fn keys(&self) -> watch::Receiver<Vec<SigningKey>>;
 }

@@ -6,8 +6,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flotilla_proto::ids::UserId;
 use flotilla_proto::limits;
 use serde::Deserialize;
+
+use crate::outgoing::Url;
 
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -89,6 +92,37 @@ pub struct Settings {
     /// Tries to log in or register a minute, of one address and for one account [default: 30]
     #[arg(long, env = "FLOTILLA_LOGINS_PER_MINUTE", value_name = "COUNT")]
     pub logins_per_minute: Option<u32>,
+    /// Where one-time codes go: a POST for each, signed; https:// beyond this machine. Without it nobody logs in by code (with
+    /// --auth dev codes stand in the log)
+    #[arg(long, env = "FLOTILLA_CODE_WEBHOOK", value_name = "URL")]
+    pub code_webhook: Option<String>,
+    /// File with the secret that signs what goes to the webhook, 16 bytes at least
+    #[arg(long, env = "FLOTILLA_CODE_WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    pub code_webhook_secret_file: Option<PathBuf>,
+    /// Take tokens (JWT) of this issuer: its `iss`, letter by letter
+    #[arg(long, env = "FLOTILLA_ISSUER", value_name = "ISS")]
+    pub issuer: Option<String>,
+    /// What `aud` of such a token must name
+    #[arg(long, env = "FLOTILLA_ISSUER_AUDIENCE", value_name = "AUD")]
+    pub issuer_audience: Option<String>,
+    /// Where the issuer publishes its keys (JWKS); https:// beyond this machine
+    #[arg(long, env = "FLOTILLA_ISSUER_KEYS", value_name = "URL")]
+    pub issuer_keys: Option<String>,
+    /// The claim that names the user [default: sub]
+    #[arg(long, env = "FLOTILLA_ISSUER_USER_CLAIM", value_name = "CLAIM")]
+    pub issuer_user_claim: Option<String>,
+    /// Put in front of what the claim says, so that these users meet no others [default: nothing]
+    #[arg(long, env = "FLOTILLA_ISSUER_USER_PREFIX", value_name = "TEXT")]
+    pub issuer_user_prefix: Option<String>,
+    /// How far the issuer's clock may be off, in seconds [default: 60]
+    #[arg(long, env = "FLOTILLA_ISSUER_LEEWAY_S", value_name = "S")]
+    pub issuer_leeway_s: Option<u64>,
+    /// Seconds between two questions for the issuer's keys, whatever tokens come [default: 30]
+    #[arg(long, env = "FLOTILLA_ISSUER_ASK_S", value_name = "S")]
+    pub issuer_ask_s: Option<u64>,
+    /// PEM file with certificates to trust beside the system's, for the webhook and the issuer
+    #[arg(long, env = "FLOTILLA_TRUST_FILE", value_name = "FILE")]
+    pub trust_file: Option<PathBuf>,
     /// Client connections from one address; more are closed before anything is read [default: 20000]
     #[arg(long, env = "FLOTILLA_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
     pub connections_per_address: Option<usize>,
@@ -115,6 +149,21 @@ pub struct Config {
     pub sends_per_conversation: u32,
     pub logins_per_minute: u32,
     pub connections_per_address: usize,
+    pub code_webhook: Option<(Url, PathBuf)>,
+    pub issuer: Option<IssuerSettings>,
+    pub trust_file: Option<PathBuf>,
+}
+
+/// Whose tokens are taken beside the cluster's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerSettings {
+    pub issuer: String,
+    pub audience: String,
+    pub keys: Url,
+    pub user_claim: String,
+    pub user_prefix: String,
+    pub leeway_s: u64,
+    pub ask_s: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +176,10 @@ pub enum ConfigError {
     Missing(&'static str, &'static str, &'static str),
     #[error("{name} is {value}; allowed is {allowed}")]
     Range { name: &'static str, value: u64, allowed: &'static str },
+    #[error("{name}: {what}")]
+    Wrong { name: &'static str, what: String },
+    #[error("{given} is set and {missing} is not: they go together")]
+    Together { given: &'static str, missing: &'static str },
 }
 
 impl Config {
@@ -144,6 +197,7 @@ impl Config {
     }
 
     pub fn from_settings(s: Settings) -> Result<Self, ConfigError> {
+        let (code_webhook, issuer) = (code_webhook(&s)?, issuer(&s)?);
         let node = s.node.ok_or(ConfigError::Missing("the node number", "node", "FLOTILLA_NODE"))?;
         let data_dir = s.data_dir.ok_or(ConfigError::Missing("a data directory", "data-dir", "FLOTILLA_DATA_DIR"))?;
         let client_addr = s.client_addr.unwrap_or_else(|| "127.0.0.1:4000".into());
@@ -170,6 +224,9 @@ impl Config {
             sends_per_conversation: s.sends_per_conversation.unwrap_or(unless_dev(limits::SENDS_PER_CONVERSATION)),
             logins_per_minute: s.logins_per_minute.unwrap_or(limits::LOGIN_PER_MINUTE),
             connections_per_address: s.connections_per_address.unwrap_or(limits::CONNECTIONS_PER_ADDRESS_MAX),
+            code_webhook,
+            issuer,
+            trust_file: s.trust_file,
         };
         config.check()?;
         Ok(config)
@@ -198,6 +255,60 @@ impl Config {
     }
 }
 
+fn url(name: &'static str, text: &str) -> Result<Url, ConfigError> {
+    Url::parse(text).map_err(|what| ConfigError::Wrong { name, what })
+}
+
+fn code_webhook(s: &Settings) -> Result<Option<(Url, PathBuf)>, ConfigError> {
+    let (given, missing) = ("code_webhook", "code_webhook_secret_file");
+    match (&s.code_webhook, &s.code_webhook_secret_file) {
+        (None, None) => Ok(None),
+        (Some(text), Some(file)) => Ok(Some((url(given, text)?, file.clone()))),
+        (Some(_), None) => Err(ConfigError::Together { given, missing }),
+        (None, Some(_)) => Err(ConfigError::Together { given: missing, missing: given }),
+    }
+}
+
+fn issuer(s: &Settings) -> Result<Option<IssuerSettings>, ConfigError> {
+    let parts = [
+        ("issuer", s.issuer.is_some()),
+        ("issuer_audience", s.issuer_audience.is_some()),
+        ("issuer_keys", s.issuer_keys.is_some()),
+    ];
+    let more = [
+        ("issuer_user_claim", s.issuer_user_claim.is_some()),
+        ("issuer_user_prefix", s.issuer_user_prefix.is_some()),
+        ("issuer_leeway_s", s.issuer_leeway_s.is_some()),
+        ("issuer_ask_s", s.issuer_ask_s.is_some()),
+    ];
+    let Some((given, _)) = parts.iter().chain(&more).find(|(_, set)| *set) else { return Ok(None) };
+    if let Some((missing, _)) = parts.iter().find(|(_, set)| !set) {
+        return Err(ConfigError::Together { given, missing });
+    }
+    let leeway_s = s.issuer_leeway_s.unwrap_or(60);
+    if leeway_s > 600 {
+        return Err(ConfigError::Range { name: "issuer_leeway_s", value: leeway_s, allowed: "0 to 600" });
+    }
+    let ask_s = s.issuer_ask_s.unwrap_or(30);
+    if !(1..=600).contains(&ask_s) {
+        return Err(ConfigError::Range { name: "issuer_ask_s", value: ask_s, allowed: "1 to 600" });
+    }
+    let user_prefix = s.issuer_user_prefix.clone().unwrap_or_default();
+    if UserId::parse(&format!("{user_prefix}a")).map_or(true, |id| id.as_str() != format!("{user_prefix}a")) {
+        let what = format!("{user_prefix:?} cannot begin a user's id (a-z, 0-9, `_`, `.`, `-`)");
+        return Err(ConfigError::Wrong { name: "issuer_user_prefix", what });
+    }
+    Ok(Some(IssuerSettings {
+        issuer: s.issuer.clone().unwrap_or_default(),
+        audience: s.issuer_audience.clone().unwrap_or_default(),
+        keys: url("issuer_keys", s.issuer_keys.as_deref().unwrap_or_default())?,
+        user_claim: s.issuer_user_claim.clone().unwrap_or_else(|| "sub".into()),
+        user_prefix,
+        leeway_s,
+        ask_s,
+    }))
+}
+
 fn over(high: Settings, low: Settings) -> Settings {
     Settings {
         node: high.node.or(low.node),
@@ -218,10 +329,20 @@ fn over(high: Settings, low: Settings) -> Settings {
         sends_per_conversation: high.sends_per_conversation.or(low.sends_per_conversation),
         logins_per_minute: high.logins_per_minute.or(low.logins_per_minute),
         connections_per_address: high.connections_per_address.or(low.connections_per_address),
+        code_webhook: high.code_webhook.or(low.code_webhook),
+        code_webhook_secret_file: high.code_webhook_secret_file.or(low.code_webhook_secret_file),
+        issuer: high.issuer.or(low.issuer),
+        issuer_audience: high.issuer_audience.or(low.issuer_audience),
+        issuer_keys: high.issuer_keys.or(low.issuer_keys),
+        issuer_user_claim: high.issuer_user_claim.or(low.issuer_user_claim),
+        issuer_user_prefix: high.issuer_user_prefix.or(low.issuer_user_prefix),
+        issuer_leeway_s: high.issuer_leeway_s.or(low.issuer_leeway_s),
+        issuer_ask_s: high.issuer_ask_s.or(low.issuer_ask_s),
+        trust_file: high.trust_file.or(low.trust_file),
     }
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 28] = [
     "node",
     "data_dir",
     "client_addr",
@@ -240,6 +361,16 @@ const KEYS: [&str; 18] = [
     "sends_per_conversation",
     "logins_per_minute",
     "connections_per_address",
+    "code_webhook",
+    "code_webhook_secret_file",
+    "issuer",
+    "issuer_audience",
+    "issuer_keys",
+    "issuer_user_claim",
+    "issuer_user_prefix",
+    "issuer_leeway_s",
+    "issuer_ask_s",
+    "trust_file",
 ];
 
 /// The settings in a file's text, or the line (from 1) and what is wrong with it.
@@ -306,6 +437,28 @@ mod tests {
         assert_eq!(sends("auth = \"dev\""), (0, 0));
         assert_eq!(sends("auth = \"dev\"\nsends_per_user = 7"), (7, 0));
         assert!(config("logins_per_minute = 0").is_err() && config("connections_per_address = 0").is_err());
+    }
+
+    #[test]
+    fn settings_of_a_webhook_or_an_issuer_are_whole_or_refused() {
+        let config = |text: &str| {
+            Config::from_settings(parse(&format!("node = 1\ndata_dir = \"/x\"\n{text}")).expect("parses"))
+                .map_err(|e| e.to_string())
+        };
+        let bare = config("").expect("neither");
+        assert!(bare.code_webhook.is_none() && bare.issuer.is_none());
+        let hook = "code_webhook = \"http://127.0.0.1:9/c\"";
+        assert!(config(hook).expect_err("no secret").contains("code_webhook_secret_file"));
+        assert!(config(&format!("{hook}\ncode_webhook_secret_file = \"/s\"")).expect("whole").code_webhook.is_some());
+        let plain = "code_webhook = \"http://example.com/\"\ncode_webhook_secret_file = \"/s\"";
+        assert!(config(plain).expect_err("codes in the clear").contains("must be https"));
+        let issuer = "issuer = \"me\"\nissuer_audience = \"chat\"\nissuer_keys = \"http://127.0.0.1:9/k\"";
+        let whole = config(issuer).expect("whole").issuer.expect("set");
+        assert_eq!((whole.user_claim.as_str(), whole.leeway_s, whole.ask_s), ("sub", 60, 30));
+        assert!(config("issuer_leeway_s = 5").expect_err("alone").contains("issuer is not"));
+        for bad in ["issuer_leeway_s = 601", "issuer_ask_s = 0", "issuer_user_prefix = \"A b\""] {
+            assert!(config(&format!("{issuer}\n{bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

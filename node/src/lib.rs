@@ -8,6 +8,7 @@
 //! - [`http`] accept loop, REST, health
 //! - [`gateway`] WebSocket sessions and delivery windows
 //! - `chat` the terminal client behind `flotilla chat`; no part of a running node
+//! - [`outgoing`] HTTP to what an operator names
 //! - [`metrics`] the registry behind `/metrics`
 
 pub mod auth;
@@ -21,5 +22,6 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod node;
+pub mod outgoing;
 #[cfg(test)]
 mod testing;

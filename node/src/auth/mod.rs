@@ -3,11 +3,16 @@
 //! - [`jwt`] signed access tokens of 15 minutes
 //! - [`refresh`] rotating refresh tokens, stored as hashes only
 //! - [`password`] argon2id with bounded concurrency
+//! - [`code`] one-time codes and addresses, [`courier`] brings them to people
+//! - [`issuer`] tokens of an issuer that the operator names
 //! - [`wrap`] private signing keys under the cluster secret
 //! - [`limiter`] how often an address may try
 //!
 //! Invariant: an answer does not tell whether an account exists, and no secret is compared byte by byte.
 
+pub mod code;
+pub mod courier;
+pub mod issuer;
 pub mod jwt;
 pub mod limiter;
 pub mod password;

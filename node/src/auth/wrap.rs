@@ -41,6 +41,14 @@ pub fn unwrap(secret: &[u8; CLUSTER_SECRET_BYTES], id: u32, wrapped: &[u8]) -> R
     private.try_into().map_err(|_| WrapError::WrongSecret)
 }
 
+/// A key of its own for each purpose, so that none can be used for another.
+pub fn derive(secret: &[u8; CLUSTER_SECRET_BYTES], purpose: &str) -> [u8; 32] {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::hmac::sign(&key, purpose.as_bytes()).as_ref());
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

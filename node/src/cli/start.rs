@@ -8,11 +8,17 @@ use flotilla_machine::command::NodeInfo;
 use flotilla_proto::ids::NodeId;
 use flotilla_raft::Timings;
 
+use crate::auth::courier::{Delivery, Webhook};
+use crate::auth::issuer;
 use crate::auth::password::Passwords;
 use crate::config::{AuthMode, Config, StartArgs};
 use crate::gateway::shared::{DevControl, Options as ClientOptions};
 use crate::metrics::Registry;
 use crate::node::{Node, NodeOptions};
+use crate::outgoing::Outgoing;
+
+/// A shorter one could be guessed from one signature.
+const SECRET_BYTES_MIN: usize = 16;
 
 pub fn run(args: StartArgs) -> anyhow::Result<()> {
     super::heaps::bound();
@@ -88,6 +94,8 @@ fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<N
             sends_per_conversation: config.sends_per_conversation,
             logins_per_minute: config.logins_per_minute,
             connections_per_address_max: config.connections_per_address,
+            codes: delivery(config)?,
+            issuer: issuer(config)?,
             ..ClientOptions::default()
         },
         passwords: Passwords::production(),
@@ -96,6 +104,36 @@ fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<N
         registry,
         disk_low: disk_low(config),
     })
+}
+
+fn outgoing(config: &Config) -> anyhow::Result<Outgoing> {
+    Outgoing::new(config.trust_file.as_deref()).map_err(anyhow::Error::msg)
+}
+
+fn delivery(config: &Config) -> anyhow::Result<Delivery> {
+    let Some((url, file)) = &config.code_webhook else {
+        return Ok(if config.auth == AuthMode::Dev { Delivery::Log } else { Delivery::Off });
+    };
+    let secret = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let secret = secret.trim_end_matches(['\r', '\n']).as_bytes();
+    if secret.len() < SECRET_BYTES_MIN {
+        bail!("{}: the webhook's secret has less than {SECRET_BYTES_MIN} bytes", file.display());
+    }
+    Ok(Delivery::Webhook(Webhook { url: url.clone(), secret: secret.into(), outgoing: outgoing(config)? }))
+}
+
+fn issuer(config: &Config) -> anyhow::Result<Option<issuer::Config>> {
+    let Some(s) = config.issuer.clone() else { return Ok(None) };
+    Ok(Some(issuer::Config {
+        issuer: s.issuer,
+        audience: s.audience,
+        keys: s.keys,
+        user_claim: s.user_claim,
+        user_prefix: s.user_prefix,
+        leeway_s: s.leeway_s,
+        ask_every: Duration::from_secs(s.ask_s),
+        outgoing: outgoing(config)?,
+    }))
 }
 
 fn is_loopback(addr: &str) -> bool {

@@ -269,6 +269,11 @@ impl Backend for ClusterBackend {
         self.0.view.subscribe()
     }
 
+    fn secret(&self, purpose: &str) -> Option<[u8; 32]> {
+        let secret = self.0.local.secret().ok().flatten()?;
+        Some(crate::auth::wrap::derive(&secret, purpose))
+    }
+
     fn keys(&self) -> watch::Receiver<Vec<SigningKey>> {
         self.0.keys.subscribe()
     }

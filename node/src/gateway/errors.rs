@@ -38,8 +38,13 @@ pub fn of_rejection(rejection: &Rejection) -> ErrorBody {
         Rejection::NeedPeers(_) => ErrorCode::Unavailable,
         Rejection::Unauthenticated | Rejection::Revoked | Rejection::WrongInstall => ErrorCode::Unauthenticated,
         Rejection::Quota(_) => ErrorCode::QuotaExceeded,
+        Rejection::Wait { .. } => ErrorCode::TooManyRequests,
     };
-    ErrorBody::new(code, rejection.to_string())
+    let wait = match rejection {
+        Rejection::Wait { wait_ms } => Some(*wait_ms),
+        _ => None,
+    };
+    ErrorBody { retry_after_ms: wait, ..ErrorBody::new(code, rejection.to_string()) }
 }
 
 pub fn of_password(error: PasswordError) -> ErrorBody {

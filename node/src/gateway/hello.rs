@@ -188,6 +188,7 @@ fn open_code(error: CallError) -> CloseCode {
         | Rejection::TooOld
         | Rejection::IdempotencyMismatch
         | Rejection::NeedPeers(_)
+        | Rejection::Wait { .. }
         | Rejection::Exists => CloseCode::NotReady,
     }
 }

@@ -18,6 +18,8 @@ use super::errors;
 use super::pool::Pool;
 use super::rates::Rates;
 use super::withdrawals::Withdrawals;
+use crate::auth::courier::{Courier, Delivery};
+use crate::auth::issuer::{self, Issuer};
 use crate::auth::limiter::Limiter;
 use crate::auth::password::Passwords;
 use crate::auth::{self, Caller, TokenError, jwt};
@@ -42,6 +44,10 @@ pub struct Options {
     pub sends_per_conversation: u32,
     /// Tries of one address and of one account.
     pub logins_per_minute: u32,
+    /// How one-time codes reach people.
+    pub codes: Delivery,
+    /// Whose tokens are taken beside this cluster's own.
+    pub issuer: Option<issuer::Config>,
     pub timings: Timings,
 }
 
@@ -98,6 +104,8 @@ impl Default for Options {
             sends_per_user: 0,
             sends_per_conversation: 0,
             logins_per_minute: limits::LOGIN_PER_MINUTE,
+            codes: Delivery::Off,
+            issuer: None,
             timings: Timings::default(),
         }
     }
@@ -146,6 +154,11 @@ impl Figures {
         self.registry.counter("flotilla_closes_total", "Connections closed by this node.", &[("code", &number)]).inc();
     }
 
+    pub fn login(&self, method: &str, result: &str) {
+        let help = "Logins by method and result.";
+        self.registry.counter("flotilla_logins_total", help, &[("method", method), ("result", result)]).inc();
+    }
+
     pub fn send_result(&self, result: &str) {
         self.registry.counter(SENDS.0, SENDS.1, &[("result", result)]).inc();
     }
@@ -157,6 +170,8 @@ pub struct Shared {
     pub options: Options,
     pub passwords: Passwords,
     pub logins: Limiter,
+    pub courier: Courier,
+    pub issuer: Option<Issuer>,
     pub(super) sends_of_users: Rates,
     pub(super) sends_to_conversations: Rates,
     /// Of one address.
@@ -198,6 +213,8 @@ impl Shared {
             clock,
             passwords,
             logins: Limiter::new(limits::LOGIN_BURST, options.logins_per_minute),
+            courier: Courier::new(options.codes.clone(), &registry),
+            issuer: options.issuer.clone().map(Issuer::new),
             sends_of_users: Rates::new(options.sends_per_user),
             sends_to_conversations: Rates::new(options.sends_per_conversation),
             connections_max: AtomicUsize::new(options.connections_per_address_max),
@@ -305,7 +322,11 @@ impl Shared {
     }
 
     pub fn try_login(&self, peer: SocketAddr, user: &UserId) -> bool {
-        let now = Instant::now();
-        self.logins.allow(&peer.ip().to_string(), now) && self.logins.allow(&format!("u:{user}"), now)
+        self.try_login_from(peer) && self.logins.allow(&format!("u:{user}"), Instant::now())
+    }
+
+    /// Where the user is not known before much has been done.
+    pub fn try_login_from(&self, peer: SocketAddr) -> bool {
+        self.logins.allow(&peer.ip().to_string(), Instant::now())
     }
 }

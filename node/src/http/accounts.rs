@@ -11,6 +11,7 @@ use flotilla_proto::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::login::counted;
 use super::route::{Ask, Done, NoParams, Nobody};
 use crate::auth::{self, Caller, jwt, refresh};
 use crate::backend::{CallError, Freshness, Route};
@@ -46,7 +47,7 @@ impl Credentials {
     }
 }
 
-fn too_many(shared: &Shared) -> ErrorBody {
+pub fn too_many(shared: &Shared) -> ErrorBody {
     let error = ErrorBody::new(ErrorCode::TooManyRequests, "too many tries");
     ErrorBody { retry_after_ms: Some(60_000 / u64::from(shared.logins.per_minute().max(1))), ..error }
 }
@@ -77,6 +78,11 @@ pub async fn register(ask: Ask<Credentials, Nobody>) -> Result<Registered, Error
 }
 
 pub async fn login(ask: Ask<Credentials, Nobody>) -> Result<Tokens, ErrorBody> {
+    let shared = ask.shared.clone();
+    counted(&shared, "password", log_in(ask).await)
+}
+
+async fn log_in(ask: Ask<Credentials, Nobody>) -> Result<Tokens, ErrorBody> {
     let (shared, credentials) = (&ask.shared, ask.params);
     let user = credentials.user()?;
     let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "wrong user or password");
@@ -127,7 +133,7 @@ pub struct Tokens {
     pub new_device: Option<bool>,
 }
 
-fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Result<Tokens, ErrorBody> {
+pub fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Result<Tokens, ErrorBody> {
     let cluster = shared.node().cluster;
     let issued = jwt::issue(&shared.backend.keys().borrow(), cluster, user, device, shared.now());
     let issued = issued.ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;

@@ -6,7 +6,7 @@
 //! - [`documents`] the API as OpenAPI, AsyncAPI, JSON Schema
 //! - [`page`] the web page out of the binary, [`origin`] which pages may talk to this node
 //! - [`stream`] the inbox as server-sent events
-//! - [`accounts`], [`groups`], [`inbox`], [`lists`], [`history`], [`people`], [`profiles`] the operations by subject
+//! - [`accounts`], [`login`], [`groups`], [`inbox`], [`lists`], [`history`], [`people`], [`profiles`] the operations by subject
 
 pub mod accounts;
 pub mod api;
@@ -15,6 +15,7 @@ pub mod groups;
 pub mod history;
 pub mod inbox;
 pub mod lists;
+pub mod login;
 pub mod origin;
 pub mod page;
 pub mod people;
@@ -27,5 +28,7 @@ pub mod ws;
 
 #[cfg(test)]
 pub mod fits;
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 mod tests;

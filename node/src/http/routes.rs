@@ -6,7 +6,7 @@ use flotilla_proto::frame::ErrorCode as E;
 
 use super::route::{Route, get, post, route, stream};
 use super::stream as streamed;
-use super::{accounts, groups, history, inbox, lists, people, profiles};
+use super::{accounts, groups, history, inbox, lists, login, people, profiles};
 
 static TABLE: LazyLock<Vec<Route>> = LazyLock::new(table);
 
@@ -26,7 +26,7 @@ pub fn is_reserved(segments: &[String]) -> bool {
         return false;
     }
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    matches!(segments.as_slice(), ["keys" | "media" | "search" | "push", ..] | ["auth", "otp"])
+    matches!(segments.as_slice(), ["keys" | "media" | "search" | "push", ..])
 }
 
 /// What an entry may be refused with.
@@ -41,6 +41,9 @@ const APPEND: &[E] = &[
     E::IdempotencyMismatch,
     E::TooManyRequests,
 ];
+/// What a login without a password may be refused with.
+const LOGIN: &[E] =
+    &[E::Unsupported, E::TokenExpired, E::Forbidden, E::TooManyRequests, E::QuotaExceeded, E::NotFound, E::Conflict];
 const OF_MEMBERS: &[E] = &[E::NotMember];
 const TRIES: &[E] = &[E::TooManyRequests];
 const CHANGE: &[E] = &[E::Conflict];
@@ -55,6 +58,13 @@ fn table() -> Vec<Route> {
             E::NotFound,
             E::Conflict,
         ]),
+        get("auth/methods", login::methods, "How one may log in here."),
+        post("auth/otp", login::request_code, "Have a one-time code sent to a phone or an e-mail address.")
+            .errors(&[E::Unsupported, E::TooManyRequests]),
+        post("auth/otp/verify", login::use_code, "Log in with such a code; the first login makes the account.")
+            .errors(LOGIN),
+        post("auth/external", login::external, "Log in with a token of the issuer that the operator has named.")
+            .errors(LOGIN),
         post("auth/refresh", accounts::refresh, "New tokens for a refresh token.").errors(&[E::NotFound]),
         post("auth/logout", accounts::logout, "Log this device out."),
     ];
