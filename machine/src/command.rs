@@ -112,7 +112,9 @@ pub enum Command {
     /// Writes the digest of all replicated tables at this index into the reply. Asked for by checkers.
     Digest,
 
-    // Later additions: variants are numbered by position.
+    // Later additions: variants are numbered by position. No release has been without those that stand here now, nor without
+    // `Control::SetClientLimits`, so none is proposed only from a feature level on. The first one after a release must be: an
+    // older replica stops at a command that it does not know.
     /// User side. The outcome of an `OpenSession` is not known and nobody waits for it: this attempt of the instance, and
     /// older ones, hold no session, also if the open comes later.
     WithdrawSession {
@@ -474,4 +476,43 @@ pub struct KeyRow {
     pub id: u32,
     pub public: [u8; 32],
     pub wrapped: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logs and peers of another version hold these numbers: the last one of each list is the newest.
+    #[test]
+    fn variants_keep_their_numbers() {
+        let user = || UserId::parse("ann").expect("valid");
+        let number = |command: Command| {
+            let bytes = command.encode().expect("encodes");
+            let at = |from: usize| bytes[from..from + 4].try_into().map(u32::from_le_bytes).expect("four bytes");
+            (at(1), at(5))
+        };
+        let (device, request) = (DeviceId(1), Cid(1));
+        let login = Login {
+            user: user(),
+            install: Hash32([0; 32]),
+            device,
+            name: String::new(),
+            refresh: Hash32([0; 32]),
+            create: false,
+        };
+        for (command, wanted) in [
+            (Command::EvictDedup { limit: 1 }, 5),
+            (Command::Logout { user: user(), device }, 9),
+            (Command::StepJob { limit: 1 }, 20),
+            (Command::RevokeDevice { user: user(), device, request }, 10),
+            (Command::SetBlock { user: user(), peer: user(), on: true, request }, 30),
+            (Command::PlaceDevice { user: user(), device, places: vec![] }, 33),
+            (Command::SetPullRule(PullRule::default()), 34),
+            (Command::IssueCode { user: user(), code: Hash32([0; 32]), request }, 35),
+            (Command::UseCode { code: Hash32([0; 32]), request, login }, 36),
+        ] {
+            assert_eq!(number(command.clone()).0, wanted, "{command:?}");
+        }
+        assert_eq!(number(Command::Control(Control::SetClientLimits { changes: vec![] })), (23, 6));
+    }
 }

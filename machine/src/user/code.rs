@@ -10,6 +10,8 @@
 //! protects):
 //! - A code lives five minutes and dies at the fifth wrong try, at its use, and with the next one issued.
 //! - The request that has used a code may use it again while it would live: its answer may have been lost.
+//! - A repeat of the request that issued a code issues it again, to be sent again, while it lives and is unused. Else no code is
+//!   issued twice within a day: who has seen one must not get it again for the asking.
 //! - Codes of one user: a pause between two, and so many an hour and a day. Rows stay for a day for that, then go, a few with
 //!   each code that is issued.
 
@@ -29,21 +31,25 @@ use crate::table::{self, KeyBuilder, KeyReader, Rows, Table, kind};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeRow {
-    pub code: Hash32,
-    /// What issued it, and how often that was repeated: each time the code is sent again.
+    /// The codes of the last day and when they were issued, the newest last; it alone is good for anything. Never empty.
+    pub issued: Vec<(AgeMs, Hash32)>,
+    /// What issued the newest, and how often that was repeated: each time the code is sent again.
     pub request: Cid,
     pub repeats: u8,
-    /// When codes were issued within the last day, the newest last; never empty.
-    pub issued: Vec<AgeMs>,
-    /// Wrong tries of this code.
+    /// Wrong tries of the newest.
     pub tries: u8,
-    /// The request that has used it.
+    /// The request that has used the newest.
     pub used: Option<Cid>,
 }
 
 impl CodeRow {
     fn newest(&self) -> AgeMs {
-        self.issued.last().copied().unwrap_or_default()
+        self.issued.last().map(|(at, _)| *at).unwrap_or_default()
+    }
+
+    /// Hashes under a key that nobody outside has: how long a comparison takes tells nothing.
+    fn is(&self, code: Hash32) -> bool {
+        self.issued.last().is_some_and(|(_, newest)| *newest == code)
     }
 
     fn lives(&self, now: AgeMs) -> bool {
@@ -52,7 +58,8 @@ impl CodeRow {
 
     /// How long until one more may be issued; 0: now.
     fn wait_ms(&self, now: AgeMs) -> u64 {
-        let after = |at: Option<&AgeMs>, ms: u64| at.map_or(0, |at| ms.saturating_sub(since(*at, now)));
+        let after =
+            |row: Option<&(AgeMs, Hash32)>, ms: u64| row.map_or(0, |(at, _)| ms.saturating_sub(since(*at, now)));
         // The n-th newest must be out of the window before there is room in it.
         let nth = |n: usize| self.issued.len().checked_sub(n).and_then(|at| self.issued.get(at));
         after(self.issued.last(), limits::CODE_PAUSE_MS)
@@ -110,21 +117,23 @@ pub fn issue_code(ctx: &mut Ctx<'_, '_>, user: &UserId, code: Hash32, request: C
     let old = table::get::<CodeTable>(ctx.txn, user)?;
     let mut issued = Vec::new();
     if let Some(row) = &old {
-        let wait_ms = row.wait_ms(now);
-        if row.request == request && row.repeats < limits::CODE_REPEATS_MAX {
+        let again = row.request == request && row.is(code) && row.used.is_none() && row.lives(now);
+        if again && row.repeats < limits::CODE_REPEATS_MAX {
             let row = CodeRow { repeats: row.repeats + 1, ..row.clone() };
             table::put::<CodeTable>(ctx.txn, user, &row);
             return Ok(Reply::Done);
         }
-        if wait_ms > 0 || row.request == request {
-            return Err(Rejection::Wait { wait_ms: wait_ms.max(1) }.into());
+        let seen = row.issued.iter().any(|(_, old)| *old == code);
+        let wait_ms = row.wait_ms(now).max(if seen { limits::CODE_PAUSE_MS } else { 0 });
+        if wait_ms > 0 {
+            return Err(Rejection::Wait { wait_ms }.into());
         }
         table::delete::<CodeAges>(ctx.txn, &(row.newest(), user.clone()));
-        issued.extend(row.issued.iter().copied().filter(|at| since(*at, now) < limits::CODE_ROW_MS));
+        issued.extend(row.issued.iter().copied().filter(|(at, _)| since(*at, now) < limits::CODE_ROW_MS));
     }
-    issued.push(now);
+    issued.push((now, code));
     evict(ctx, now)?;
-    let row = CodeRow { code, request, repeats: 0, issued, tries: 0, used: None };
+    let row = CodeRow { issued, request, repeats: 0, tries: 0, used: None };
     table::put::<CodeTable>(ctx.txn, user, &row);
     table::put::<CodeAges>(ctx.txn, &(now, user.clone()), &());
     Ok(Reply::Done)
@@ -159,7 +168,7 @@ pub fn use_code(ctx: &mut Ctx<'_, '_>, code: Hash32, request: Cid, login: &Login
     if row.used.is_some_and(|used| used != request) {
         return Err(Rejection::Unauthenticated.into());
     }
-    if row.code != code {
+    if !row.is(code) {
         row.tries += 1;
         table::put::<CodeTable>(ctx.txn, &login.user, &row);
         return Ok(Reply::Rejected(Rejection::Unauthenticated));
@@ -182,10 +191,9 @@ mod tests {
         #[test]
         fn rows_round_trip(user in arb::user(), code: [u8; 32], request: u128, age: u64, tries: u8, used: Option<u128>) {
             let row = CodeRow {
-                code: Hash32(code),
+                issued: vec![(AgeMs(age), Hash32(code))],
                 request: Cid(request),
                 repeats: tries,
-                issued: vec![AgeMs(age)],
                 tries,
                 used: used.map(Cid),
             };
