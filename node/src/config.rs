@@ -285,6 +285,13 @@ fn issuer(s: &Settings) -> Result<Option<IssuerSettings>, ConfigError> {
     if let Some((missing, _)) = parts.iter().find(|(_, set)| !set) {
         return Err(ConfigError::Together { given, missing });
     }
+    for (name, text) in
+        [("issuer", &s.issuer), ("issuer_audience", &s.issuer_audience), ("issuer_user_claim", &s.issuer_user_claim)]
+    {
+        if text.as_ref().is_some_and(|text| text.is_empty()) {
+            return Err(ConfigError::Wrong { name, what: "it is empty".into() });
+        }
+    }
     let leeway_s = s.issuer_leeway_s.unwrap_or(60);
     if leeway_s > 600 {
         return Err(ConfigError::Range { name: "issuer_leeway_s", value: leeway_s, allowed: "0 to 600" });
@@ -456,6 +463,8 @@ mod tests {
         let whole = config(issuer).expect("whole").issuer.expect("set");
         assert_eq!((whole.user_claim.as_str(), whole.leeway_s, whole.ask_s), ("sub", 60, 30));
         assert!(config("issuer_leeway_s = 5").expect_err("alone").contains("issuer is not"));
+        let empty = issuer.replace("\"chat\"", "\"\"");
+        assert!(config(&empty).expect_err("any audience").contains("empty"));
         for bad in ["issuer_leeway_s = 601", "issuer_ask_s = 0", "issuer_user_prefix = \"A b\""] {
             assert!(config(&format!("{issuer}\n{bad}")).is_err(), "{bad}");
         }

@@ -3,6 +3,7 @@
 //!
 //! Invariant: beyond this machine only TLS is spoken. It knows nothing of what is sent.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,13 +21,13 @@ pub struct Url {
     port: u16,
     /// With the query; begins with `/`.
     path: String,
-    text: String,
 }
 
 impl std::fmt::Display for Url {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A query may hold a secret.
-        f.write_str(self.text.split('?').next().unwrap_or_default())
+        // Path and query may hold a secret.
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 
@@ -51,7 +52,9 @@ impl Url {
         if host.is_empty() {
             return Err(shape());
         }
-        let here = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
+        // By the number, not by how it begins: `127.0.0.1.example.com` is somebody else.
+        let number = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let here = host == "localhost" || number.is_ok_and(|ip| ip.is_loopback());
         if !https && !here {
             return Err(format!("{text:?} must be https://; plain http:// is for this machine only"));
         }
@@ -59,7 +62,7 @@ impl Url {
             return Err(format!("{text:?}: this binary was built without TLS"));
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { https, host: host.to_owned(), port, path, text: text.to_owned() })
+        Ok(Self { https, host: host.to_owned(), port, path })
     }
 
     fn authority(&self) -> String {
@@ -219,8 +222,13 @@ mod tests {
     fn urls_are_https_beyond_this_machine() {
         let url = Url::parse("http://127.0.0.1:99/a?key=secret").expect("loopback");
         assert_eq!((url.authority().as_str(), url.path.as_str()), ("127.0.0.1:99", "/a?key=secret"));
-        assert_eq!(url.to_string(), "http://127.0.0.1:99/a", "a query may hold a secret");
-        assert!(Url::parse("http://example.com/x").expect_err("plain").contains("must be https"));
+        assert_eq!(url.to_string(), "http://127.0.0.1:99", "path and query may hold a secret");
+        assert!(Url::parse("http://[::1]:9/x").is_ok() && Url::parse("http://localhost").is_ok());
+        for plain in
+            ["http://example.com/x", "http://127.0.0.1.example.com/x", "http://127.evil.example/", "http://10.0.0.1/"]
+        {
+            assert!(Url::parse(plain).expect_err("plain").contains("must be https"), "{plain}");
+        }
         for bad in ["", "example.com", "ftp://x", "https://", "https://a:b/", "https://u:p@host/", "https://a/ b"] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }

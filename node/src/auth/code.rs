@@ -70,6 +70,20 @@ impl Address {
     }
 }
 
+/// A code, and the name that its delivery has: the same for the same code, or a receiver that takes each name once would drop a
+/// new one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Made {
+    pub digits: String,
+    pub id: Cid,
+}
+
+/// Whether the name is one that [`Codes::user`] gives.
+pub fn is_of_address(user: &UserId) -> bool {
+    let hex = |text: &str| text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    user.as_str().strip_prefix("e.").or_else(|| user.as_str().strip_prefix("p.")).is_some_and(hex)
+}
+
 /// Made of the cluster's secret; the same at every node.
 pub struct Codes {
     key: hmac::Key,
@@ -104,11 +118,13 @@ impl Codes {
 
     /// Six digits, as good as random to who has not the key. A repeat of the request (within minutes) makes the same ones: its
     /// first answer may have been lost, and the code be on its way. Not for ever: who has seen one must not get it again.
-    pub fn make(&self, user: &UserId, request: Cid, now: TsMs) -> String {
-        let window = now.0 / (2 * limits::CODE_LIFE_MS);
-        let mac = self.mac(&[b"make", user.as_str().as_bytes(), &request.0.to_be_bytes(), &window.to_be_bytes()]);
-        let number = mac.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
-        format!("{:06}", number % 1_000_000)
+    pub fn make(&self, user: &UserId, request: Cid, now: TsMs) -> Made {
+        let window = (now.0 / (2 * limits::CODE_LIFE_MS)).to_be_bytes();
+        let mac = |what: &[u8]| self.mac(&[what, user.as_str().as_bytes(), &request.0.to_be_bytes(), &window]);
+        let (digits, id) = (mac(b"make"), mac(b"id"));
+        let number = digits.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
+        let id = id.first_chunk::<16>().map_or(0, |b| u128::from_be_bytes(*b));
+        Made { digits: format!("{:06}", number % 1_000_000), id: Cid(id) }
     }
 
     /// Of this user only: the same code of another user has another hash.
@@ -159,8 +175,10 @@ mod tests {
         let ann = one.user(&address);
         assert!(ann.as_str().starts_with("e.") && ann.as_str().len() == 34);
         assert_eq!(ann, one.user(&address));
+        assert!(is_of_address(&ann) && is_of_address(&one.user(&Address::parse("+4930123456").expect("valid"))));
         assert_ne!(ann, two.user(&address));
         let bob = UserId::parse("bob").expect("valid");
+        assert!(!is_of_address(&bob));
         assert_ne!(one.hash(&ann, "123456"), one.hash(&bob, "123456"));
         assert_ne!(one.hash(&ann, "123456"), two.hash(&ann, "123456"));
         assert_ne!(one.hash(&ann, "123456").0, *ring::digest::digest(&ring::digest::SHA256, b"123456").as_ref());
@@ -169,11 +187,18 @@ mod tests {
     #[test]
     fn codes_have_six_digits() {
         let (codes, ann) = (Codes::new(&[1; 32]), UserId::parse("ann").expect("valid"));
-        let made: Vec<String> = (0..200).map(|n| codes.make(&ann, Cid(n), TsMs(0))).collect();
-        assert!(made.iter().all(|code| parse_code(code).as_ref() == Some(code)));
-        assert!(made.iter().collect::<std::collections::BTreeSet<_>>().len() > 190, "they differ");
-        assert_eq!(codes.make(&ann, Cid(1), TsMs(1_000)), made[1], "a repeat makes the same");
-        assert_ne!(codes.make(&ann, Cid(1), TsMs(4 * limits::CODE_LIFE_MS)), made[1], "but not for ever");
+        let made: Vec<Made> = (0..200).map(|n| codes.make(&ann, Cid(n), TsMs(0))).collect();
+        assert!(made.iter().all(|code| parse_code(&code.digits).as_ref() == Some(&code.digits)));
+        assert!(
+            made.iter().map(|code| &code.digits).collect::<std::collections::BTreeSet<_>>().len() > 190,
+            "they differ"
+        );
+        assert!(codes.make(&ann, Cid(1), TsMs(1_000)) == made[1], "a repeat makes the same");
+        let later = codes.make(&ann, Cid(1), TsMs(4 * limits::CODE_LIFE_MS));
+        assert!(
+            later.digits != made[1].digits && later.id != made[1].id,
+            "but not for ever, and then under another name"
+        );
         assert_eq!(parse_code("123 456"), Some("123456".into()));
         for bad in ["", "12345", "1234567", "12345a", "１２３４５６"] {
             assert_eq!(parse_code(bad), None, "{bad}");

@@ -2,7 +2,7 @@
 //!
 //! `POST` of `{"channel": "phone" | "email", "to", "code", "expires_in_s", "id"}`, signed like `Flotilla-Timestamp: SECONDS` and
 //! `Flotilla-Signature: v1=HEX`, HEX = HMAC-SHA256 under the shared secret of `SECONDS.BODY`. The receiver refuses what is old
-//! or carries an `id` that it has seen; any 2xx is a yes. At most three tries.
+//! or carries an `id` that it has seen (the same code, sent again); any 2xx is a yes. At most three tries.
 //!
 //! Invariant: neither code, address nor secret stands in a log, but for the demo's purpose. Who asks is not kept waiting, and
 //! does not learn how it went: that would tell which addresses exist.
@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::ids::Cid;
 use flotilla_proto::limits;
 use hyper::{Method, StatusCode, header};
 use ring::hmac;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::code::Address;
+use super::code::{Address, Made};
 use crate::metrics::{Counter, Registry};
 use crate::outgoing::{Outgoing, Said, Url};
 
@@ -73,18 +72,18 @@ impl Courier {
     }
 
     /// Returns at once.
-    pub fn send(&self, to: &Address, code: &str, id: Cid, now: impl Fn() -> u64 + Send + 'static) -> Result<(), Full> {
+    pub fn send(&self, to: &Address, code: &Made, now: impl Fn() -> u64 + Send + 'static) -> Result<(), Full> {
         match &self.delivery {
             Delivery::Off => Ok(()),
             Delivery::Log => {
-                tracing::warn!(to = to.text, code, "one-time code (shown because of --auth dev)");
+                tracing::warn!(to = to.text, code = code.digits, "one-time code (shown because of --auth dev)");
                 self.delivered.inc();
                 Ok(())
             }
             Delivery::Webhook(webhook) => {
                 let place = self.places.clone().try_acquire_owned().map_err(|_| Full)?;
                 let body = json!({
-                    "channel": to.channel.name(), "to": to.text, "code": code, "id": id,
+                    "channel": to.channel.name(), "to": to.text, "code": code.digits, "id": code.id,
                     "expires_in_s": limits::CODE_LIFE_MS / 1_000,
                 });
                 let (webhook, body) = (webhook.clone(), Bytes::from(body.to_string()));
@@ -157,5 +156,9 @@ mod tests {
         assert_ne!(ours, signature(b"secret", 1_700_000_001, br#"{"a":1}"#));
         assert_ne!(ours, signature(b"other", 1_700_000_000, br#"{"a":1}"#));
         assert_eq!(ours, "v1=49f24e537407743fa4a0242bb63b94b9a47ee99cbbe071ccd8a22550ae411686");
+        // The example of docs/server.md.
+        let body = br#"{"channel":"email","code":"012345","expires_in_s":300,"id":"0192f3a4-0000-7000-8000-000000000001","to":"ann@example.com"}"#;
+        let theirs = signature(b"a secret of sixteen bytes", 1_700_000_000, body);
+        assert!(include_str!("../../../docs/server.md").contains(theirs.trim_start_matches("v1=")), "{theirs}");
     }
 }

@@ -3,10 +3,10 @@
 //!
 //! Invariants: the algorithm is one of RS256, ES256 and EdDSA (Ed25519), and fits the kind of the key that `kid` names; `none`
 //! and every shared-secret algorithm are refused before a key is looked at. Signatures are checked by `ring`. Keys are asked for
-//! when they are ten minutes old or a `kid` is not among them, at most once in half a minute whatever tokens come; an issuer that
-//! does not answer stops nobody whose key is known, for a day.
+//! when they are ten minutes old or a `kid` is not among them, at most once in half a minute whatever tokens come and whoever
+//! hangs up; an issuer that does not answer stops nobody whose key is known, for a day.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -95,9 +95,17 @@ struct Held {
 
 pub struct Issuer {
     config: Config,
+    keys: Arc<Keys>,
+}
+
+/// The issuer's keys as they were last told.
+struct Keys {
+    url: Url,
+    ask_every: Duration,
+    outgoing: Outgoing,
     held: Mutex<Held>,
     /// One question at a time; who comes meanwhile waits for its answer.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +121,14 @@ fn decoded(part: &str) -> Result<Vec<u8>, IssuerError> {
 
 impl Issuer {
     pub fn new(config: Config) -> Self {
-        Self { config, held: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        let keys = Arc::new(Keys {
+            url: config.keys.clone(),
+            ask_every: config.ask_every,
+            outgoing: config.outgoing.clone(),
+            held: Mutex::default(),
+            turn: Arc::default(),
+        });
+        Self { config, keys }
     }
 
     pub fn name(&self) -> &str {
@@ -142,7 +157,7 @@ impl Issuer {
             return Err(IssuerError::Malformed("it has critical extensions"));
         }
         let mac = decoded(mac)?;
-        let key = self.key(header.kid.as_deref(), algorithm).await?;
+        let key = self.keys.key(header.kid.as_deref(), algorithm).await?;
         let signed = &token.as_bytes()[..head.len() + 1 + body.len()];
         if !fits(&key, signed, &mac) {
             return Err(IssuerError::Signature);
@@ -187,8 +202,10 @@ impl Issuer {
             _ => Err(IssuerError::Claim("it does not name a user")),
         }
     }
+}
 
-    async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Key, IssuerError> {
+impl Keys {
+    async fn key(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm) -> Result<Key, IssuerError> {
         if let Some(key) = self.find(kid, algorithm, FRESH) {
             return Ok(key);
         }
@@ -220,16 +237,27 @@ impl Issuer {
         (kid.is_some() || fitting.next().is_none()).then(|| key.key.clone())
     }
 
-    /// At most once in an interval, whatever it comes to.
-    async fn ask(&self) {
-        let _turn = self.turn.lock().await;
+    /// At most once in an interval, whatever it comes to. In a task of its own: a client that sends a token and hangs up would
+    /// else end the question, and with it the interval's only chance for everybody.
+    async fn ask(self: &Arc<Self>) {
+        let turn = self.turn.clone().lock_owned().await;
         {
             let mut held = self.held();
-            if held.asked.is_some_and(|at| at.elapsed() < self.config.ask_every) {
+            if held.asked.is_some_and(|at| at.elapsed() < self.ask_every) {
                 return;
             }
             held.asked = Some(Instant::now());
         }
+        let keys = self.clone();
+        let asking = tokio::spawn(async move {
+            keys.fetch().await;
+            drop(turn);
+        });
+        // It ends within its time limit; what came of it stands in `held`.
+        let _ = asking.await;
+    }
+
+    async fn fetch(&self) {
         let said = Said {
             method: Method::GET,
             headers: &[],
@@ -237,7 +265,7 @@ impl Issuer {
             limit: FETCH_LIMIT,
             reply_bytes_max: limits::JWKS_BYTES_MAX,
         };
-        let why = match self.config.outgoing.exchange(&self.config.keys, said).await {
+        let why = match self.outgoing.exchange(&self.url, said).await {
             Ok((status, body)) if status.is_success() => match parse_keys(&body) {
                 Ok(keys) => {
                     let mut held = self.held();
@@ -249,7 +277,7 @@ impl Issuer {
             Ok((status, _)) => format!("it answered {status}"),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(keys = %self.config.keys, why, "the issuer's keys cannot be had; those that are known stay in use");
+        tracing::warn!(keys = %self.url, why, "the issuer's keys cannot be had; those that are known stay in use");
     }
 }
 
@@ -268,7 +296,7 @@ fn parse_key(row: &Value) -> Option<Named> {
         return None;
     }
     let (alg, key) = match (text("kty")?, text("crv")) {
-        ("RSA", _) => ("RS256", Key::Rsa { n: bytes("n")?, e: bytes("e")? }),
+        ("RSA", _) => ("RS256", Key::Rsa { n: number(bytes("n")?), e: number(bytes("e")?) }),
         ("EC", Some("P-256")) => {
             let (x, y) = (bytes("x")?, bytes("y")?);
             (x.len() == 32 && y.len() == 32).then_some(())?;
@@ -281,6 +309,11 @@ fn parse_key(row: &Value) -> Option<Named> {
         return None;
     }
     Some(Named { kid: text("kid").map(str::to_owned), key })
+}
+
+/// Without zeros in front, which some issuers write and `ring` refuses.
+fn number(bytes: Vec<u8>) -> Vec<u8> {
+    bytes.into_iter().skip_while(|b| *b == 0).collect()
 }
 
 fn fits(key: &Key, signed: &[u8], mac: &[u8]) -> bool {

@@ -1,6 +1,5 @@
 //! Tokens made by hand, and a server of keys in the same process.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ring::rand::SystemRandom;
@@ -13,23 +12,27 @@ use super::*;
 const NOW: u64 = 1_700_000_000;
 
 /// Publishes what it holds; counts how often it was asked.
-struct Keys {
+struct Server {
     url: Url,
     set: Arc<Mutex<Option<Value>>>,
     asked: Arc<AtomicUsize>,
+    /// Who holds it keeps answers back.
+    held_up: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Keys {
+impl Server {
     async fn serve(set: Value) -> Self {
         let listener = flotilla_raft::seam::net::bind("127.0.0.1:0").await.expect("a port");
         let url = Url::parse(&format!("http://{}/keys", listener.local_addr().expect("bound"))).expect("a URL");
         let (set, asked) = (Arc::new(Mutex::new(Some(set))), Arc::new(AtomicUsize::new(0)));
-        let (held, count) = (set.clone(), asked.clone());
+        let held_up = Arc::<tokio::sync::Mutex<()>>::default();
+        let (held, count, gate) = (set.clone(), asked.clone(), held_up.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
                 let mut request = [0; 2_048];
                 let _ = stream.read(&mut request).await;
+                drop(gate.lock().await);
                 let body = held.lock().expect("no panic").clone();
                 let reply = match body {
                     Some(body) => {
@@ -42,7 +45,7 @@ impl Keys {
                 let _ = stream.flush().await;
             }
         });
-        Self { url, set, asked }
+        Self { url, set, asked, held_up }
     }
 
     fn publish(&self, set: Option<Value>) {
@@ -96,7 +99,7 @@ fn issuer(keys: &Url) -> Issuer {
 #[tokio::test]
 async fn a_token_is_taken_for_what_it_says_and_no_other_is() {
     let key = ed_key();
-    let server = Keys::serve(json!({"keys": [{"kty": "oct", "k": "AAAA"}, ed_jwk("k1", &key)]})).await;
+    let server = Server::serve(json!({"keys": [{"kty": "oct", "k": "AAAA"}, ed_jwk("k1", &key)]})).await;
     let issuer = issuer(&server.url);
     assert_eq!(issuer.verify(&ed_token("k1", &key, &claims()), NOW).await, Ok("x-ann".into()));
     let without_kid = unsigned(json!({"alg": "EdDSA"}), &claims());
@@ -134,7 +137,7 @@ async fn a_token_is_taken_for_what_it_says_and_no_other_is() {
 #[tokio::test]
 async fn no_other_algorithm_and_no_other_signature_is_taken() {
     let (key, stranger) = (ed_key(), ed_key());
-    let server = Keys::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
+    let server = Server::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
     let issuer = issuer(&server.url);
     for alg in ["none", "None", "HS256", "RS384", "PS256", "ES512", ""] {
         let text = unsigned(json!({"alg": alg, "kid": "k1"}), &claims());
@@ -171,7 +174,7 @@ async fn elliptic_curve_keys_are_taken() {
     let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).expect("just made");
     let point = key.public_key().as_ref();
     let jwk = json!({"kty": "EC", "crv": "P-256", "kid": "p", "alg": "ES256", "use": "sig", "x": b64(&point[1..33]), "y": b64(&point[33..])});
-    let server = Keys::serve(json!({"keys": [jwk]})).await;
+    let server = Server::serve(json!({"keys": [jwk]})).await;
     let text = unsigned(json!({"alg": "ES256", "kid": "p"}), &claims());
     let mac = key.sign(&random, text.as_bytes()).expect("signs");
     assert_eq!(issuer(&server.url).verify(&format!("{text}.{}", b64(mac)), NOW).await, Ok("x-ann".into()));
@@ -190,22 +193,26 @@ async fn rsa_keys_are_taken_and_short_ones_are_not() {
         HmlrY__-E0BOwefv-uNzT5mimArYB3coJwWCEstW4-K2u9tT55YVCoBalmGqj13qy1GFU64j-mQ6niMOr9FsjX0JHOJJh5Ry4FR8\
         pZ0vBCXkABPg24GjtJHMHrBasc8-ZvQZ4_nLF8-fvRDnsP-Wck13WM6B1YrqOggsBmw8-jyZBw";
     let key = |n: &str| json!({"kty": "RSA", "kid": "rsa", "n": n, "e": "AQAB"});
-    let server = Keys::serve(json!({"keys": [key(n)]})).await;
+    let server = Server::serve(json!({"keys": [key(n)]})).await;
     assert_eq!(issuer(&server.url).verify(token, NOW).await, Ok("x-ann".into()));
     let (text, mac) = token.rsplit_once('.').expect("three parts");
     let mut broken = decoded(mac).expect("base64url");
     broken[7] ^= 1;
     let broken = format!("{text}.{}", b64(broken));
     assert_eq!(issuer(&server.url).verify(&broken, NOW).await, Err(IssuerError::Signature));
+    let mut padded = vec![0];
+    padded.extend(decoded(n).expect("base64url"));
+    let padded = Server::serve(json!({"keys": [key(&b64(padded))]})).await;
+    assert_eq!(issuer(&padded.url).verify(token, NOW).await, Ok("x-ann".into()), "with a zero in front");
     // The modulus of a key of 1,024 bits.
-    let short = Keys::serve(json!({"keys": [key(&b64([0xc5; 128]))]})).await;
+    let short = Server::serve(json!({"keys": [key(&b64([0xc5; 128]))]})).await;
     assert_eq!(issuer(&short.url).verify(token, NOW).await, Err(IssuerError::Signature));
 }
 
 #[tokio::test]
 async fn a_rotated_key_is_fetched_once_and_unknown_ones_do_not_flood_the_issuer() {
     let (old, new) = (ed_key(), ed_key());
-    let server = Keys::serve(json!({"keys": [ed_jwk("old", &old)]})).await;
+    let server = Server::serve(json!({"keys": [ed_jwk("old", &old)]})).await;
     let issuer = issuer(&server.url);
     assert!(issuer.verify(&ed_token("old", &old, &claims()), NOW).await.is_ok());
     server.publish(Some(json!({"keys": [ed_jwk("old", &old), ed_jwk("new", &new)]})));
@@ -232,17 +239,40 @@ async fn a_rotated_key_is_fetched_once_and_unknown_ones_do_not_flood_the_issuer(
 #[tokio::test]
 async fn a_dead_issuer_stops_nobody_whose_key_is_known() {
     let key = ed_key();
-    let server = Keys::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
+    let server = Server::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
     let known = issuer(&server.url);
     assert!(known.verify(&ed_token("k1", &key, &claims()), NOW).await.is_ok());
     server.publish(None);
-    known.held().at = Instant::now().checked_sub(FRESH);
+    known.keys.held().at = Instant::now().checked_sub(FRESH);
     assert!(known.verify(&ed_token("k1", &key, &claims()), NOW).await.is_ok());
     let fresh = issuer(&server.url);
     assert_eq!(fresh.verify(&ed_token("k1", &key, &claims()), NOW).await, Err(IssuerError::Unavailable));
     // What it publishes while it is ill takes no key away.
     server.publish(Some(json!({"keys": []})));
     tokio::time::sleep(Duration::from_millis(310)).await;
-    known.held().at = Instant::now().checked_sub(FRESH);
+    known.keys.held().at = Instant::now().checked_sub(FRESH);
     assert!(known.verify(&ed_token("k1", &key, &claims()), NOW).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_end_the_question_for_keys() {
+    let key = ed_key();
+    let server = Server::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
+    let held_up = server.held_up.lock().await;
+    let mut config = issuer(&server.url).config;
+    config.ask_every = Duration::from_secs(600);
+    let issuer = Arc::new(Issuer::new(config));
+    let token = ed_token("k1", &key, &claims());
+    let (theirs, made_up) = (issuer.clone(), ed_token("made up", &key, &claims()));
+    let client = tokio::spawn(async move { theirs.verify(&made_up, NOW).await });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.asked() == 0 {
+        assert!(Instant::now() < deadline, "the issuer is asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.abort();
+    assert!(client.await.is_err_and(|e| e.is_cancelled()));
+    drop(held_up);
+    assert_eq!(issuer.verify(&token, NOW).await, Ok("x-ann".into()));
+    assert_eq!(server.asked(), 1);
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::{self, Tokens, execute};
 use super::route::{Ask, NoParams, Nobody};
-use crate::auth::code::{Address, Codes, parse_code};
+use crate::auth::code::{Address, Codes, is_of_address, parse_code};
 use crate::auth::issuer::IssuerError;
 use crate::auth::{self, refresh};
 use crate::gateway::errors;
@@ -151,10 +151,10 @@ pub async fn request_code(ask: Ask<CodeWanted, Nobody>) -> Result<CodeSent, Erro
         return Err(accounts::too_many(shared));
     }
     let code = codes.make(&user, key, shared.now());
-    let command = Command::IssueCode { user: user.clone(), code: codes.hash(&user, &code), request: key };
+    let command = Command::IssueCode { user: user.clone(), code: codes.hash(&user, &code.digits), request: key };
     execute(shared, &user, command).await?;
     let clock = shared.clock.clone();
-    let sent = shared.courier.send(&address, &code, key, move || clock().0);
+    let sent = shared.courier.send(&address, &code, move || clock().0);
     sent.map_err(|_| ErrorBody::new(ErrorCode::Overloaded, "too many codes are on their way"))?;
     Ok(CodeSent { expires_in_ms: limits::CODE_LIFE_MS, again_in_ms: limits::CODE_PAUSE_MS })
 }
@@ -201,7 +201,9 @@ async fn by_issuer(ask: Ask<ExternalLogin, Nobody>) -> Result<Tokens, ErrorBody>
         return Err(accounts::too_many(shared));
     }
     let name = issuer.verify(&token, shared.now().0 / 1_000).await.map_err(|e| of_issuer(&e))?;
-    let user = UserId::parse(&name).map_err(|_| errors::invalid("the token names a user that cannot be one here"))?;
+    // Letter by letter: an issuer may know `Ann` and `ann` as two people. And none who comes by the code of an address.
+    let user = UserId::parse(&name).ok().filter(|user| user.as_str() == name && !is_of_address(user));
+    let user = user.ok_or_else(|| errors::invalid("the token names a user that cannot be one here"))?;
     let secret = refresh::random_secret();
     // An account with a password is not entered: it may be somebody else's who was first to take the name.
     let reply = execute(shared, &user, Command::Login(device.login(&user, &secret)?)).await;
