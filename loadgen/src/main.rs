@@ -1,7 +1,7 @@
 //! `flotilla-loadgen`: loads a cluster the way clients do, judges what came back, and says how fast it was.
 //!
 //! - [`engine`] all devices on one thread, the judge, the counts · [`schedule`] when sends of an open loop are due
-//! - [`workload`] who is there and what they do · [`channel`] what is not there yet · [`chaos`] nodes die meanwhile ·
+//! - [`workload`] who is there and what they do · [`chaos`] nodes die meanwhile ·
 //!   [`find_max`] the knee
 //! - [`standard`] the set of rows with floors and goals, and the table that is kept
 //! - [`idle`], [`failover`], [`restart`], [`snapshot`] single questions · [`floor`] the least figures of a young cluster ·
@@ -11,7 +11,6 @@
 //!
 //! Invariant: a run that saw anything lost, doubled or reordered ends with exit code 1.
 
-mod channel;
 mod chaos;
 mod cluster;
 mod engine;
@@ -69,8 +68,8 @@ enum Command {
     Storm(Measured<workload::storm::Options>),
     /// The shape of a day: mostly direct, some groups, typing, reads, reconnects
     Mixed(Measured<workload::mixed::Options>),
-    /// Read fan-out, one to many: not in this version of the server
-    Channel,
+    /// Channels of which everybody is online: one to many, in pull mode
+    Channel(Measured<workload::channel::Options>),
     /// Connections that are logged in and silent: what they cost the nodes
     Idle(idle::Options),
     /// Kill a leader with SIGKILL and see when sends are accepted again (local cluster only)
@@ -154,7 +153,7 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
         Command::Offline(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Storm(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Mixed(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
-        Command::Channel => channel::command(),
+        Command::Channel(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Idle(options) => idle::command(&options, place).await,
         Command::Failover(options) => failover::command(&options, place).await,
         Command::Restart(options) => restart::command(&options, place).await,

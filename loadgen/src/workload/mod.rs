@@ -3,6 +3,7 @@
 //! - [`direct`] pairs · [`group`] groups, all online · [`offline`] recipients that are away and come back · [`storm`]
 //!   everybody reconnects at once · [`mixed`] a day's shape · [`setup`] what they share
 
+pub mod channel;
 pub mod direct;
 pub mod group;
 pub mod mixed;

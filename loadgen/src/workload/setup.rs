@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use flotilla_proto::ids::{Cid, ConvId};
+use flotilla_proto::limits::GROUP_MEMBERS_MAX;
 use serde_json::json;
 
 use crate::engine::Engine;
@@ -53,15 +54,33 @@ pub fn groups(engine: &mut Engine, groups: &[(Vec<usize>, Vec<usize>)]) -> anyho
         made.push((owner, key, json!({"name": "load", "members": others.collect::<Vec<_>>()})));
     }
     for (owner, key, params) in made {
-        create(engine, owner, key, &params)?;
+        call(engine, owner, "POST groups", key, &params)?;
     }
     Ok(())
 }
 
-fn create(engine: &mut Engine, owner: usize, key: Cid, params: &serde_json::Value) -> anyhow::Result<()> {
+/// A channel of these devices, made by the first of `senders`, who takes the others in by parts.
+pub fn channels(engine: &mut Engine, channels: &[(Vec<usize>, Vec<usize>)]) -> anyhow::Result<()> {
+    for (members, senders) in channels {
+        let owner = senders[0];
+        let key = Cid(rand::random());
+        let id = ConvId::channel(&engine.devices[owner].user, key);
+        engine.group(id.clone(), members, senders);
+        call(engine, owner, "POST groups", key, &json!({"name": "load", "kind": "channel", "members": []}))?;
+        let others: Vec<usize> = members.iter().copied().filter(|at| *at != owner).collect();
+        for part in others.chunks(GROUP_MEMBERS_MAX) {
+            let users: Vec<String> = part.iter().map(|at| engine.devices[*at].user.to_string()).collect();
+            let method = format!("POST conversations/{id}/members");
+            call(engine, owner, &method, Cid(rand::random()), &json!({ "users": users }))?;
+        }
+    }
+    Ok(())
+}
+
+fn call(engine: &mut Engine, owner: usize, method: &str, key: Cid, params: &serde_json::Value) -> anyhow::Result<()> {
     let limit = engine.clock.now().after(LIMIT);
     loop {
-        let id = engine.call(owner, "POST groups", Some(key), params.clone());
+        let id = engine.call(owner, method, Some(key), params.clone());
         let mut answer = None;
         while answer.is_none() {
             ensure!(engine.clock.now() < limit, "a group was not made in {LIMIT:?}; errors: {:?}", engine.tally.errors);
