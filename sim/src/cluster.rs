@@ -19,13 +19,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use flotilla_machine::command::Settings;
+use flotilla_machine::command::{PullRule, Settings};
 use flotilla_machine::{Command, Reply};
 use flotilla_node::cli::ask::{NodeAddr, ask};
 use flotilla_node::cli::init::{self, InitArgs};
 use flotilla_node::cluster::Cluster as Node;
 use flotilla_node::cluster::wire::{AdminReply, AdminRequest};
 use flotilla_proto::ids::{Hash32, NodeId, ShardId};
+use flotilla_proto::limits;
 use flotilla_raft::Timings;
 use flotilla_raft::peer::PeerStatus;
 use flotilla_storage::MemDisk;
@@ -216,15 +217,26 @@ impl Cluster {
         self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await
     }
 
-    /// Shortens the time for which what was sent is remembered, where the options say so.
+    /// Shortens the time for which what was sent is remembered, and has groups in pull mode early, where the options say so.
     pub async fn remember_for(&self, options: &Options) -> anyhow::Result<()> {
-        if options.dedup_window.is_zero() {
-            return Ok(());
-        }
-        let dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
         // Above every version that the cluster makes of its own.
-        let settings = Settings { version: u64::MAX, dedup_window_ms, ..Settings::default() };
-        let command = Command::SetSettings(settings).encode().context("settings can be encoded")?;
+        let mut settings = Settings { version: u64::MAX, ..Settings::default() };
+        if !options.dedup_window.is_zero() {
+            settings.dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
+        }
+        if options.pull {
+            settings.feature_level = settings.feature_level.max(limits::PULL_LEVEL);
+            self.tell_all(options, &Command::SetPullRule(PullRule { version: 1, above: 2, below: 2 })).await?;
+        }
+        if options.pull || !options.dedup_window.is_zero() {
+            self.tell_all(options, &Command::SetSettings(settings)).await?;
+        }
+        Ok(())
+    }
+
+    /// A command to every shard.
+    async fn tell_all(&self, options: &Options, command: &Command) -> anyhow::Result<()> {
+        let command = command.encode().context("settings can be encoded")?;
         for shard in (1..=options.shards).map(ShardId) {
             let end = tokio::time::Instant::now() + Duration::from_secs(20);
             loop {

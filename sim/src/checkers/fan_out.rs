@@ -8,6 +8,7 @@ use flotilla_machine::conversation::tables::member::{MemberRow, Members};
 use flotilla_machine::table::{self, KeyBuilder, Table, View};
 use flotilla_machine::user::inbox::InboxTable;
 use flotilla_proto::ids::{ConvId, Seq, ShardId, UserId};
+use flotilla_proto::member::Mode;
 use flotilla_proto::slots;
 
 use super::world::Told;
@@ -73,7 +74,12 @@ fn told(
 ) -> Result<u64, String> {
     let Told { head, mseq, .. } = world.inboxes.get(&(user.clone(), conv.clone())).copied().unwrap_or_default();
     let stays = member.part.intervals.last().is_some_and(|stay| stay.until.is_none() && stay.from <= confirmed);
-    if stays && head < confirmed {
+    // In pull mode a head is owed with a part, and to nobody else.
+    let owed = match member.part.mode {
+        Mode::Push => confirmed,
+        Mode::Pull => confirmed.min(member.part.mseq),
+    };
+    if stays && head < owed {
         return Err(format!(
             "the dirty row of {conv} for shard {target} is cleared up to {confirmed}, {user}'s row there stands at {head}"
         ));

@@ -19,6 +19,7 @@ use flotilla_machine::user::marks::DueTable;
 use flotilla_machine::user::session::SessionTable;
 use flotilla_proto::frame::Accepted;
 use flotilla_proto::ids::{Cid, DeviceId, Incarnation, NodeId, Seq, SessionNo, ShardId};
+use flotilla_proto::member::Mode;
 use flotilla_raft::keys;
 
 use super::World;
@@ -105,7 +106,10 @@ pub fn behind(world: &World, node: u16, devices: &[DeviceId]) -> Option<String> 
                 return None;
             }
             let row = table::get::<InboxTable>(view, &(user.clone(), conv.clone())).ok().flatten()?;
-            let (head, _) = end(&row.part, row.head, row.n_head);
+            // In pull mode only the log itself tells how far it goes.
+            let pulled = row.part.mode == Mode::Pull;
+            let head = if pulled { world.heads.get(&conv).copied().unwrap_or(row.head) } else { row.head };
+            let (head, _) = end(&row.part, head, row.n_head);
             let pending = (at.0 + 1..=head.0).any(|seq| receives(&row.part, Seq(seq)));
             pending.then(|| format!("{user}'s {device} stands at {at} of {conv}, the head is {head}"))
         })

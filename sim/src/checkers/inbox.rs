@@ -7,6 +7,8 @@ use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::inbox::{InboxTable, Row};
 use flotilla_proto::ids::{ConvId, Count, DeviceId, Seq, UserId};
 
+use flotilla_proto::member::Mode;
+
 use super::model::Model;
 use super::{Checker, Event, RowChange, Site, World};
 
@@ -96,6 +98,15 @@ fn first_cursor(world: &World, user: &UserId, device: DeviceId, conv: &ConvId, a
     let first = model.part(user).and_then(|part| part.intervals.first()).map_or(Seq::ZERO, |stay| stay.from.prev());
     // A replica that catches up may write a cursor and move it in one batch.
     let acked = world.acked.get(&(device, conv.clone())).into_iter().flatten().map(|(_, seq)| *seq).max();
+    // In pull mode it is registered when it has taken its place, at a head that the conversation had by then, and is not
+    // connected before.
+    let pulled = model.part(user).is_some_and(|part| part.mode == Mode::Pull);
+    // Other replicas follow later.
+    if world.first_cursors.contains(&(device, conv.clone(), at)) {
+        return Ok(1);
+    }
+    let met = world.sessions.values().any(|(known, _)| *known == device);
+    let then = if pulled && !met { then.max(world.heads.get(conv).copied().unwrap_or_default()) } else { then };
     if at > then.max(first) && acked.is_none_or(|acked| at > acked) {
         return Err(format!("the head was {then} when it was registered, the user's first stay begins behind {first}"));
     }

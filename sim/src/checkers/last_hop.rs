@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_client::history::{Op, Record};
+use flotilla_machine::conversation::tables::entry::Entries;
 use flotilla_machine::user::inbox::InboxTable;
 use flotilla_proto::ids::{ConvId, Seq, UserId};
+use flotilla_proto::member::Mode;
 
 use super::model::{end, receives};
 use super::{Checker, Event, Facts, Site, World};
@@ -52,6 +54,9 @@ impl Checker for LastHop {
     fn on_event(&mut self, world: &World, _: &Site<'_>, event: &Event) -> Result<u64, String> {
         let Event::Applied { rows, .. } = event else { return Ok(0) };
         for row in rows {
+            if let Some(((conv, seq), None, Some(_))) = row.of::<Entries>() {
+                self.pulled(world, &conv, seq);
+            }
             let Some(((user, conv), _, Some(row))) = row.of::<InboxTable>() else { continue };
             let (head, _) = end(&row.part, row.head, row.n_head);
             for open in self.open.values_mut().filter(|open| open.connected && open.user == user) {
@@ -121,6 +126,25 @@ fn known(world: &World, user: &UserId, conv: &ConvId) -> Seq {
 }
 
 impl LastHop {
+    /// In pull mode no row tells: an entry that is applied anywhere is on its way to every member whose row says so.
+    fn pulled(&mut self, world: &World, conv: &ConvId, seq: Seq) {
+        let Some((model, _)) = world.models.get(conv).filter(|(model, _)| model.mode == Mode::Pull) else { return };
+        if world.heads.get(conv).is_some_and(|head| *head >= seq) {
+            return;
+        }
+        for open in self.open.values_mut().filter(|open| open.connected) {
+            let told = world.inboxes.get(&(open.user.clone(), conv.clone()));
+            let Some(part) = model.part(&open.user) else { continue };
+            // Whoever has not heard of its stay hears of it by its row first.
+            let knows = told.is_some_and(|told| told.mseq >= part.mseq);
+            let has = open.has.get(conv).copied().unwrap_or_default();
+            if knows && receives(part, seq) && has < seq {
+                let (upto, _) = open.waits.entry(conv.clone()).or_default();
+                *upto = seq.max(*upto);
+            }
+        }
+    }
+
     /// U7: a minority leader is cut off together with a gateway; whoever is connected there is told nothing for ever.
     fn left_alone(&mut self, world: &World, passed: Duration) -> Result<(), String> {
         let deaf = world.broken.keys().any(|kind| DEAF.contains(kind));

@@ -71,11 +71,20 @@ pub struct Model {
     pub past: BTreeMap<(UserId, Seq), MembershipPart>,
     pub n_sent: BTreeMap<UserId, Count>,
     pub redacted: BTreeSet<Seq>,
+    /// From how many members on a group is in pull mode, and below how many it goes back; none: there is no pull mode.
+    pub pull: Option<(u32, u32)>,
+    pub mode: Mode,
+    /// Whom the entry at hand has touched.
+    touched: BTreeSet<UserId>,
     /// Edits that were redacted before anybody saw them: of which message they were nobody can say.
     pub blurred: BTreeSet<Seq>,
 }
 
 impl Model {
+    pub fn new(pull: Option<(u32, u32)>) -> Self {
+        Self { pull, ..Self::default() }
+    }
+
     pub fn members(&self) -> impl Iterator<Item = &UserId> {
         self.parts.iter().filter(|(_, part)| is_member(part)).map(|(user, _)| user)
     }
@@ -92,7 +101,9 @@ impl Model {
     /// Takes the next entry of the log.
     pub fn step(&mut self, entry: &Entry) -> Result<(), String> {
         assert_eq!(entry.seq, self.head.next(), "entries come in order");
+        self.touched.clear();
         self.rules(entry).map_err(|why| format!("entry {} ({}) of {}: {why}", entry.seq, entry.kind, entry.conv))?;
+        self.switch(entry);
         let countable = entry.kind == "message";
         let n = Count(self.n_head.0 + u64::from(countable));
         if entry.n != n {
@@ -112,6 +123,27 @@ impl Model {
         Ok(())
     }
 
+    /// The entry that takes the members over a threshold is the switch: every member's part is made by it.
+    fn switch(&mut self, entry: &Entry) {
+        let Some((above, below)) = self.pull.filter(|_| !self.touched.is_empty()) else { return };
+        let members = self.members().count() as u32;
+        let mode = match (entry.conv.kind(), self.mode) {
+            (ConvKind::Direct, mode) => mode,
+            (ConvKind::Channel, _) => Mode::Pull,
+            (ConvKind::Group, Mode::Push) if members > above => Mode::Pull,
+            (ConvKind::Group, Mode::Pull) if members < below => Mode::Push,
+            (ConvKind::Group, mode) => mode,
+        };
+        if mode != self.mode {
+            let all: Vec<UserId> = self.members().cloned().collect();
+            self.touched.extend(all);
+            self.mode = mode;
+        }
+        for user in std::mem::take(&mut self.touched) {
+            self.change(entry, &user, |part| part.mode = mode);
+        }
+    }
+
     fn rules(&mut self, entry: &Entry) -> Result<(), String> {
         let Some(what) = &entry.what else {
             if entry.kind == "edit" {
@@ -123,6 +155,9 @@ impl Model {
         };
         if what.kind() != entry.kind {
             return Err(format!("its content is a {}", what.kind()));
+        }
+        if entry.conv.kind() == ConvKind::Channel && matches!(what, What::Message { .. } | What::Edit { .. }) {
+            self.admin(entry)?;
         }
         match what {
             What::Message { reply_to, .. } => {
@@ -202,7 +237,11 @@ impl Model {
     }
 
     fn create(&mut self, entry: &Entry, name: &str, members: &[UserId], history: HistoryAccess) -> Result<(), String> {
-        if entry.seq != Seq(1) || entry.conv != ConvId::group(&entry.from, entry.cid) {
+        let derived = match entry.conv.kind() {
+            ConvKind::Channel => ConvId::channel(&entry.from, entry.cid),
+            _ => ConvId::group(&entry.from, entry.cid),
+        };
+        if entry.seq != Seq(1) || entry.conv != derived {
             return Err("a group is made by its first entry, under an id of its creator's".into());
         }
         (self.name, self.history) = (name.to_owned(), history);
@@ -268,6 +307,7 @@ impl Model {
         let part = self.parts.entry(user.clone()).or_default();
         change(part);
         part.mseq = entry.seq;
+        self.touched.insert(user.clone());
         self.past.insert((user.clone(), entry.seq), part.clone());
     }
 
@@ -281,7 +321,7 @@ impl Model {
         let stay = Interval { from, n_before, until: None, n_until: Count(0), history_from };
         self.change(entry, user, |part| {
             part.intervals.push(stay);
-            (part.role, part.mode) = (Some(role), Mode::Push);
+            part.role = Some(role);
         });
     }
 

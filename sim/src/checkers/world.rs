@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_client::history::{Op, Record};
 use flotilla_machine::command::ConvSettings;
+use flotilla_machine::conversation::PullRuleTable;
 use flotilla_machine::conversation::tables::conversation::Conversations;
 use flotilla_machine::conversation::tables::entry::Entries;
 use flotilla_machine::conversation::tables::member::Members;
@@ -133,6 +134,8 @@ pub struct World {
     pub shown_reads: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
     /// Up to where a device's cursor was ever moved.
     pub cursors: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
+    /// The cursors that were ever written where there was none.
+    pub first_cursors: BTreeSet<(DeviceId, ConvId, Seq)>,
     /// Where the heads of its user stood when a device was registered.
     pub registered: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
     /// What any device of a user has acked, and what the person has read.
@@ -145,6 +148,8 @@ pub struct World {
     pub newest: Option<ConvId>,
     /// What a device has acked, by the session on which it did.
     pub acked: BTreeMap<(DeviceId, ConvId), BTreeMap<SessionNo, Seq>>,
+    /// From how many members on a group is in pull mode, and below how many it goes back. None: pull mode is not known yet.
+    pub pull: Option<(u32, u32)>,
 }
 
 impl World {
@@ -172,12 +177,14 @@ impl World {
             settings: BTreeMap::new(),
             shown_reads: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            first_cursors: BTreeSet::new(),
             registered: BTreeMap::new(),
             marks: BTreeMap::new(),
             sessions: BTreeMap::new(),
             told: BTreeMap::new(),
             newest: None,
             acked: BTreeMap::new(),
+            pull: None,
         }
     }
 
@@ -322,7 +329,10 @@ impl World {
             let (delivered, read) = self.receipts.entry(key).or_default();
             *delivered = row.delivered.max(*delivered);
             *read = row.read.max(*read);
-        } else if let Some(((_, device, conv), _, Some(at))) = row.of::<CursorTable>() {
+        } else if let Some(((_, device, conv), before, Some(at))) = row.of::<CursorTable>() {
+            if before.is_none() {
+                self.first_cursors.insert((device, conv.clone(), at));
+            }
             let cursor = self.cursors.entry(device).or_default().entry(conv).or_default();
             *cursor = at.max(*cursor);
         }
@@ -340,8 +350,13 @@ impl World {
     pub(super) fn before_event(&mut self, site: &Site<'_>, event: &Event) {
         let Event::Applied { shard, pointer, rows, .. } = event else { return };
         for row in rows {
+            if let Some((_, _, Some(rule))) = row.of::<PullRuleTable>() {
+                self.pull = Some((rule.above, rule.below));
+            }
             let Some((conv, _, Some(row))) = row.of::<Conversations>() else { continue };
-            let (model, wrong) = self.models.entry(conv.clone()).or_default();
+            let pull = self.pull;
+            let new = || (Model::new(pull), None);
+            let (model, wrong) = self.models.entry(conv.clone()).or_insert_with(new);
             while wrong.is_none() && model.head < row.head {
                 let key = (conv.clone(), model.head.next());
                 // What is damaged here will be read elsewhere.

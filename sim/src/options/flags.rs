@@ -39,6 +39,9 @@ pub struct Overrides {
     /// Raft groups that hold conversations and users [default: drawn]
     #[arg(long)]
     pub shards: Option<u16>,
+    /// Groups of three and more are in pull mode
+    #[arg(long)]
+    pub pull: bool,
     /// Switch on one deliberate bug (`plants` lists them): the run should find it
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(plants::names()), hide_possible_values = true)]
     pub plant: Option<String>,
@@ -98,6 +101,7 @@ impl Overrides {
             options.dead.clear();
         }
         self.without.iter().for_each(|kind| options.without(kind));
+        options.pull |= self.pull;
         if self.plant.is_some() {
             options.plant.clone_from(&self.plant);
         }
@@ -118,6 +122,9 @@ impl Overrides {
         self.without.iter().for_each(|kind| say("without", Some(kind.clone())));
         if self.no_faults {
             args.push("--no-faults".into());
+        }
+        if self.pull {
+            args.push("--pull".into());
         }
         args
     }

@@ -54,6 +54,8 @@ pub struct Options {
     pub lanes: Vec<Vec<Timed>>,
     /// What clients do beside.
     pub load: Load,
+    /// Groups of three and more are in pull mode.
+    pub pull: bool,
     /// A deliberate bug.
     pub plant: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Default for Options {
             dead: Vec::new(),
             lanes: Vec::new(),
             load: Load::default(),
+            pull: false,
             plant: None,
         }
     }
@@ -126,6 +129,9 @@ impl fmt::Display for Options {
         writeln!(f, "  beside: {}", self.load)?;
         if !self.dedup_window.is_zero() {
             writeln!(f, "  what was sent is remembered for {:?}", self.dedup_window)?;
+        }
+        if self.pull {
+            writeln!(f, "  groups of three and more are in pull mode")?;
         }
         if self.second_devices > 0 {
             writeln!(f, "  {} users have a second device", self.second_devices)?;

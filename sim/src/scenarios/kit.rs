@@ -96,6 +96,7 @@ impl Stage {
         let watch = cluster.watch.clone();
         recorder.tap(move |record| watch.on_record(record));
         cluster.init(options.shards).await?;
+        cluster.remember_for(options).await?;
         trace.say("run        the cluster serves");
         let clocks: Rc<RefCell<BTreeMap<String, i64>>> = Rc::default();
         let off = clocks.clone();
@@ -142,6 +143,13 @@ impl Stage {
         person.opens().await?;
         self.is_connected(&person).await?;
         Ok(person)
+    }
+
+    /// The same user with another device, whose app is not open yet.
+    pub async fn second(&self, person: &Person) -> Result<Rc<Person>, Fail> {
+        let second = Rc::new(person.second().await?);
+        self.people.borrow_mut().push(second.clone());
+        Ok(second)
     }
 
     /// Registered; the app is not open yet.

@@ -15,6 +15,7 @@ mod kit;
 mod leaders;
 mod members;
 mod person;
+mod pulled;
 mod sessions;
 
 use std::panic::AssertUnwindSafe;
@@ -44,16 +45,18 @@ pub struct Scenario {
     pub tells: &'static str,
     pub nodes: usize,
     pub shards: u16,
+    /// Groups of three and more are in pull mode.
+    pub pull: bool,
     pub play: for<'a> fn(&'a Stage) -> Told<'a>,
 }
 
 /// Three nodes, two shards: enough for most stories.
 const fn story(name: &'static str, tells: &'static str, play: for<'a> fn(&'a Stage) -> Told<'a>) -> Scenario {
-    Scenario { name, tells, nodes: 3, shards: 2, play }
+    Scenario { name, tells, nodes: 3, shards: 2, pull: false, play }
 }
 
 pub fn all() -> Vec<Scenario> {
-    [fan_out::ALL, disks::ALL, leaders::ALL, members::ALL, sessions::ALL, hellos::ALL, clocks::ALL]
+    [fan_out::ALL, pulled::ALL, disks::ALL, leaders::ALL, members::ALL, sessions::ALL, hellos::ALL, clocks::ALL]
         .into_iter()
         .flat_map(|family| family())
         .collect()
@@ -61,7 +64,14 @@ pub fn all() -> Vec<Scenario> {
 
 /// Once per process, like [`crate::run::run`].
 pub fn play(scenario: Scenario, seed: u64, plant: Option<String>, full: bool) -> Run {
-    let options = Options { seed, nodes: scenario.nodes, shards: scenario.shards, plant, ..Options::default() };
+    let options = Options {
+        seed,
+        nodes: scenario.nodes,
+        shards: scenario.shards,
+        pull: scenario.pull,
+        plant,
+        ..Options::default()
+    };
     let trace = Trace::new(full);
     let (inner, seen) = (trace.clone(), options.clone());
     let played = std::thread::spawn(move || simulate(&scenario, &seen, &inner)).join();

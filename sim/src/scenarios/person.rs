@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Person {
     pub user: UserId,
+    /// In the history.
+    label: String,
     pub machine: NodeHandle,
     urls: Vec<String>,
     token: String,
@@ -56,13 +58,31 @@ impl Person {
         let mut store = MemStore::new();
         store.commit(vec![Change::Install(install)]).await?;
         let (handle, events) = (RefCell::new(None), std::sync::Arc::default());
-        Ok(Self { user, machine, urls, token: tokens.access_token, store, recorder, handle, events })
+        let label = user.to_string();
+        Ok(Self { user, label, machine, urls, token: tokens.access_token, store, recorder, handle, events })
+    }
+
+    /// Another device of the same user, beside the first: a new store, which has no device yet.
+    pub async fn second(&self) -> anyhow::Result<Self> {
+        let mut store = MemStore::new();
+        store.commit(vec![Change::Install(format!("second install of {}", self.user))]).await?;
+        Ok(Self {
+            user: self.user.clone(),
+            label: format!("{}2", self.user),
+            machine: self.machine.clone(),
+            urls: self.urls.clone(),
+            token: self.token.clone(),
+            store,
+            recorder: self.recorder.clone(),
+            handle: RefCell::new(None),
+            events: std::sync::Arc::default(),
+        })
     }
 
     /// Starts the app on what its store holds; connects to whichever node it reaches.
     pub async fn opens(&self) -> Result<(), Fail> {
         let mut config = Config::new(self.urls.clone(), self.user.clone(), fixed_token(self.token.clone()));
-        (config.label, config.recorder) = (self.user.to_string(), self.recorder.clone());
+        (config.label, config.recorder) = (self.label.clone(), self.recorder.clone());
         let (store, seen) = (self.store.clone(), self.events.clone());
         let opened = self.machine.spawn(async move {
             let (handle, mut events) = Device::open(config, store);
@@ -161,6 +181,12 @@ impl Person {
         let others: Vec<UserId> = others.iter().map(|person| person.user.clone()).collect();
         let made = self.handle()?.create_group(random_cid(), "group", &others, HistoryAccess::FromJoin).await;
         made.map_err(|e| Fail::Broken(format!("liveness: no group: {e}")))
+    }
+
+    pub async fn makes_channel(&self, others: &[&Person]) -> Result<ConvId, Fail> {
+        let others: Vec<UserId> = others.iter().map(|person| person.user.clone()).collect();
+        let made = self.handle()?.create_channel(random_cid(), "channel", &others, HistoryAccess::FromJoin).await;
+        made.map_err(|e| Fail::Broken(format!("liveness: no channel: {e}")))
     }
 
     pub async fn puts_out(&self, conv: &ConvId, other: &Person) -> Result<(), Fail> {
