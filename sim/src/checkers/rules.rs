@@ -12,6 +12,7 @@ use flotilla_machine::conversation::tables::member::Members;
 use flotilla_machine::conversation::tables::roster::Rosters;
 use flotilla_machine::table::{self, KeyBuilder, Table, View};
 use flotilla_proto::ids::{ConvId, Count, Seq, ShardId, UserId};
+use flotilla_proto::member::Mode;
 use flotilla_proto::slots;
 
 use super::model::Model;
@@ -145,16 +146,28 @@ fn targets(
             return Err(format!("shard {target} is owed parts up to {parts} by its roster, its dirty row is {row:?}"));
         }
         let head = row.map(|row| (row.head, row.n_head));
-        if targets.contains(target) && head.is_some_and(|head| head != (model.head, model.n_head)) {
-            return Err(format!("shard {target} is owed {row:?}, the head is {}", model.head));
+        let here = |user: &UserId| world.users.get(user) == Some(target);
+        let wanted = due(model, here);
+        if targets.contains(target) && head.is_some_and(|head| head != wanted) {
+            return Err(format!("shard {target} is owed {row:?}, the head is {}", wanted.0));
         }
-        let mut members = members.iter().filter(|user| world.users.get(*user) == Some(target));
-        let untold = members.find(|user| told(world, user, conv) < (model.head, model.n_head));
+        let mut members = members.iter().filter(|user| here(user));
+        let untold = members.find(|user| told(world, user, conv) < due(model, |other| other == *user));
         if let (None, Some(user)) = (head, untold) {
             return Err(format!("{user} on shard {target} has not been told of {}, and nothing is owed", model.head));
         }
     }
     Ok(1)
+}
+
+/// The head that users are owed: in pull mode that of the last entry that touched any of them.
+fn due(model: &Model, of: impl Fn(&UserId) -> bool) -> (Seq, Count) {
+    if model.mode == Mode::Push {
+        return (model.head, model.n_head);
+    }
+    let touched = model.past.keys().filter(|(user, _)| of(user)).map(|(_, seq)| *seq);
+    let last = touched.max().unwrap_or_default();
+    (last, model.n_at(last).unwrap_or_default())
 }
 
 fn told(world: &World, user: &UserId, conv: &ConvId) -> (Seq, Count) {
