@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use flotilla_client::history::{Op, Record};
+use flotilla_machine::user::inbox::Row;
 use flotilla_proto::frame::{Conv, EntryFrame, Gap, GapReason, History, HistoryReply};
 use flotilla_proto::ids::{ConvId, DeviceId, Rev, Seq, SessionNo, UserId};
-use flotilla_proto::member::MembershipPart;
+use flotilla_proto::member::{MembershipPart, Mode};
 
 use super::model::{Model, end, is_member, may_read, receives, unread};
 use super::{Checker, World};
@@ -186,19 +187,45 @@ pub fn on_conv(world: &World, user: &UserId, conv: &Conv) -> Result<Rev, String>
     };
     let peer = conv.peer.as_ref().map(|peer| (peer.delivered, peer.read)).unwrap_or_default();
     let told = (conv.head, conv.n_head, conv.read, conv.unread, peer, conv.role, conv.member, conv.mseq, conv.last_ts);
-    let (head, n_head) = end(&row.part, row.head, row.n_head);
-    let due = (
-        head,
-        n_head,
-        row.read,
-        unread(&row.part, row.n_head, row.n_read, row.n_sent),
-        (row.peer_delivered, row.peer_read),
-        row.part.role,
-        is_member(&row.part),
-        row.part.mseq,
-        row.last_ts,
-    );
-    if told == due { Ok(rev) } else { Err(format!("{} is shown as {told:?}, its row says {due:?}", conv.conv)) }
+    let due = |row: &Row| {
+        let (head, n_head) = end(&row.part, row.head, row.n_head);
+        (
+            head,
+            n_head,
+            row.read,
+            unread(&row.part, row.n_head, row.n_read, row.n_sent),
+            (row.peer_delivered, row.peer_read),
+            row.part.role,
+            is_member(&row.part),
+            row.part.mseq,
+            row.last_ts,
+        )
+    };
+    if told == due(row) || stands(world, user, conv, row).iter().any(|row| told == due(row)) {
+        return Ok(rev);
+    }
+    Err(format!("{} is shown as {told:?}, its row says {:?}", conv.conv, due(row)))
+}
+
+/// In pull mode nobody tells the row of heads: it is shown as the conversation stood at the head that is shown, with the
+/// membership of the row or a later one that the log had made by then.
+fn stands(world: &World, user: &UserId, conv: &Conv, row: &Row) -> Vec<Row> {
+    let model = world.models.get(&conv.conv).map(|(model, _)| model);
+    let Some(model) = model.filter(|_| row.part.mode == Mode::Pull && is_member(&row.part)) else { return Vec::new() };
+    let (Some(line), true) = (model.lines.get(&conv.head), conv.head >= row.head) else { return Vec::new() };
+    let own = model.lines.range(..=conv.head).filter(|(_, line)| line.kind == "message" && line.from == *user);
+    let n_sent = own.map(|(_, line)| line.n).max().unwrap_or_default();
+    let later = model.past.range((user.clone(), row.part.mseq)..=(user.clone(), conv.head)).map(|(_, part)| part);
+    let stand = |part: &MembershipPart| {
+        let mut row = row.clone();
+        row.part.clone_from(part);
+        (row.head, row.n_head, row.n_sent) = (conv.head, line.n, row.n_sent.max(n_sent));
+        if is_member(part) {
+            row.last_ts = row.last_ts.max(line.ts);
+        }
+        row
+    };
+    later.chain([&row.part]).map(stand).collect()
 }
 
 fn in_order(connection: Option<&mut Connection>, rev: Rev, conv: &Conv) -> Result<u64, String> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use flotilla_machine::user::inbox::Row;
 use flotilla_proto::ids::{ConvId, Count, Seq, UserId};
+use flotilla_proto::member::Mode;
 
 use super::World;
 use super::model::{Model, inside, is_member};
@@ -28,6 +29,9 @@ fn row(world: &World, conv: &ConvId, model: &Model, user: &UserId) -> Result<(),
     if !is_member(part) {
         return Ok(());
     }
+    if model.mode == Mode::Pull {
+        return pulled(world, conv, model, user, row);
+    }
     let n_sent = model.n_sent.get(user).copied().unwrap_or(Count(0));
     if (row.head, row.n_head, row.n_sent) != (model.head, model.n_head, n_sent) {
         return Err(format!("{row:?}; the log has head {}, n {}, its own {n_sent}", model.head, model.n_head));
@@ -38,6 +42,23 @@ fn row(world: &World, conv: &ConvId, model: &Model, user: &UserId) -> Result<(),
         return Err(format!("its last entry is {:?}, the log's {last:?}", (row.last_id, row.last_ts)));
     }
     receipts(world, conv, model, user, row)
+}
+
+/// In pull mode the row knows of the heads that its user's devices have acked, and of those alone; of what was delivered the
+/// conversation is told nothing.
+fn pulled(world: &World, conv: &ConvId, model: &Model, user: &UserId, row: &Row) -> Result<(), String> {
+    let (acked, read) = world.marked(user, conv);
+    if row.head < acked.max(read) || row.head > model.head || Some(row.n_head) != model.n_at(row.head) {
+        return Err(format!("{row:?}; its devices have acked up to {acked}, the log has head {}", model.head));
+    }
+    if row.part.intervals.len() > 1 {
+        return Ok(());
+    }
+    let there = world.receipts.get(&(conv.clone(), user.clone())).copied().unwrap_or_default();
+    if row.read != read || there.1 != inside(&row.part, read) || there.0 > row.delivered {
+        return Err(format!("it is read up to {}, its conversation knows {there:?}, the devices said {read}", row.read));
+    }
+    Ok(())
 }
 
 fn receipts(world: &World, conv: &ConvId, model: &Model, user: &UserId, row: &Row) -> Result<(), String> {
