@@ -29,24 +29,41 @@ pub struct Tell {
     pub push: Push,
 }
 
+/// The last entry of a conversation that is known, with what belongs to it: a client is never shown the time of one entry
+/// with the seq of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Top {
+    head: Seq,
+    n_head: Count,
+    last_id: MsgId,
+    last_ts: TsMs,
+}
+
+impl Top {
+    fn of_entry(entry: &Entry) -> Self {
+        Self { head: entry.seq, n_head: entry.n, last_id: entry.msg_id, last_ts: entry.ts }
+    }
+
+    fn of_standing(standing: &Standing) -> Self {
+        let Standing { head, n_head, last_id, last_ts, .. } = *standing;
+        Self { head, n_head, last_id, last_ts }
+    }
+}
+
 struct Own {
     user: UserId,
     /// None: not answered yet.
     standing: Option<StandingOf>,
     /// Answered, and nothing was missed since.
     fresh: bool,
-    /// The head of the answer.
-    head: Seq,
-    n_head: Count,
+    /// Of the answer.
+    top: Top,
 }
 
 #[derive(Default)]
 struct Conv {
     sessions: BTreeMap<u64, Own>,
-    known: Option<Seq>,
-    n_known: Count,
-    last_id: MsgId,
-    last_ts: TsMs,
+    known: Option<Top>,
     /// Something was missed: all parts are asked for again.
     stale: bool,
     /// Contiguous entries that were pushed while the parts are asked for.
@@ -66,7 +83,7 @@ impl Subscriptions {
     pub fn want(&mut self, session: u64, user: &UserId, conv: &ConvId) -> Option<Standing> {
         let c = self.convs.entry(conv.clone()).or_default();
         self.by_session.entry(session).or_default().insert(conv.clone());
-        let own = || Own { user: user.clone(), standing: None, fresh: false, head: Seq::ZERO, n_head: Count(0) };
+        let own = || Own { user: user.clone(), standing: None, fresh: false, top: Top::default() };
         c.sessions.entry(session).or_insert_with(own);
         self.view(session, conv)
     }
@@ -76,9 +93,7 @@ impl Subscriptions {
         let c = self.convs.get(conv).filter(|c| !c.stale)?;
         let own = c.sessions.get(&session).filter(|own| own.fresh)?;
         let standing = own.standing.clone()?;
-        let known = (c.known?, c.n_known);
-        let (head, n_head) = known.max((own.head, own.n_head));
-        let (last_id, last_ts) = (c.last_id, c.last_ts);
+        let Top { head, n_head, last_id, last_ts } = c.known?.max(own.top);
         Some(Standing { mode: Mode::Pull, head, n_head, last_id, last_ts, users: vec![Some(standing)] })
     }
 
@@ -159,13 +174,12 @@ impl Subscriptions {
             self.drop_from(&ask.conv, &sessions);
             return Vec::new();
         };
-        if c.known.is_some_and(|known| standing.head < known) {
+        let top = Top::of_standing(&standing);
+        if c.known.is_some_and(|known| top.head < known.head) {
             return Vec::new();
         }
-        c.last_id = c.last_id.max(standing.last_id);
-        c.last_ts = c.last_ts.max(standing.last_ts);
         if ask.users.is_empty() {
-            c.check_heard(standing.head);
+            c.check_heard(top.head);
         }
         let mut tells = Vec::new();
         let mut done = Vec::new();
@@ -176,21 +190,20 @@ impl Subscriptions {
                 done.push(*session);
                 continue;
             };
-            (s.standing, s.fresh) = (Some((*own).clone()), true);
-            (s.head, s.n_head) = (standing.head, standing.n_head);
-            tells.push(Tell { session: *session, push: head(&ask.conv, &own.part, (s.head, s.n_head), Vec::new()) });
+            (s.standing, s.fresh, s.top) = (Some((*own).clone()), true, top);
+            let push = head(&ask.conv, &own.part, (top.head, top.n_head), Vec::new());
+            tells.push(Tell { session: *session, push });
             if standing.mode == Mode::Push || !own.part.is_member() {
                 done.push(*session);
             }
         }
         if c.known.is_none() {
-            (c.known, c.n_known) = (Some(standing.head), standing.n_head);
+            c.known = Some(top);
         }
         // All parts are right up to the lowest of their answers' heads, and what waits goes on from there.
         if c.stale && c.sessions.values().all(|s| s.fresh || s.standing.is_none()) {
             c.stale = false;
-            let lowest = c.sessions.values().filter(|s| s.fresh).map(|s| (s.head, s.n_head)).min();
-            (c.known, c.n_known) = lowest.map_or((c.known, c.n_known), |(head, n)| (Some(head), n));
+            c.known = c.sessions.values().filter(|s| s.fresh).map(|s| s.top).min().or(c.known);
         }
         let waiting = if c.stale { Vec::new() } else { std::mem::take(&mut c.waiting) };
         self.drop_from(&ask.conv, &done);
@@ -203,7 +216,7 @@ impl Subscriptions {
         let Some(c) = self.convs.get_mut(conv) else { return (Vec::new(), false) };
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return (Vec::new(), false) };
         let known = match c.known {
-            Some(known) if !c.stale && first.seq <= known.next() => known,
+            Some(known) if !c.stale && first.seq <= known.head.next() => known.head,
             known => {
                 let hole = known.is_some();
                 if hole && !c.stale {
@@ -218,8 +231,7 @@ impl Subscriptions {
             return (Vec::new(), false);
         }
         news.iter().for_each(|entry| c.apply(entry));
-        (c.known, c.n_known) = (Some(last.seq), last.n);
-        (c.last_id, c.last_ts) = (last.msg_id, last.ts);
+        c.known = Some(Top::of_entry(last));
         let (mut tells, mut done) = (Vec::new(), Vec::new());
         for (session, own) in &c.sessions {
             let Some(StandingOf { part, .. }) = &own.standing else { continue };
@@ -251,7 +263,7 @@ impl Conv {
 
     /// A head that a renewal told of, and that was not pushed by the next one, was missed.
     fn check_heard(&mut self, head: Seq) {
-        if self.known.is_some_and(|known| self.heard > known) {
+        if self.known.is_some_and(|known| self.heard > known.head) {
             self.miss();
         }
         self.heard = head;
@@ -417,6 +429,8 @@ mod tests {
         assert_eq!(all.asks(|_| true, false, true), std::slice::from_ref(&renewal));
         assert!(all.on_answer(&renewal, answer(6, vec![])).is_empty());
         assert!(all.asks(|_| true, false, false).is_empty(), "it may be on its way");
+        let shown = all.view(1, &conv()).map(|view| (view.head, view.last_id));
+        assert_eq!(shown, Some((Seq(5), MsgId(5))), "not the time of 6 with the head of 5");
         all.on_answer(&renewal, answer(6, vec![]));
         assert_eq!(all.asks(|_| true, false, false), [asked(&["bob", "cyd"])]);
     }
