@@ -74,11 +74,7 @@ fn told(
 ) -> Result<u64, String> {
     let Told { head, mseq, .. } = world.inboxes.get(&(user.clone(), conv.clone())).copied().unwrap_or_default();
     let stays = member.part.intervals.last().is_some_and(|stay| stay.until.is_none() && stay.from <= confirmed);
-    // In pull mode a head is owed with a part, and to nobody else.
-    let owed = match member.part.mode {
-        Mode::Push => confirmed,
-        Mode::Pull => confirmed.min(member.part.mseq),
-    };
+    let owed = owed(world, conv, user, confirmed);
     if stays && head < owed {
         return Err(format!(
             "the dirty row of {conv} for shard {target} is cleared up to {confirmed}, {user}'s row there stands at {head}"
@@ -91,6 +87,18 @@ fn told(
         ));
     }
     Ok(1)
+}
+
+/// The last entry up to `confirmed` that the user was owed. While its part says push mode that is every entry; in pull mode
+/// the one that made the part, and no other. A switch makes a part of every member, so the part of that time tells the mode
+/// of that time.
+fn owed(world: &World, conv: &ConvId, user: &UserId, confirmed: Seq) -> Seq {
+    let parts = world.models.get(conv).map(|(model, _)| &model.past);
+    let then = parts.and_then(|past| past.range((user.clone(), Seq::ZERO)..=(user.clone(), confirmed)).next_back());
+    match then {
+        Some(((_, at), part)) if part.mode == Mode::Pull => *at,
+        _ => confirmed,
+    }
 }
 
 #[cfg(test)]
