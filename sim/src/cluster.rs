@@ -224,11 +224,11 @@ impl Cluster {
         if !options.dedup_window.is_zero() {
             settings.dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
         }
-        if options.pull {
+        if let Some((above, below)) = options.pull {
             settings.feature_level = settings.feature_level.max(limits::PULL_LEVEL);
-            self.tell_all(options, &Command::SetPullRule(PullRule { version: 1, above: 2, below: 2 })).await?;
+            self.tell_all(options, &Command::SetPullRule(PullRule { version: 1, above, below })).await?;
         }
-        if options.pull || !options.dedup_window.is_zero() {
+        if options.pull.is_some() || !options.dedup_window.is_zero() {
             self.tell_all(options, &Command::SetSettings(settings)).await?;
         }
         Ok(())

@@ -59,6 +59,8 @@ struct Left {
     load: Counts,
     /// How often the planted bug has acted.
     bites: u64,
+    /// Changes between push and pull mode, and entries in pull mode.
+    pulled: (u64, u64),
 }
 
 /// Once per process: a second run would start with other random states. A full trace has every step of every message.
@@ -111,6 +113,8 @@ fn count(left: &Left, trace: &Trace) -> Counts {
         ("unsynced bytes lost", lost),
         ("partitions", partitions),
         ("packets", left.packets),
+        ("changes of mode", left.pulled.0),
+        ("entries in pull mode", left.pulled.1),
         ("snapshots installed", left.points.get("snapshot.installed").copied().unwrap_or(0)),
     ];
     let bites = (left.bites > 0).then_some(("planted bug acted", left.bites));
@@ -196,6 +200,10 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     violations.extend(blocks.as_ref().err().map(|what| format!("a block holds: {what}")));
     violations.extend(chat.shown.violations());
     left.load = chat.shown.counts();
+    left.pulled = cluster.watch.with_world(|world| {
+        let models = world.models.values().map(|(model, _)| (model.switches, model.pulled));
+        models.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    });
     violations.extend(unmet);
     let checked = checked.into_iter().chain(cluster.watch.verified()).chain([("a block holds", blocks.unwrap_or(0))]);
     left.checks = checked.map(|(name, times)| (name.to_owned(), times)).collect();

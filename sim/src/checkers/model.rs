@@ -74,6 +74,9 @@ pub struct Model {
     /// From how many members on a group is in pull mode, and below how many it goes back; none: there is no pull mode.
     pub pull: Option<(u32, u32)>,
     pub mode: Mode,
+    /// How often the mode has changed, and what was said in pull mode: for the coverage.
+    pub switches: u64,
+    pub pulled: u64,
     /// Whom the entry at hand has touched.
     touched: BTreeSet<UserId>,
     /// Edits that were redacted before anybody saw them: of which message they were nobody can say.
@@ -104,6 +107,7 @@ impl Model {
         self.touched.clear();
         self.rules(entry).map_err(|why| format!("entry {} ({}) of {}: {why}", entry.seq, entry.kind, entry.conv))?;
         self.switch(entry);
+        self.pulled += u64::from(self.mode == Mode::Pull);
         let countable = entry.kind == "message";
         let n = Count(self.n_head.0 + u64::from(countable));
         if entry.n != n {
@@ -137,6 +141,7 @@ impl Model {
         if mode != self.mode {
             let all: Vec<UserId> = self.members().cloned().collect();
             self.touched.extend(all);
+            self.switches += u64::from(entry.seq > Seq(1));
             self.mode = mode;
         }
         for user in std::mem::take(&mut self.touched) {

@@ -68,11 +68,23 @@ impl Options {
             options.dead = vec![rng.random_range(0..nodes)];
         }
         options.later();
+        options.pulled();
         options
     }
 }
 
 impl Options {
+    /// Pull mode in a third of the seeds, at sizes that a run's groups cross.
+    fn pulled(&mut self) {
+        let mut rng = stream(self.seed, 7);
+        if rng.random_range(0..3) > 0 {
+            return;
+        }
+        let above = rng.random_range(1..=4);
+        self.pull = Some((above, rng.random_range(above.min(2)..=above)));
+        self.channels = rng.random_range(0..=1);
+    }
+
     /// Kinds that were added since: one more lane, so that the others of a seed stay as they were.
     fn later(&mut self) {
         let mut rng = stream(self.seed, 2);

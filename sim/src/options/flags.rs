@@ -39,7 +39,7 @@ pub struct Overrides {
     /// Raft groups that hold conversations and users [default: drawn]
     #[arg(long)]
     pub shards: Option<u16>,
-    /// Groups of three and more are in pull mode
+    /// Groups of three and more are in pull mode, and there is a channel [default: drawn]
     #[arg(long)]
     pub pull: bool,
     /// Switch on one deliberate bug (`plants` lists them): the run should find it
@@ -101,7 +101,10 @@ impl Overrides {
             options.dead.clear();
         }
         self.without.iter().for_each(|kind| options.without(kind));
-        options.pull |= self.pull;
+        if self.pull {
+            options.pull = Some((2, 2));
+            options.channels = options.channels.max(1);
+        }
         if self.plant.is_some() {
             options.plant.clone_from(&self.plant);
         }

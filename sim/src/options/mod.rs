@@ -54,8 +54,11 @@ pub struct Options {
     pub lanes: Vec<Vec<Timed>>,
     /// What clients do beside.
     pub load: Load,
-    /// Groups of three and more are in pull mode.
-    pub pull: bool,
+    /// Groups of more members than the first are in pull mode, until they have fewer than the second. None: as in production, far above
+    /// what a run has.
+    pub pull: Option<(u32, u32)>,
+    /// Channels that everybody is in; the members of groups make them as well.
+    pub channels: usize,
     /// A deliberate bug.
     pub plant: Option<String>,
 }
@@ -82,7 +85,8 @@ impl Default for Options {
             dead: Vec::new(),
             lanes: Vec::new(),
             load: Load::default(),
-            pull: false,
+            pull: None,
+            channels: 0,
             plant: None,
         }
     }
@@ -130,8 +134,11 @@ impl fmt::Display for Options {
         if !self.dedup_window.is_zero() {
             writeln!(f, "  what was sent is remembered for {:?}", self.dedup_window)?;
         }
-        if self.pull {
-            writeln!(f, "  groups of three and more are in pull mode")?;
+        if let Some((above, below)) = self.pull {
+            writeln!(f, "  groups of more than {above} are in pull mode, until they have fewer than {below}")?;
+        }
+        if self.channels > 0 {
+            writeln!(f, "  {} channels", self.channels)?;
         }
         if self.second_devices > 0 {
             writeln!(f, "  {} users have a second device", self.second_devices)?;

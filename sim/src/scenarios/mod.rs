@@ -68,7 +68,7 @@ pub fn play(scenario: Scenario, seed: u64, plant: Option<String>, full: bool) ->
         seed,
         nodes: scenario.nodes,
         shards: scenario.shards,
-        pull: scenario.pull,
+        pull: scenario.pull.then_some((2, 2)),
         plant,
         ..Options::default()
     };

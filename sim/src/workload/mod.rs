@@ -27,7 +27,7 @@ use flotilla_client::device::{message, random_cid};
 use flotilla_client::history::Recorder;
 use flotilla_proto::entry::HistoryAccess;
 use flotilla_proto::frame::Target;
-use flotilla_proto::ids::{Cid, ConvId, UserId};
+use flotilla_proto::ids::{Cid, ConvId, ConvKind, UserId};
 
 use crate::cluster::Cluster;
 use crate::options::Options;
@@ -89,6 +89,17 @@ impl Chat {
             owners.insert(conv.clone(), creator);
             convs.push((conv, (0..people.len()).collect()));
         }
+        for number in 0..options.channels {
+            // Not the one who has made the first group.
+            let creator = people.len() - 1 - number % people.len();
+            let others = people.iter().enumerate().filter(|(i, _)| *i != creator).map(|(_, p)| p.user.clone());
+            let others: Vec<UserId> = others.chain(strangers.iter().map(|stranger| stranger.user.clone())).collect();
+            let handle = people[creator].handle();
+            let made = handle.create_channel(random_cid(), "channel", &others, HistoryAccess::FromJoin).await;
+            let conv = made.context("a channel cannot be made")?;
+            owners.insert(conv.clone(), creator);
+            convs.push((conv, (0..people.len()).collect()));
+        }
         for number in 0..options.second_devices.min(options.users) {
             let (index, user) = (people.len(), people[number].user.clone());
             let person = Person::enter_again(index, &user, cluster.urls(), recorder.clone(), shown.clone()).await?;
@@ -131,8 +142,7 @@ impl Chat {
         for (conv, members) in &self.convs {
             for person in members.iter().map(|index| &self.people[*index]) {
                 let ticket = person.handle().submit(target_of(&person.user, conv), message("fresh")).await?;
-                // Somebody may have left a group whose members change.
-                if !self.changing || conv.peers().is_some() {
+                if self.may_write(conv) {
                     cids.push(ticket.cid);
                 }
             }
@@ -140,11 +150,15 @@ impl Chat {
         Ok(cids)
     }
 
+    /// Everybody who was in it. Somebody may have left a group whose members change, and in a channel few may write.
+    fn may_write(&self, conv: &ConvId) -> bool {
+        conv.peers().is_some() || !self.changing && conv.kind() == ConvKind::Group
+    }
+
     /// One message to one conversation, by its first member that may write there for sure.
     pub async fn whisper(&self, conv: usize) -> anyhow::Result<()> {
-        let certain = |conv: &ConvId| !self.changing || conv.peers().is_some();
-        let (conv, members) =
-            self.convs.iter().cycle().skip(conv).find(|(conv, _)| certain(conv)).context("nobody to talk to")?;
+        let mut from = self.convs.iter().cycle().skip(conv).take(self.convs.len());
+        let (conv, members) = from.find(|(conv, _)| self.may_write(conv)).context("nobody to talk to")?;
         let person = &self.people[members[0]];
         person.handle().submit(target_of(&person.user, conv), message("psst")).await?;
         Ok(())
