@@ -58,6 +58,25 @@ export function register({ urls, user, password, key }) {
   return rest({ urls, method: 'POST', path: 'auth/register', params: { user: userId(user), password }, key });
 }
 
+/**
+ * How one may log in at this cluster: `password`, `code`, `external`; `issuer`: whose tokens are taken.
+ * @param {{ urls: string[] }} where
+ * @returns {Promise<{ methods: string[], issuer?: string }>}
+ */
+export function loginMethods({ urls }) {
+  return rest({ urls, method: 'GET', path: 'auth/methods' });
+}
+
+/**
+ * Has a one-time code sent to a phone number with its country or to an e-mail address. Each wish for another code has a `key` of
+ * its own; after a lost answer the same one brings the same code again.
+ * @param {{ urls: string[], address: string, key?: string }} wish
+ * @returns {Promise<{ expires_in_ms: number, again_in_ms: number }>}
+ */
+export function requestCode({ urls, address, key }) {
+  return rest({ urls, method: 'POST', path: 'auth/otp', params: { address }, key });
+}
+
 /** Logged in on this device. `token` is what `FlotillaClient` wants. */
 export class Session {
   #urls;
@@ -80,16 +99,42 @@ export class Session {
    */
   static async logIn({ urls, user, password, store, name = '' }) {
     const id = userId(user);
+    return Session.#enter({ urls, store, path: 'auth/login', params: { user: id, password, name }, user: id });
+  }
+
+  /**
+   * With a code that `requestCode` has had sent; the first login makes the account. Who it is stands in the session: `user`.
+   * @param {{ urls: string[], address: string, code: string, store: Store, name?: string }} login
+   * @returns {Promise<Session>}
+   */
+  static logInByCode({ urls, address, code, store, name = '' }) {
+    return Session.#enter({ urls, store, path: 'auth/otp/verify', params: { address, code, name } });
+  }
+
+  /**
+   * With a token (JWT) of the issuer that the operator has named.
+   * @param {{ urls: string[], jwt: string, store: Store, name?: string }} login
+   * @returns {Promise<Session>}
+   */
+  static logInByToken({ urls, jwt, store, name = '' }) {
+    return Session.#enter({ urls, store, path: 'auth/external', params: { token: jwt, name } });
+  }
+
+  /** @param {{ urls: string[], store: Store, path: string, params: any, user?: string }} way `user`: where it is known before */
+  static async #enter({ urls, store, path, params, user }) {
     const saved = await store.load();
-    if (saved.device !== null && saved.device.user !== id) throw new FlotillaError('wrong_store', `this store belongs to ${saved.device.user}`);
+    const isOthers = (/** @type {string} */ id) => saved.device !== null && saved.device.user !== id;
+    const wrong = () => new FlotillaError('wrong_store', `this store belongs to ${saved.device?.user}`);
+    if (user !== undefined && isOthers(user)) throw wrong();
     let { install } = saved;
     if (install === '') {
       install = randomUuid();
       await store.commit([{ t: 'install', install }]);
     }
-    const tokens = await rest({ urls, method: 'POST', path: 'auth/login', params: { user: id, password, install, name } });
+    const tokens = await rest({ urls, method: 'POST', path, params: { ...params, install } });
+    if (isOthers(tokens.user)) throw wrong();
     await store.commit([{ t: 'tokens', tokens: kept(tokens) }]);
-    return new Session(urls, store, id);
+    return new Session(urls, store, tokens.user);
   }
 
   /** The session of an earlier visit; null: log in. @param {{ urls: string[], store: Store }} where @returns {Promise<Session | null>} */

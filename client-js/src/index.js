@@ -1,7 +1,7 @@
 // flotilla-client: everything that runs in a browser and in Node. `flotilla-client/node` adds the store in files.
 
 export { FlotillaClient } from './client.js';
-export { Session, register, rest } from './account.js';
+export { Session, loginMethods, register, requestCode, rest } from './account.js';
 export { MemoryStore } from './store/memory.js';
 export { IndexedDbStore } from './store/indexeddb.js';
 export { Timeline, fold } from './timeline.js';

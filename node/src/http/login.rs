@@ -47,7 +47,7 @@ pub struct Methods {
 }
 
 /// What this node offers.
-pub async fn methods(Ask { shared, .. }: Ask<NoParams, Nobody>) -> Result<Methods, ErrorBody> {
+pub fn offered(shared: &Shared) -> Vec<&'static str> {
     let mut methods = vec!["password"];
     if !shared.courier.is_off() {
         methods.push("code");
@@ -55,7 +55,12 @@ pub async fn methods(Ask { shared, .. }: Ask<NoParams, Nobody>) -> Result<Method
     if shared.issuer.is_some() {
         methods.push("external");
     }
-    Ok(Methods { methods, issuer: shared.issuer.as_ref().map(|issuer| issuer.name().to_owned()) })
+    methods
+}
+
+pub async fn methods(Ask { shared, .. }: Ask<NoParams, Nobody>) -> Result<Methods, ErrorBody> {
+    let issuer = shared.issuer.as_ref().map(|issuer| issuer.name().to_owned());
+    Ok(Methods { methods: offered(&shared), issuer })
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -203,6 +203,8 @@ async fn what_is_not_set_is_not_offered() {
     assert_eq!(node.get("/v1/auth/methods", "").await.1["methods"], json!(["password"]));
     let (_, node) = Server::webhook().await;
     assert_eq!(node.get("/v1/auth/methods", "").await.1["methods"], json!(["password", "code"]));
+    let (_, page) = node.ask("GET", "/v1/page", &[]).await;
+    assert!(page.contains("\"methods\":[\"password\",\"code\"]"), "the page learns it too: {page}");
 }
 
 #[tokio::test]

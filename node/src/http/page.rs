@@ -97,7 +97,8 @@ pub async fn about(
     let is_near = peer.addr.ip().is_loopback();
     let demo = shared.options.dev_auth && is_near;
     let control = shared.options.dev_control.as_ref().filter(|_| demo && is_own_page(&headers));
-    let body = json!({ "urls": shared.node().urls, "demo": demo, "control": control.map(DevControl::view) });
+    let (urls, methods) = (shared.node().urls, super::login::offered(&shared));
+    let body = json!({ "urls": urls, "demo": demo, "methods": methods, "control": control.map(DevControl::view) });
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
@@ -278,5 +279,6 @@ mod tests {
         let node = Node::with(Options { dev_auth: false, dev_control: control, ..Options::default() }).await;
         let (_, body) = node.ask("GET", "/v1/page", &[("host", "localhost:4001")]).await;
         assert!(!body.contains("secret") && body.contains("\"demo\":false"), "{body}");
+        assert!(body.contains("\"methods\":[\"password\"]"), "{body}");
     }
 }

@@ -2,7 +2,7 @@
 //
 // A tab stays with its person (sessionStorage), so that two windows may be two people; a new tab takes the last one.
 
-import { FlotillaClient, IndexedDbStore, Session, register, userId } from '../../../client-js/src/index.js';
+import { FlotillaClient, IndexedDbStore, Session, register, requestCode, userId } from '../../../client-js/src/index.js';
 
 const ABOUT_LIMIT_MS = 4_000;
 
@@ -22,26 +22,29 @@ export async function about() {
   try {
     const response = await fetch('/v1/page', { signal: AbortSignal.timeout(ABOUT_LIMIT_MS) });
     const page = await response.json();
-    keep('flotilla.page', { urls: page.urls, demo: page.demo });
+    keep('flotilla.page', { urls: page.urls, demo: page.demo, methods: page.methods });
     // In this tab only: the node that served this page may be the one that was killed from here.
     sessionStorage.setItem('flotilla.control', JSON.stringify(page.control ?? null));
     return { control: null, ...page };
   } catch {
     const control = JSON.parse(sessionStorage.getItem('flotilla.control') ?? 'null');
-    return { urls: [], demo: false, ...kept('flotilla.page', {}), control };
+    return { urls: [], demo: false, methods: [], ...kept('flotilla.page', {}), control };
   }
 }
 
-/** @returns {{ user: string, demo: boolean }[]} the last one first */
+/** `db`: where the store of who came by code is; the user's id was not known when it was made.
+ * @typedef {{ user: string, demo: boolean, db?: string }} Account */
+
+/** @returns {Account[]} the last one first */
 export const accounts = () => kept('flotilla.accounts', []);
 
-/** @param {string} user @param {boolean} demo */
-function remember(user, demo) {
-  keep('flotilla.accounts', [{ user, demo }, ...accounts().filter(a => a.user !== user)].slice(0, 8));
+/** @param {string} user @param {boolean} demo @param {string} [db] */
+function remember(user, demo, db) {
+  keep('flotilla.accounts', [{ user, demo, db }, ...accounts().filter(a => a.user !== user)].slice(0, 8));
   sessionStorage.setItem('flotilla.user', user);
 }
 
-/** @returns {{ user: string, demo: boolean } | undefined} */
+/** @returns {Account | undefined} */
 export function current() {
   const user = sessionStorage.getItem('flotilla.user');
   return user === null ? accounts()[0] : accounts().find(a => a.user === user);
@@ -53,7 +56,9 @@ export const leaveTab = () => sessionStorage.setItem('flotilla.user', '');
 /** @param {string[]} urls */
 const nodes = urls => [...new Set([location.origin, ...urls])];
 /** @param {string} user */
-const openStore = user => IndexedDbStore.open(`flotilla/${userId(user)}`);
+const dbOf = user => accounts().find(a => a.user === user)?.db ?? `flotilla/${userId(user)}`;
+/** @param {string} user */
+const openStore = user => IndexedDbStore.open(dbOf(user));
 
 /** @param {{ user: string, password: string, isNew: boolean, urls: string[] }} form */
 export async function logIn({ user, password, isNew, urls }) {
@@ -64,6 +69,20 @@ export async function logIn({ user, password, isNew, urls }) {
   const session = await Session.logIn({ urls: all, user: id, password, store, name: deviceName() });
   remember(id, false);
   return client(id, all, session.token, store);
+}
+
+/** Has a code sent. @param {string} address @param {string[]} urls */
+export const askForCode = (address, urls) => requestCode({ urls: nodes(urls), address });
+
+/** @param {string} address @param {string} code @param {string[]} urls */
+export async function logInByCode(address, code, urls) {
+  const all = nodes(urls);
+  // The same address, the same store: it is the same device when its person comes back.
+  const db = `flotilla/@${address.toLowerCase()}`;
+  const store = await IndexedDbStore.open(db);
+  const session = await Session.logInByCode({ urls: all, address, code, store, name: deviceName() });
+  remember(session.user, false, db);
+  return client(session.user, all, session.token, store);
 }
 
 /** A demo user: a name, and nothing else. @param {string} user @param {string[]} urls */
@@ -81,7 +100,7 @@ export async function restore(urls) {
   const store = await openStore(account.user);
   const session = await Session.restore({ urls: nodes(urls), store });
   if (!session) return null;
-  remember(account.user, false);
+  remember(account.user, false, account.db);
   return client(account.user, nodes(urls), session.token, store);
 }
 
@@ -108,7 +127,7 @@ export async function logOut(client) {
     await store.close();
   }
   await client.close();
-  indexedDB.deleteDatabase(`flotilla/${user}`);
+  indexedDB.deleteDatabase(dbOf(user));
   keep('flotilla.accounts', accounts().filter(a => a.user !== user));
   for (const key of Object.keys(localStorage)) if (key.startsWith(`flotilla.${user}.`)) localStorage.removeItem(key);
   leaveTab();

@@ -1,10 +1,11 @@
-// The entrance: log in, register, or walk in as a demo user where the node allows it.
+// The entrance: log in, register, or by a one-time code or as a demo user where the node allows it.
 
 import { userId } from '../../../../client-js/src/index.js';
 import { accounts, enter, logIn } from '../account.js';
 import { problem } from '../app.js';
 import { announce, h, setText } from '../dom.js';
 import { hue, initials } from '../format.js';
+import { CodeForm } from './code.js';
 
 export class Entrance {
   #page;
@@ -26,10 +27,22 @@ export class Entrance {
       h('label', { for: 'user' }, 'Name'), this.user,
       h('label', { for: 'password' }, 'Password'), this.password,
       this.error, this.submit, h('p', { class: 'form-foot' }, this.toggle));
+    this.form = form;
+    const code = page.methods?.includes('code') ? new CodeForm(page, client => done(client), () => this.#byCode(false)) : null;
+    this.code = code;
+    if (code) form.append(h('p', { class: 'form-foot' }, h('button', { class: 'link', type: 'button', onclick: () => this.#byCode(true) }, 'Log in with a code instead')));
     this.el = h('main', { class: 'entrance' }, h('div', { class: 'card' },
       h('div', { class: 'brand' }, h('span', { class: 'splash-mark', 'aria-hidden': 'true' }), 'Flotilla'),
-      this.title, page.demo ? this.#demo() : null, form));
+      this.title, page.demo ? this.#demo() : null, form, code && code.el));
     this.#turn(false);
+  }
+
+  /** @param {boolean} on */
+  #byCode(on) {
+    this.form.hidden = on;
+    this.code?.show(on);
+    if (on) setText(this.title, 'Log in with a code');
+    else this.#turn(this.#isNew);
   }
 
   /** Names that work without a password, on the machine of a developer. */
