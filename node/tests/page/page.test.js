@@ -331,6 +331,34 @@ test('people are found by the beginning of their names, call themselves what the
   await close(sven);
 });
 
+test('somebody comes by a one-time code, stays, and comes back as the same device', { skip }, async () => {
+  const context = await people.browserOf();
+  const page = await people.tab(context, dev.urls[1]);
+  const ask = async (/** @type {string} */ address) => {
+    await page.getByRole('button', { name: 'Use a one-time code' }).click();
+    await page.getByLabel('E-mail or phone').fill(address);
+    await page.getByRole('button', { name: 'Send a code' }).click();
+    await page.locator('#code-error', { hasText: 'A code was sent to' }).waitFor();
+    return dev.code(address.toLowerCase());
+  };
+  const code = await ask('Nora@example.org');
+  await page.getByLabel('Code', { exact: true }).fill(String((Number(code) + 1) % 1_000_000).padStart(6, '0'));
+  await page.getByRole('button', { name: 'Log in', exact: true }).click();
+  await page.locator('#code-error', { hasText: 'wrong or has expired' }).waitFor();
+  await page.getByLabel('Code', { exact: true }).fill(`${code.slice(0, 3)} ${code.slice(3)}`);
+  await page.getByRole('button', { name: 'Log in', exact: true }).click();
+  await people.online(page);
+  const device = await page.evaluate('window.flotilla.client.status.device');
+  assert.match(await page.evaluate('window.flotilla.client.user'), /^e\.[0-9a-f]{32}$/);
+  await page.reload();
+  await people.online(page);
+  assert.equal(await page.evaluate('window.flotilla.client.status.device'), device);
+  await openDirect(page, 'ben');
+  await write(page, 'by code');
+  await bubble(page, 'by code').getByLabel(/Sent|Delivered/).waitFor();
+  await context.close();
+});
+
 test('no page met an error', { skip }, () => {
   assert.deepEqual(people.errors, []);
 });

@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { binary, until } from '../../../../client-js/tests/support/cluster.js';
@@ -54,6 +55,17 @@ export class Dev {
   async turn(page, node, what) {
     await page.getByRole('button', { name: `${what} node ${node}` }).click();
     await page.getByRole('button', { name: `${what === 'Kill' ? 'Restart' : 'Kill'} node ${node}` }).waitFor();
+  }
+
+  /** The newest one-time code for an address, out of the nodes' logs. @param {string} address @returns {Promise<string>} */
+  async code(address) {
+    const dir = this.lines.join('\n').match(/data in (\S+)/)?.[1];
+    const found = async () => {
+      const logs = await Promise.all([1, 2, 3].map(n => readFile(`${dir}/node${n}/log`, 'utf8')));
+      return logs.join('\n').replace(/\u001b\[[\d;]*m/g, '').split('\n').findLast(line => line.includes('one-time code') && line.includes(address))?.match(/code="?(\d{6})/)?.[1];
+    };
+    await until(async () => (await found()) !== undefined, `a code for ${address} stands in a log`, 10_000);
+    return /** @type {string} */ (await found());
   }
 
   async end() {

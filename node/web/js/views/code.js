@@ -24,19 +24,12 @@ export class CodeForm {
     this.el = h('form', { onsubmit: (/** @type {Event} */ e) => this.#onSubmit(e), 'aria-describedby': 'code-error', novalidate: true },
       h('label', { for: 'address' }, 'E-mail or phone'), this.address, this.row, this.said, this.submit,
       h('p', { class: 'form-foot' }, this.another),
-      h('p', { class: 'form-foot' }, h('button', { class: 'link', type: 'button', onclick: leave }, 'Log in with a password')));
+      h('p', { class: 'form-foot' }, h('button', { class: 'link', type: 'button', onclick: leave }, 'Use a password')));
     this.address.addEventListener('input', () => {
       this.#login.back();
       this.#say('');
     });
-    this.show(false);
-  }
-
-  /** @param {boolean} on */
-  show(on) {
-    this.el.hidden = !on;
     this.#say('');
-    if (on) this.address.focus();
   }
 
   /** @param {string} text what is wrong, or what to do now @param {boolean} [isNews] */

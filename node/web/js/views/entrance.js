@@ -5,7 +5,6 @@ import { accounts, enter, logIn } from '../account.js';
 import { problem } from '../app.js';
 import { announce, h, setText } from '../dom.js';
 import { hue, initials } from '../format.js';
-import { CodeForm } from './code.js';
 
 export class Entrance {
   #page;
@@ -28,21 +27,24 @@ export class Entrance {
       h('label', { for: 'password' }, 'Password'), this.password,
       this.error, this.submit, h('p', { class: 'form-foot' }, this.toggle));
     this.form = form;
-    const code = page.methods?.includes('code') ? new CodeForm(page, client => done(client), () => this.#byCode(false)) : null;
-    this.code = code;
-    if (code) form.append(h('p', { class: 'form-foot' }, h('button', { class: 'link', type: 'button', onclick: () => this.#byCode(true) }, 'Log in with a code instead')));
+    if (page.methods?.includes('code')) form.append(h('p', { class: 'form-foot' }, h('button', { class: 'link', type: 'button', onclick: () => this.#byCode() }, 'Use a one-time code')));
     this.el = h('main', { class: 'entrance' }, h('div', { class: 'card' },
       h('div', { class: 'brand' }, h('span', { class: 'splash-mark', 'aria-hidden': 'true' }), 'Flotilla'),
-      this.title, page.demo ? this.#demo() : null, form, code && code.el));
+      this.title, page.demo ? this.#demo() : null, form));
     this.#turn(false);
   }
 
-  /** @param {boolean} on */
-  #byCode(on) {
-    this.form.hidden = on;
-    this.code?.show(on);
-    if (on) setText(this.title, 'Log in with a code');
-    else this.#turn(this.#isNew);
+  /** Few want it: fetched when somebody does. */
+  async #byCode() {
+    const { CodeForm } = await import('./code.js');
+    const back = () => {
+      code.el.replaceWith(this.form);
+      this.#turn(this.#isNew);
+    };
+    const code = new CodeForm(this.#page, this.#done, back);
+    this.form.replaceWith(code.el);
+    setText(this.title, 'Log in with a code');
+    code.address.focus();
   }
 
   /** Names that work without a password, on the machine of a developer. */
