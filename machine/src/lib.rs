@@ -198,6 +198,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::SeqAt { .. }
         | Query::Standing { .. }
         | Query::Feed { .. }
+        | Query::Mentions { .. }
         | Query::Audience { .. } => conversation::query(&view, &meta()?, query),
 
         Query::ShardState => shard_state(&view, &meta()?),

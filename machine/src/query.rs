@@ -190,6 +190,13 @@ pub enum Query {
         to: Seq,
         bytes_max: u32,
     },
+    /// Conversation shard. How often this user is named in messages with an n in (past, to].
+    Mentions {
+        conv: ConvId,
+        user: UserId,
+        past: Count,
+        to: Count,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -286,6 +293,16 @@ pub enum Answer {
         head: Seq,
         n_head: Count,
     },
+    Mentions(MentionsView),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MentionsView {
+    pub count: u32,
+    /// Of the first of them.
+    pub first: Option<Seq>,
+    /// There are more than are counted.
+    pub more: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

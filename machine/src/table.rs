@@ -55,6 +55,7 @@ pub mod kind {
     /// Reserved: deletion, trim, mode switch.
     pub const CONVERSATION_JOB: u8 = 0x1e;
     pub const ROSTER: u8 = 0x1f;
+    pub const MENTION: u8 = 0x20;
 
     // User side.
     pub const USER: u8 = 0x30;
@@ -74,8 +75,8 @@ pub mod kind {
     pub const PREKEY: u8 = 0x40;
     pub const CONTACT: u8 = 0x41;
     pub const BLOCK: u8 = 0x42;
-    /// Reserved: mention counts.
-    pub const MENTION: u8 = 0x43;
+    /// Reserved, and not needed: mentions are counted in the conversation's shard.
+    pub const MENTION_COUNT: u8 = 0x43;
     /// Reserved: pushes to phones.
     pub const PUSH: u8 = 0x44;
     pub const PRESENCE: u8 = 0x45;
@@ -110,6 +111,7 @@ pub mod kind {
             REVISION => "revision",
             OWED => "owed",
             ROSTER => "roster",
+            MENTION => "mention",
             USER => "user",
             DEVICE => "device",
             INSTALL => "install",

@@ -22,6 +22,8 @@ pub const BODY_BYTES_MAX: usize = 32 * 1024;
 pub const FRAMES_PER_MESSAGE_MAX: usize = 64;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
 pub const MENTIONS_MAX: usize = 50;
+/// Unread mentions in one conversation that are counted; of more it is said that there are more.
+pub const MENTIONS_COUNTED_MAX: usize = 1_000;
 pub const ACKS_PER_FRAME_MAX: usize = 1_000;
 
 /// Unacked entries and gaps on one connection.
@@ -75,6 +77,8 @@ pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
 /// The newest rules of `apply`. A cluster keeps the level that it was made with.
 pub const FEATURE_LEVEL: u32 = 2;
+/// From this level on it is kept who is named in which message.
+pub const MENTIONS_LEVEL: u32 = 3;
 /// From this level on there are channels, and groups in pull mode.
 pub const PULL_LEVEL: u32 = 3;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is

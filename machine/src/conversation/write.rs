@@ -4,17 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_proto::entry::Entry;
+use flotilla_proto::entry::{Entry, What};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_proto::member::Mode;
 
-use super::plan::{Change, Plan, Step};
+use super::plan::{Change, Plan, Step, row_of};
 use super::tables::conversation::{ConversationRow, Conversations};
 use super::tables::dedup::{DedupRow, Dedups};
 use super::tables::dedup_age::DedupAges;
 use super::tables::dirty::{Dirties, DirtyRow};
 use super::tables::entry::Entries;
 use super::tables::member::Members;
+use super::tables::mention::Mentions;
 use super::tables::revision::Revisions;
 use super::tables::roster::Rosters;
 use crate::Fatal;
@@ -34,6 +36,7 @@ pub fn write(ctx: &mut Ctx<'_, '_>, asked: &Append, body_hash: Hash32, mut plan:
     advance(&mut plan.conversation, &entry);
     write_entry(ctx, &entry, &plan)?;
     write_members(ctx, &entry, &mut plan);
+    write_mentions(ctx, &entry)?;
     let told = write_rosters(ctx, &entry, &mut plan)?;
     table::put::<Conversations>(ctx.txn, &entry.conv, &plan.conversation);
     for (target, parts) in told {
@@ -104,6 +107,22 @@ fn write_members(ctx: &mut Ctx<'_, '_>, entry: &Entry, plan: &mut Plan) {
     for (user, change) in &plan.changes {
         table::put::<Members>(ctx.txn, &(entry.conv.clone(), user.clone()), &change.row);
     }
+}
+
+/// Who is named, of the members that this message counts for.
+fn write_mentions(ctx: &mut Ctx<'_, '_>, entry: &Entry) -> Result<(), Fatal> {
+    let Some(What::Message { mentions, .. }) = entry.what.as_ref().filter(|what| what.is_countable()) else {
+        return Ok(());
+    };
+    if mentions.is_empty() || !ctx.meta.has_level(limits::MENTIONS_LEVEL) {
+        return Ok(());
+    }
+    for user in mentions.iter().filter(|user| **user != entry.from) {
+        if row_of(ctx.txn, &entry.conv, user)?.is_some_and(|row| row.is_member()) {
+            table::put::<Mentions>(ctx.txn, &(entry.conv.clone(), user.clone(), entry.n), &entry.seq);
+        }
+    }
+    Ok(())
 }
 
 /// Notes on the rosters whose part is owed, counts members in and out. Returns all targets to be told, and whether parts

@@ -2,6 +2,7 @@
 
 mod folded;
 mod log;
+mod mentions;
 mod owed;
 mod people;
 mod pulled;
@@ -9,6 +10,7 @@ mod pulled;
 pub use log::for_reader;
 
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::plan::row_of;
 use super::tables::conversation::{ConversationRow, Conversations};
@@ -51,6 +53,11 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         }
         Query::Audience { conv, user } => {
             with(view, meta, conv, user, |row, member| people::audience(view, conv, &row, &member))
+        }
+        // A shard that keeps none says so: no count is not the same as none.
+        Query::Mentions { .. } if !meta.has_level(limits::MENTIONS_LEVEL) => Ok(Answer::NotFound),
+        Query::Mentions { conv, user, past, to } => {
+            with(view, meta, conv, user, |_, _| mentions::mentions(view, conv, user, *past, *to))
         }
         Query::Standing { conv, users } => pulled::standing(view, meta, conv, users),
         Query::Feed { conv, from, to, bytes_max } => pulled::feed(view, meta, conv, (*from, *to), *bytes_max),

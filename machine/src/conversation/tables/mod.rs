@@ -6,6 +6,7 @@ pub mod dedup_age;
 pub mod dirty;
 pub mod entry;
 pub mod member;
+pub mod mention;
 pub mod receipt_dirty;
 pub mod revision;
 pub mod roster;

@@ -6,6 +6,7 @@ mod folded;
 mod groups;
 mod kit;
 mod log;
+mod mentions;
 mod properties;
 mod pulled;
 mod receipts;
