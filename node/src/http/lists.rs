@@ -4,7 +4,7 @@
 //! list itself comes from the user's shard alone.
 
 use flotilla_machine::command::{ConvChange, ConvSettings};
-use flotilla_machine::query::{Conversation, InboxRow, Place, RowsPage};
+use flotilla_machine::query::{Conversation, InboxRow, MentionsView, Place, RowsPage};
 use flotilla_machine::{Answer, Command, Query};
 use flotilla_proto::entry::{Entry, What};
 use flotilla_proto::frame::{self, ErrorBody};
@@ -62,6 +62,26 @@ pub struct Listed {
     /// With previews: how many members a group has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub members: Option<u32>,
+    /// With previews: unread messages that name you; none, or not known now, without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mentions: Option<Mentioned>,
+}
+
+/// Unread messages that name somebody.
+#[derive(Serialize, JsonSchema)]
+pub struct Mentioned {
+    pub count: u32,
+    /// Seq of the first.
+    pub first: Seq,
+    /// There are more than are counted (1,000).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+impl Listed {
+    fn of(conv: frame::Conv) -> Self {
+        Self { conv, last: None, members: None, mentions: None }
+    }
 }
 
 /// The latest entry that is not a change of another one.
@@ -125,7 +145,7 @@ async fn by_id(shared: &Shared, me: Me, params: ListPage) -> Result<Conversation
     pulled::stand_once(shared, &me.user, &mut page.rows, &Freshness::Any { min_seq: None }).await;
     let next = page.rows.last().filter(|_| page.more).map(|row| row.conv.to_string());
     let epoch = shared.node().epoch;
-    let one = |row: &InboxRow| Listed { conv: ops::conv_frame(&me.user, epoch, row), last: None, members: None };
+    let one = |row: &InboxRow| Listed::of(ops::conv_frame(&me.user, epoch, row));
     Ok(Conversations { convs: page.rows.iter().map(one).collect(), more: page.more, next })
 }
 
@@ -147,7 +167,7 @@ async fn by_activity(shared: &Shared, me: Me, params: ListPage) -> Result<Conver
     let one = |row: InboxRow| {
         let me = &me;
         async move {
-            let mut listed = Listed { conv: ops::conv_frame(&me.user, epoch, &row), last: None, members: None };
+            let mut listed = Listed::of(ops::conv_frame(&me.user, epoch, &row));
             if previews {
                 look(shared, me, &row, &mut listed).await;
             }
@@ -176,6 +196,9 @@ async fn look(shared: &Shared, me: &Me, row: &InboxRow, listed: &mut Listed) {
     if let Ok(page) = ops::entries(shared, query, &conv, fresh.clone()).await {
         listed.last = page.entries.iter().find(|entry| is_shown(entry)).map(preview);
     }
+    if listed.conv.unread > 0 {
+        listed.mentions = mentioned(shared, me, row, fresh.clone()).await;
+    }
     if conv.kind() != ConvKind::Direct {
         let query = Query::Conversation { conv: conv.clone(), user };
         if let Ok(Answer::Conversation(Some(Conversation { name, members, .. }))) =
@@ -183,6 +206,18 @@ async fn look(shared: &Shared, me: &Me, row: &InboxRow, listed: &mut Listed) {
         {
             (listed.conv.name, listed.members) = (Some(name), Some(members));
         }
+    }
+}
+
+/// Counted by the marks that unread is counted by.
+async fn mentioned(shared: &Shared, me: &Me, row: &InboxRow, fresh: Freshness) -> Option<Mentioned> {
+    let (past, to) = (row.n_read.max(row.n_sent), row.part.effective_n(row.n_head));
+    let query = Query::Mentions { conv: row.conv.clone(), user: me.user.clone(), past, to };
+    match shared.backend.query(Route::Conv(row.conv.clone()), query, fresh).await {
+        Ok(Answer::Mentions(MentionsView { count, first: Some(first), more })) => {
+            Some(Mentioned { count, first, more })
+        }
+        _ => None,
     }
 }
 

@@ -192,6 +192,30 @@ async fn presence_privacy_and_contacts_over_rest() {
 }
 
 #[tokio::test]
+async fn the_list_counts_who_is_named_in_what_is_unread() {
+    let node = Node::start().await;
+    node.fake.raise_level(flotilla_proto::limits::MENTIONS_LEVEL);
+    for user in ["alice", "bob", "carol"] {
+        node.caught_up(user, "1").await;
+    }
+    let (_, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob","carol"]}"#).await;
+    let messages = format!("/v1/conversations/{}/messages", text(&group, "conv"));
+    for mentions in [json!([]), json!(["bob"]), json!(["bob", "alice"])] {
+        let body = json!({ "body": "aGk", "mentions": mentions }).to_string();
+        assert_eq!(node.post(&messages, "dev:alice", &body).await.0, 200);
+    }
+    let listed = async |token: &str| {
+        let (_, page) = node.get("/v1/conversations?order=activity&previews=true", token).await;
+        (page["convs"][0]["unread"].clone(), page["convs"][0]["mentions"].clone())
+    };
+    assert_eq!(listed("dev:bob").await, (json!(3), json!({ "count": 2, "first": 3 })));
+    assert_eq!(listed("dev:carol").await, (json!(3), Value::Null));
+    assert_eq!(listed("dev:alice").await, (json!(0), Value::Null), "not by oneself");
+    assert_eq!(node.post(&messages, "dev:bob", &json!({ "body": "aGk" }).to_string()).await.0, 200);
+    assert_eq!(listed("dev:bob").await, (json!(0), Value::Null), "who writes has read");
+}
+
+#[tokio::test]
 async fn the_list_by_activity_shows_the_last_messages_and_what_is_settled() {
     let node = Node::start().await;
     for user in ["alice", "bob", "carol"] {

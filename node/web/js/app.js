@@ -96,6 +96,7 @@ export class App {
     const thread = this.current === null ? undefined : this.#threads.get(this.current);
     if (thread?.trouble) void thread.older();
     void this.rooms.prefetch();
+    this.rooms.countMentions().catch(() => {});
   }
 
   /** @param {import('./rooms.js').Room} room */

@@ -1,7 +1,8 @@
 // The list of conversations: names, last lines, unread counts, who has read what. Fed by the client's events; knows no screen.
 //
 // Unread is counted as the protocol does: n of the newest countable message less n of what was read or written by this person
-// last. The server says both with each `conv`; between two of those, entries move them.
+// last. The server says both with each `conv`; between two of those, entries move them. Mentions likewise: the list says how many
+// there are, by the same marks on every device, and entries add to it.
 
 import { fold, peerOf, textOf } from '../../../client-js/src/index.js';
 import { eventText } from './format.js';
@@ -22,6 +23,8 @@ const PREFETCH = 12;
  * @property {{ text: string, from: string, ts: number, seq: number, isEvent?: boolean, waiting?: boolean } | null} last
  * @property {number} ts of the last activity
  * @property {any[] | null} members
+ * @property {{ count: number, past: number, to: number }} told mentions with an n in (past, to], as the server counted them
+ * @property {number[]} named n of later messages that name this person
  */
 
 /** @param {Room} room @returns {{ pinned?: number, muted_until?: number, archived?: boolean, unread?: boolean }} */
@@ -63,7 +66,7 @@ export class Rooms {
     const { user } = this.#client;
     const name = peer === undefined ? (this.#memory.names[conv] ?? '') : peer === user ? 'Notes to self' : peer;
     /** @type {Room} */
-    const room = { conv, kind: peer === undefined ? 'group' : 'direct', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null };
+    const room = { conv, kind: peer === undefined ? 'group' : 'direct', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null, told: { count: 0, past: 0, to: 0 }, named: [] };
     this.#rooms.set(conv, room);
     return room;
   }
@@ -92,6 +95,23 @@ export class Rooms {
     return Math.max(0, room.n - room.readN);
   }
 
+  /** Unread messages that name this person. What was counted is right until it is read; then, once it is all read. @param {Room} room */
+  mentions(room) {
+    const { count, to } = room.told;
+    return (room.readN < to ? count : 0) + room.named.filter(n => n > room.readN && n > to).length;
+  }
+
+  /** Has them counted by the server: what came before this device, or was read in part on another. */
+  async countMentions() {
+    const { convs } = await this.#client.call('GET conversations', { order: 'activity', previews: true });
+    for (const { conv, n_head, unread, mentions } of convs) {
+      const room = this.#room(conv);
+      room.told = { count: mentions?.count ?? 0, past: n_head - unread, to: n_head };
+      room.named = room.named.filter(n => n > n_head);
+    }
+    this.onChange();
+  }
+
   /** Muted and archived ones aside. */
   get unreadInAll() {
     let sum = 0;
@@ -114,7 +134,7 @@ export class Rooms {
     room.kind = state.kind ?? room.kind;
     if (state.name) this.#name(room, state.name);
     room.n = Math.max(room.n, state.n_head ?? 0);
-    room.readN = Math.max(room.readN, (state.n_head ?? 0) - state.unread);
+    this.#read(room, (state.n_head ?? 0) - state.unread);
     room.ts = Math.max(room.ts, state.last_ts ?? 0);
     return room;
   }
@@ -138,7 +158,8 @@ export class Rooms {
   onEntry(entry) {
     const room = this.#room(entry.conv);
     room.n = Math.max(room.n, entry.n ?? 0);
-    if (entry.from === this.#client.user && entry.kind === 'message') room.readN = Math.max(room.readN, entry.n);
+    if (entry.from === this.#client.user && entry.kind === 'message') this.#read(room, entry.n);
+    else if (entry.kind === 'message' && entry.mentions?.includes(this.#client.user)) room.named.push(entry.n);
     if ((entry.kind === 'create' || entry.kind === 'rename') && entry.name) this.#name(room, entry.name);
     if (['add', 'remove', 'leave', 'role', 'create'].includes(entry.kind)) room.members = null;
     room.ts = Math.max(room.ts, entry.ts);
@@ -169,8 +190,18 @@ export class Rooms {
   onRead(conv, seq, n) {
     const room = this.#room(conv);
     if (n <= room.readN) return;
-    room.readN = n;
+    this.#read(room, n);
     this.onChange();
+  }
+
+  /** @param {Room} room @param {number} n */
+  #read(room, n) {
+    if (n <= room.readN) return;
+    room.readN = n;
+    room.named = room.named.filter(named => named > n);
+    // Read in part: how many are left only the server knows.
+    const { count, past, to } = room.told;
+    if (count > 0 && n > past && n < to) this.countMentions().catch(() => {});
   }
 
   /** @param {any} entry @param {string} text */

@@ -95,6 +95,32 @@ test('holes are said, days are parted, and the first unread one is marked', asyn
   assert.deepEqual(thread.rows()[3].gap, [3, 6]);
 });
 
+test('mentions are what the server counted and what came since', async () => {
+  const conv = 'g1';
+  /** @type {any} */
+  let listed = { conv, n_head: 4, unread: 3, mentions: { count: 2, first: 2 } };
+  let asked = 0;
+  const server = Object.assign(client([]), { call: async () => (asked++, { convs: [listed] }) });
+  const rooms = new Rooms(server, { names: { g1: 'team' }, save: () => {} });
+  rooms.onConv({ conv, kind: 'group', head: 4, n_head: 4, read: 1, unread: 3, rev: '1', member: true });
+  const room = /** @type {any} */ (rooms.get(conv));
+  await rooms.countMentions();
+  assert.equal(rooms.mentions(room), 2);
+  rooms.onEntry({ ...entry(5), conv, n: 5, mentions: ['alice'] });
+  rooms.onEntry({ ...entry(6), conv, n: 6, mentions: ['carol'] });
+  assert.equal(rooms.mentions(room), 3);
+  listed = { conv, n_head: 6, unread: 4, mentions: { count: 2, first: 3 } };
+  rooms.onRead(conv, 2, 2);
+  await new Promise(done => setImmediate(done));
+  assert.deepEqual([rooms.mentions(room), asked], [2, 2], 'read in part: the server is asked');
+  rooms.onRead(conv, 6, 6);
+  assert.equal(rooms.mentions(room), 0);
+  rooms.onEntry({ ...entry(7), conv, n: 7, mentions: ['alice'] });
+  assert.equal(rooms.mentions(room), 1);
+  rooms.onEntry({ ...entry(8), conv, from: 'alice', n: 8 });
+  assert.deepEqual([rooms.mentions(room), asked], [0, 2], 'who writes has read');
+});
+
 test('unread counts follow the server and the entries between its words', async () => {
   const rooms = new Rooms(client([]), { names: {}, save: () => {} });
   const conv = { conv: 'd05alice03bob', kind: 'direct', head: 4, n_head: 4, read: 2, unread: 2, rev: '1', member: true, peer: { user: 'bob', delivered: 4, read: 3 } };

@@ -159,7 +159,8 @@ export class Sidebar {
     setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user, from => people.name(from)));
     const { pinned, unread: isMarked } = settings(room);
     const muted = isMuted(room);
-    setText(row.badge, unread > 0 ? (unread > 999 ? '999+' : String(unread)) : '');
+    const named = rooms.mentions(room) > 0;
+    setText(row.badge, unread > 0 ? `${named ? '@ ' : ''}${unread > 999 ? '999+' : unread}` : '');
     row.badge.hidden = unread === 0 && !isMarked;
     row.badge.classList.toggle('is-muted', muted);
     const marks = `${pinned ? 'pin ' : ''}${muted ? 'mute' : ''}`;
@@ -175,7 +176,7 @@ export class Sidebar {
     }
     const presence = people.presence(room.peer);
     setAttr(row.avatar, 'data-presence', presence?.state ?? null);
-    setText(row.more, [unread > 0 ? 'unread' : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : ''].filter(Boolean).join(', '));
+    setText(row.more, [named ? 'names you' : '', unread > 0 ? 'unread' : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : ''].filter(Boolean).join(', '));
     row.el.classList.toggle('is-unread', unread > 0 || isMarked === true);
   }
 }
