@@ -1,6 +1,6 @@
 //! HTTP: accept loop, WebSocket upgrade, REST, health.
 //!
-//! - [`server`] connections, caps and the router
+//! - [`server`] connections, caps and the router; [`impatient`] answers that nobody takes
 //! - [`ws`] the upgrade to a WebSocket
 //! - [`route`] how an operation is declared, [`routes`] the table of all, [`api`] who asks for one, also by `call` over the socket
 //! - [`documents`] the API as OpenAPI, AsyncAPI, JSON Schema
@@ -13,6 +13,7 @@ pub mod api;
 pub mod documents;
 pub mod groups;
 pub mod history;
+pub mod impatient;
 pub mod inbox;
 pub mod lists;
 pub mod login;

@@ -1,7 +1,7 @@
 //! The accept loop: caps first, then one task per connection with hyper's HTTP/1 and our own timers.
 //!
 //! Invariant: nothing is parsed for a connection over the caps, and few of them at a time are told why; headers come within five
-//! seconds. No `axum::serve`, which
+//! seconds, and an answer that its client does not take is given up. No `axum::serve`, which
 //! knows no header time-out and does not run in the simulator.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
+use super::impatient::Impatient;
 use super::{api, origin, page, ws};
 use crate::gateway::shared::Shared;
 
@@ -146,6 +147,7 @@ async fn connection(stream: Stream, addr: SocketAddr, router: Router, shared: Ar
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(Timer).header_read_timeout(Duration::from_millis(limits::HEADER_DEADLINE_MS)).max_buf_size(16 * 1024);
+    let stream = Impatient::new(stream, Duration::from_millis(shared.options.timings.socket_full_max_ms));
     let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(served);
     let mut node = shared.backend.node();

@@ -477,3 +477,31 @@ async fn a_stream_without_acks_holds_still_and_is_closed_and_a_draining_node_sen
     node.fake.node.send_modify(|view| view.draining = true);
     assert!(other.until(r#""t":"goaway""#).await, "{}", other.text);
 }
+
+#[tokio::test]
+async fn exports_that_nobody_reads_give_their_turns_back() {
+    let timings = crate::gateway::shared::Timings { socket_full_max_ms: 400, ..Default::default() };
+    let node = Node::with(Options { dev_auth: true, timings, ..Options::default() }).await;
+    node.caught_up("bob", "1").await;
+    let mut alice = node.caught_up("alice", "1").await;
+    // More than the sockets of one connection hold.
+    let body = "x".repeat(flotilla_proto::limits::BODY_BYTES_MAX);
+    let mut conv = None;
+    for cid in 1..=384 {
+        conv = Some(alice.send("bob", cid, &body).await.conv);
+    }
+    let path = format!("/v1/conversations/{}/export", conv.expect("sent"));
+    let turns = &node.shared.exports;
+    let mut deaf = Vec::new();
+    for _ in 0..flotilla_proto::limits::EXPORTS_AT_ONCE {
+        let mut stream = node.open(&path, "dev:bob", &[]).await;
+        assert!(stream.until("HTTP/1.1 200").await);
+        deaf.push(stream);
+    }
+    assert_eq!(turns.available_permits(), 0);
+    let (status, problem) = node.get(&path, "dev:bob").await;
+    assert_eq!((status, text(&problem, "code")), (429, "too_many_requests"));
+    let all = flotilla_proto::limits::EXPORTS_AT_ONCE as u32;
+    let back = tokio::time::timeout(crate::testing::client::PATIENCE, turns.acquire_many(all)).await;
+    assert!(back.is_ok(), "nobody read, and the turns are free again");
+}

@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::impatient::Impatient;
 use super::server::Peer;
 use super::{api, origin};
 use crate::gateway::connection;
@@ -41,9 +42,9 @@ pub async fn upgrade(
     tokio::spawn(async move {
         let Ok(upgraded) = on_upgrade.await else { return };
         // Out of hyper's boxes: what an idle connection keeps is counted in bytes.
-        let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Impatient<Stream>>>() else { return };
         // Copied, not kept: however little came behind the request, it would hold on to hyper's whole buffer.
-        let (io, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        let (io, read) = (parts.io.into_inner().into_inner(), parts.read_buf.to_vec());
         drop(parts.read_buf);
         let socket = Box::pin(Socket::new(io, read, encoding.unwrap_or(Encoding::Json))).await;
         match refusal {
