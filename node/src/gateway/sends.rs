@@ -6,6 +6,10 @@
 //! whole window of them catches up in one go. One round trip for each would be slower than they come in, and never end.
 //! If the earlier one is refused for good, the later one is asked again without it; if the earlier one may be sent again by
 //! the client, the later one is answered `out_of_order`, so that it cannot overtake.
+//!
+//! Invariant: what is handed in stays in proportion to what was sent. Where one was refused, the next one may well be, and
+//! where one is not in the log for good, those behind it cannot be: a window of which each is tried again whenever the one
+//! before it is would be handed in as often as the square of its length, and only its length is counted by the limits.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -24,6 +28,8 @@ enum End {
     Refused(Option<Box<Front>>),
     /// May be sent again, or may even have happened.
     Open,
+    /// May be sent again, and has not happened: whatever names it is told `out_of_order`.
+    Undone,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -32,6 +38,8 @@ struct Progress {
     tries: u32,
     /// Told `out_of_order`, and not handed in again yet: whoever follows would be told the same.
     waits: bool,
+    /// It follows one that was refused, and may be refused itself: whoever follows waits for its end.
+    is_doubtful: bool,
     end: Option<End>,
 }
 
@@ -74,7 +82,7 @@ impl Sends {
 
 /// Waits until the command in front has been handed in more than `tries` times, or has ended.
 async fn next_of(front: &mut Front, tries: u32) -> Progress {
-    let is_ready = |p: &Progress| p.end.is_some() || (!p.waits && p.tries > tries);
+    let is_ready = |p: &Progress| p.end.is_some() || (!p.waits && !p.is_doubtful && p.tries > tries);
     let lost = Progress { end: Some(End::Open), ..Progress::default() };
     // Without its sender it was given up in the middle.
     front.1.wait_for(is_ready).await.map_or(lost, |progress| progress.clone())
@@ -103,15 +111,23 @@ impl Ticket {
         let (mut tries, mut is_first) = (0, true);
         // What is in front may be sent again by the client: whoever follows must not overtake it, even where this one is refused.
         let mut is_open = false;
-        let result = loop {
+        let result = 'tries: loop {
             let mut named = after;
             while let Some(mut front) = before.take() {
                 let now = next_of(&mut front, tries).await;
                 tries = now.tries;
                 match now.end {
-                    Some(End::Refused(further)) => (before, tries) = (further.map(|front| *front), 0),
-                    Some(end @ (End::Accepted | End::Open)) => {
-                        is_open = matches!(end, End::Open);
+                    Some(End::Refused(further)) => {
+                        progress.send_modify(|p| p.is_doubtful = true);
+                        (before, tries) = (further.map(|front| *front), 0);
+                    }
+                    // Told so once already; the log could say nothing else.
+                    Some(End::Undone) if !is_first => {
+                        is_open = true;
+                        break 'tries Err(ErrorBody::new(ErrorCode::OutOfOrder, "what it follows was not taken"));
+                    }
+                    Some(end @ (End::Accepted | End::Open | End::Undone)) => {
+                        is_open = !matches!(end, End::Accepted);
                         named = Some(front.0);
                         break;
                     }
@@ -134,7 +150,8 @@ impl Ticket {
         progress.send_modify(|p| {
             p.end = Some(match &result {
                 Ok(_) => End::Accepted,
-                Err(error) if error.retryable || is_open => End::Open,
+                Err(error) if error.code == ErrorCode::OutOfOrder || (is_open && !error.retryable) => End::Undone,
+                Err(error) if error.retryable => End::Open,
                 Err(_) => End::Refused(before.map(Box::new)),
             });
         });
@@ -164,6 +181,7 @@ mod tests {
         submissions: Cell<usize>,
         counted: RefCell<BTreeSet<Cid>>,
         refuses: Option<Cid>,
+        refuses_all: bool,
         loses: Option<Cid>,
     }
 
@@ -201,6 +219,8 @@ mod tests {
                     Err(ErrorBody::new(ErrorCode::Unavailable, ""))
                 } else if ask.after.is_some_and(|after| !entries.contains(&after)) {
                     Err(ErrorBody::new(ErrorCode::OutOfOrder, ""))
+                } else if self.refuses_all {
+                    Err(ErrorBody::new(ErrorCode::NotMember, ""))
                 } else {
                     entries.push(cid);
                     Ok(accepted(entries.len()))
@@ -273,6 +293,24 @@ mod tests {
             assert_eq!(code, wanted, "{cid:?}");
         }
         assert_eq!(*log.entries.borrow(), [Cid(1), Cid(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_window_that_is_refused_or_cut_off_is_not_handed_in_over_and_over() {
+        let count = 64;
+        for log in [Log { refuses_all: true, ..Log::default() }, Log { loses: Some(Cid(1)), ..Log::default() }] {
+            let (answers, _) = pipeline(&log, count).await;
+            assert!(answers.len() == count as usize && answers.iter().all(|(_, answer)| answer.is_err()));
+            assert!(log.entries.borrow().is_empty());
+            assert!(log.submissions.get() <= 4 * count as usize, "{} for {count} commands", log.submissions.get());
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_refused_costs_those_behind_it_little() {
+        let log = Log { refuses: Some(Cid(3)), ..Log::default() };
+        let (_, rounds) = pipeline(&log, 48).await;
+        assert!(rounds <= 5 && log.submissions.get() <= 4 * 48, "{rounds} rounds, {}", log.submissions.get());
     }
 
     #[tokio::test]
