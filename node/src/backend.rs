@@ -44,7 +44,8 @@ pub enum CallError {
 pub enum Freshness {
     /// At the leader, after a ReadIndex.
     Linearizable,
-    /// Any replica that has applied this position.
+    /// Any replica that has applied this position would do. As it is, the leader is asked all the same, without a ReadIndex: one
+    /// that has been deposed answers out of its past, and `min_seq` is not looked at. Whoever needs it compares by itself.
     Any { min_seq: Option<(ConvId, Seq)> },
 }
 

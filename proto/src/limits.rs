@@ -147,6 +147,8 @@ pub const EXPORTS_AT_ONCE: usize = 4;
 pub const EXPORT_RETRY_MS: u64 = 5_000;
 /// Streams of server-sent events that one node serves at the same time.
 pub const INBOX_STREAMS_MAX: usize = 1_000;
+pub const INBOX_STREAMS_PER_USER_MAX: usize = 8;
+pub const INBOX_STREAMS_PER_DEVICE_MAX: usize = 2;
 /// Sends a second of one user, and into one conversation, on one node (defaults; 0: no limit), and how many seconds' worth
 /// may come at once.
 pub const SENDS_PER_USER: u32 = 50;

@@ -83,3 +83,14 @@ pub fn internal(what: &str) -> ErrorBody {
 pub fn not_found(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::NotFound, message)
 }
+/// It was revoked, or never was.
+pub fn no_device() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Unauthenticated, "there is no such device any more")
+}
+
+/// `allow`: the verbs that are taken there.
+pub fn wrong_verb(allow: &[&str]) -> ErrorBody {
+    let details = Some(serde_json::json!({ "allow": allow }));
+    ErrorBody { details, ..ErrorBody::new(ErrorCode::MethodNotAllowed, format!("only {} here", allow.join(", "))) }
+}
+

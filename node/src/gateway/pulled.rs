@@ -3,6 +3,8 @@
 //! A session subscribes by looking ([`stand`]); a request without a session asks once ([`stand_once`]). A device that is new
 //! takes its places before its first `ready` ([`place`]).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use flotilla_machine::command::PulledHead;
 use flotilla_machine::query::{InboxRow, RowsPage, Standing};
 use flotilla_machine::{Answer, Command, Query, Reply};
@@ -57,15 +59,17 @@ async fn ask(shared: &Shared, user: &UserId, conv: ConvId, freshness: Freshness)
     }
 }
 
-/// As [`stand`], without a subscription. Rows whose conversation cannot tell now stay as they are.
-pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], freshness: &Freshness) {
+/// As [`stand`], without a subscription. Rows whose conversation cannot tell now stay as they are; whether there are none.
+pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], freshness: &Freshness) -> bool {
     let pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.is_pulled()).collect();
+    let all = AtomicBool::new(true);
     stream::iter(pulled)
         .for_each_concurrent(AT_ONCE, async |row| {
             let standing = ask(shared, user, row.conv.clone(), freshness.clone()).await;
-            merge(row, standing.ok());
+            all.fetch_and(merge(row, standing.ok()), Ordering::Relaxed);
         })
         .await;
+    all.into_inner()
 }
 
 /// Has a device that is new take its place in every conversation in pull mode; nothing is done for others.

@@ -24,6 +24,7 @@ use crate::auth::limiter::Limiter;
 use crate::auth::password::Passwords;
 use crate::auth::{self, Caller, TokenError, jwt};
 use crate::backend::{Backend, Freshness, NodeView, Route};
+use crate::http::turns::Turns;
 use crate::metrics::{Counter, Gauge, Histogram, Registry};
 
 /// The wall clock, read in one place of the product.
@@ -181,7 +182,7 @@ pub struct Shared {
     /// Turns for exports.
     pub exports: Arc<Semaphore>,
     /// Turns for streams of server-sent events.
-    pub streams: Arc<Semaphore>,
+    pub streams: Turns,
     pub figures: Figures,
     pub withdrawals: Withdrawals,
     pub pool: Pool,
@@ -191,6 +192,10 @@ pub struct Shared {
 }
 
 const DEVICE_CACHE: Duration = Duration::from_secs(5);
+
+fn is_fresh(at: &Instant) -> bool {
+    at.elapsed() < DEVICE_CACHE
+}
 
 impl Shared {
     pub fn new(
@@ -221,7 +226,7 @@ impl Shared {
             options,
             asks: Limiter::new(limits::ASKS_BURST, limits::ASKS_PER_MINUTE),
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
-            streams: Arc::new(Semaphore::new(limits::INBOX_STREAMS_MAX)),
+            streams: Turns::default(),
             figures: Figures::new(registry),
             withdrawals: Withdrawals::new(withdrawals_given_up),
             pool: Pool::default(),
@@ -274,14 +279,18 @@ impl Shared {
 
     /// The device exists and is logged in; remembered for five seconds.
     pub async fn check_device(&self, user: &UserId, device: DeviceId) -> Result<(), ErrorBody> {
-        let key = (user.clone(), device);
-        let is_fresh = |at: &Instant| at.elapsed() < DEVICE_CACHE;
-        if self.checked().get(&key).is_some_and(is_fresh) {
+        if self.checked().get(&(user.clone(), device)).is_some_and(is_fresh) {
             return Ok(());
         }
+        self.check_device_now(user, device).await
+    }
+
+    /// As [`Self::check_device`], whatever is remembered.
+    pub async fn check_device_now(&self, user: &UserId, device: DeviceId) -> Result<(), ErrorBody> {
         let account = self.account(user, Freshness::Linearizable).await?;
         let found = account.as_ref().and_then(|a| a.devices.iter().find(|d| d.device == device));
         if found.is_none_or(|d| d.family.is_none()) || account.is_some_and(|a| a.disabled) {
+            self.forget_device(user, device);
             return Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device is not logged in"));
         }
         let mut checked = self.checked();
@@ -289,7 +298,7 @@ impl Shared {
             checked.retain(|_, at| is_fresh(at));
         }
         if checked.len() < limits::LIMITER_KEYS_MAX {
-            checked.insert(key, Instant::now());
+            checked.insert((user.clone(), device), Instant::now());
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use flotilla_machine::query::FoldedPage;
+use flotilla_machine::query::{EntriesPage, FoldedPage};
 use flotilla_machine::{Answer, Query, Rejection};
 use flotilla_proto::frame::{self, EntryFrame, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
@@ -20,6 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::accounts::Me;
 use super::groups::conv_id;
 use super::route::{Ask, NoParams};
+use crate::auth::TokenError;
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
 use crate::gateway::{errors, ops};
@@ -121,6 +122,8 @@ struct Export {
     head: Seq,
     entries: u64,
     ended: bool,
+    /// None for a demo user, whose device need not be logged in either.
+    expires: Option<TsMs>,
     /// Few exports run at the same time on one node.
     _turn: OwnedSemaphorePermit,
 }
@@ -146,13 +149,14 @@ pub enum ExportLine {
 /// without it was cut off.
 pub async fn export(ask: Ask<NoParams>) -> Result<Response, ErrorBody> {
     let conv = conv_id(ask.at(0))?;
-    let Ask { shared, me, .. } = ask;
+    let Ask { shared, me, expires, .. } = ask;
     let turn = shared.exports.clone().try_acquire_owned().map_err(|_| ErrorBody {
         retry_after_ms: Some(limits::EXPORT_RETRY_MS),
         ..ErrorBody::new(ErrorCode::TooManyRequests, "other exports are under way on this node")
     })?;
     let page = entries(&shared, &me, &conv, Seq(1), Seq(1)).await?;
-    let export = Export { shared, me, conv, next: Seq(1), head: page.head, entries: 0, ended: false, _turn: turn };
+    let (next, head) = (Seq(1), page.head);
+    let export = Export { shared, me, conv, next, head, entries: 0, ended: false, expires, _turn: turn };
     let lines = stream::unfold(export, async |mut export: Export| {
         let part = export.part().await?;
         Some((Ok::<_, Infallible>(part), export))
@@ -160,13 +164,7 @@ pub async fn export(ask: Ask<NoParams>) -> Result<Response, ErrorBody> {
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-async fn entries(
-    shared: &Shared,
-    me: &Me,
-    conv: &ConvId,
-    from: Seq,
-    to: Seq,
-) -> Result<flotilla_machine::query::EntriesPage, ErrorBody> {
+async fn entries(shared: &Shared, me: &Me, conv: &ConvId, from: Seq, to: Seq) -> Result<EntriesPage, ErrorBody> {
     let (user, bytes_max) = (me.user.clone(), limits::PAGE_BYTES_MAX as u32);
     let limit = limits::PAGE_ENTRIES_MAX as u32;
     let query = Query::Entries { conv: conv.clone(), user, from, to, newest_first: false, limit, bytes_max };
@@ -182,7 +180,7 @@ impl Export {
         if self.next > self.head {
             return Some(self.end(json!({ "end": true, "entries": self.entries, "head": self.head })));
         }
-        match entries(&self.shared, &self.me, &self.conv, self.next, self.head).await {
+        match self.read().await {
             Ok(page) => {
                 let last = page.entries.last().map(|entry| entry.seq);
                 self.next = match last.filter(|_| page.more) {
@@ -203,8 +201,49 @@ impl Export {
         }
     }
 
+    /// A token may end and a device be revoked while somebody reads slowly.
+    async fn read(&self) -> Result<EntriesPage, ErrorBody> {
+        if let Some(expires) = self.expires {
+            if expires <= self.shared.now() {
+                return Err(errors::of_token(TokenError::Expired));
+            }
+            self.shared.check_device(&self.me.user, self.me.device).await?;
+        }
+        entries(&self.shared, &self.me, &self.conv, self.next, self.head).await
+    }
+
     fn end(&mut self, line: Value) -> Bytes {
         self.ended = true;
         format!("{line}\n").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::client::Node;
+
+    #[tokio::test]
+    async fn an_export_ends_with_its_token_and_with_its_device() {
+        let node = Node::start().await;
+        node.caught_up("bob", "1").await;
+        let conv = node.caught_up("alice", "1").await.send("bob", 1, "note").await.conv;
+        let user = UserId::parse("alice").expect("valid");
+        for (expires, code) in [(TsMs(1), "token_expired"), (TsMs(u64::MAX), "unauthenticated")] {
+            let mut export = Export {
+                shared: node.shared.clone(),
+                me: Me { user: user.clone(), device: DeviceId(404) },
+                conv: conv.clone(),
+                next: Seq(1),
+                head: Seq(1),
+                entries: 0,
+                ended: false,
+                expires: Some(expires),
+                _turn: node.shared.exports.clone().try_acquire_owned().expect("a turn"),
+            };
+            let last = export.part().await.expect("a line");
+            assert!(String::from_utf8_lossy(&last).contains(code), "{last:?}");
+            assert_eq!(export.part().await, None, "and nothing behind it");
+        }
     }
 }

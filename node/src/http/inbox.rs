@@ -17,16 +17,16 @@ use tokio::time::Instant;
 
 use super::accounts::{self, Me};
 use super::groups::{conv_id, sessionless};
+use super::logs::{LOOK_MAX, Logs, Wanted, before};
 use super::route::{Ask, Done};
 use crate::auth::jwt;
 use crate::backend::{Freshness, Route};
 use crate::gateway::shared::Shared;
-use crate::gateway::window::{self, Item};
+use crate::gateway::window::Item;
 use crate::gateway::{errors, ops, pulled};
 
 /// What one poll returns at most.
 const POLL_CONVERSATIONS_MAX: u32 = 20;
-const POLL_ENTRIES_MAX: u32 = 100;
 const POLL_BYTES_MAX: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_secs(1);
 const TYP: &str = "upto";
@@ -83,8 +83,9 @@ pub enum InboxFrame {
 pub async fn poll(Ask { shared, me, params, .. }: Ask<Wait>) -> Result<Inbox, ErrorBody> {
     let until = Instant::now() + wait_of(params.wait.as_deref())?;
     pulled::place(&shared, &me.user, me.device).await.map_err(errors::of_call)?;
+    let mut logs = Logs::default();
     loop {
-        let page = look(&shared, &me).await?;
+        let page = look(&shared, &me, &mut logs).await?;
         if page.is_some() || Instant::now() >= until || shared.node().draining {
             return Ok(page.unwrap_or(Inbox { frames: Vec::new(), upto: None, more: false }));
         }
@@ -99,16 +100,18 @@ fn wait_of(wait: Option<&str>) -> Result<Duration, ErrorBody> {
 }
 
 /// What is pending now; none: nothing.
-async fn look(shared: &Shared, me: &Me) -> Result<Option<Inbox>, ErrorBody> {
+async fn look(shared: &Shared, me: &Me, logs: &mut Logs) -> Result<Option<Inbox>, ErrorBody> {
     let mut found = Found::default();
     let mut after = None;
+    let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
     // On from page to page while nothing can be shown: conversations whose shard cannot answer now must not hide others.
     loop {
-        let page = rows(shared, me, after.take(), POLL_CONVERSATIONS_MAX, &Freshness::Linearizable).await?;
+        let until = deadline.min(Instant::now() + LOOK_MAX);
+        let (page, _) = rows(shared, me, after.take(), POLL_CONVERSATIONS_MAX, &Freshness::Linearizable, until).await?;
         found.more = page.more;
-        found.take(shared, me, &page.rows).await?;
         after = page.rows.last().map(|row| row.conv.clone());
-        if !found.frames.is_empty() || !page.more || after.is_none() {
+        found.take(shared, me, logs, page.rows, until).await;
+        if !found.frames.is_empty() || !found.more || after.is_none() || Instant::now() >= deadline {
             break;
         }
     }
@@ -120,20 +123,40 @@ async fn look(shared: &Shared, me: &Me) -> Result<Option<Inbox>, ErrorBody> {
     Ok(Some(Inbox { frames, upto: Some(upto), more }))
 }
 
-/// Conversations in which something is pending.
+/// Conversations in which something is pending, and whether those in pull mode could all tell before `until`.
 pub async fn rows(
     shared: &Shared,
     me: &Me,
     after: Option<ConvId>,
     limit: u32,
     freshness: &Freshness,
-) -> Result<RowsPage, ErrorBody> {
+    until: Instant,
+) -> Result<(RowsPage, bool), ErrorBody> {
+    let mut page = match pending_rows(shared, me, after.clone(), limit, freshness).await? {
+        // Not before the leader has said so: another one may not have heard of the device yet.
+        None if *freshness != Freshness::Linearizable => {
+            pending_rows(shared, me, after, limit, &Freshness::Linearizable).await?
+        }
+        page => page,
+    }
+    .ok_or_else(errors::no_device)?;
+    // Those that were asked in time have their heads.
+    let stood = before(until, pulled::stand_once(shared, &me.user, &mut page.rows, freshness)).await;
+    Ok((page, stood == Some(true)))
+}
+
+/// None: there is no such device.
+async fn pending_rows(
+    shared: &Shared,
+    me: &Me,
+    after: Option<ConvId>,
+    limit: u32,
+    freshness: &Freshness,
+) -> Result<Option<RowsPage>, ErrorBody> {
     let query = Query::Pending { user: me.user.clone(), device: me.device, after, limit };
     match shared.backend.query(Route::User(me.user.clone()), query, freshness.clone()).await {
-        Ok(Answer::Rows(mut page)) => {
-            pulled::stand_once(shared, &me.user, &mut page.rows, freshness).await;
-            Ok(page)
-        }
+        Ok(Answer::Rows(page)) => Ok(Some(page)),
+        Ok(Answer::NotFound) => Ok(None),
         Ok(_) => Err(errors::internal("pending")),
         Err(error) => Err(errors::of_call(error)),
     }
@@ -149,23 +172,25 @@ struct Found {
 }
 
 impl Found {
-    async fn take(&mut self, shared: &Shared, me: &Me, rows: &[InboxRow]) -> Result<(), ErrorBody> {
-        for row in rows {
-            if self.bytes >= POLL_BYTES_MAX {
-                self.more = true;
-                break;
-            }
-            let head = row.part.effective_head(row.head);
-            let items = pending(shared, me, row, row.cursor.next(), head).await;
-            let Some(last) = items.last().map(Item::last) else { continue };
-            self.more |= last < head;
+    async fn take(&mut self, shared: &Shared, me: &Me, logs: &mut Logs, rows: Vec<InboxRow>, until: Instant) {
+        let all = rows.len();
+        let wanted: Vec<Wanted> = rows
+            .into_iter()
+            .filter(|row| !logs.is_down(shared, &row.conv))
+            .map(|row| Wanted { from: row.cursor.next(), head: row.part.effective_head(row.head), row })
+            .collect();
+        let asked = wanted.len();
+        let whole = logs.read(shared, me, wanted, until, |wanted, items| {
+            let Some(last) = items.last().map(Item::last) else { return true };
+            self.more |= last < wanted.head;
             let mut n = Count(0);
             for item in items {
-                self.frames.push(frame(&row.conv, item, &mut self.bytes, &mut n));
+                self.frames.push(frame(&wanted.row.conv, item, &mut self.bytes, &mut n));
             }
-            self.marks.push((row.conv.clone(), last, n));
-        }
-        Ok(())
+            self.marks.push((wanted.row.conv.clone(), last, n));
+            self.bytes < POLL_BYTES_MAX
+        });
+        self.more |= !whole.await || asked < all;
     }
 }
 
@@ -177,21 +202,6 @@ pub fn frame(conv: &ConvId, item: Item, bytes: &mut usize, n: &mut Count) -> Inb
             *bytes += ops::encoded_bytes(&entry);
             *n = entry.n;
             InboxFrame::Entry(Box::new(EntryFrame::of(&entry)))
-        }
-    }
-}
-
-/// Entries and gaps from `from` on. A log that cannot answer now is left for the next look.
-pub async fn pending(shared: &Shared, me: &Me, row: &InboxRow, from: Seq, head: Seq) -> Vec<Item> {
-    let (conv, user) = (row.conv.clone(), me.user.clone());
-    let (limit, bytes_max) = (POLL_ENTRIES_MAX, limits::LOG_READ_BYTES as u32);
-    let query = Query::Entries { conv, user, from, to: head, newest_first: false, limit, bytes_max };
-    let freshness = Freshness::Any { min_seq: Some((row.conv.clone(), head)) };
-    match ops::entries(shared, query, &row.conv, freshness).await {
-        Ok(page) => window::explain(&page, from, head),
-        Err(error) => {
-            tracing::debug!(conv = %row.conv, %error, "a conversation cannot be read now, the next look tries again");
-            Vec::new()
         }
     }
 }
@@ -212,9 +222,7 @@ pub async fn ack(Ask { shared, me, params, .. }: Ask<AckUpto>) -> Result<Done, E
 async fn mark_all(shared: &Shared, me: &Me, marks: Vec<flotilla_machine::command::Mark>) -> Result<Done, ErrorBody> {
     match accounts::execute(shared, &me.user, Command::Marks(marks)).await? {
         Reply::Marks(replies) if replies.iter().all(|r| *r == MarkReply::Done) => Ok(Done {}),
-        Reply::Marks(replies) if replies.contains(&MarkReply::NoDevice) => {
-            Err(ErrorBody::new(ErrorCode::Unauthenticated, "this device was revoked"))
-        }
+        Reply::Marks(replies) if replies.contains(&MarkReply::NoDevice) => Err(errors::no_device()),
         Reply::Marks(_) => Err(ErrorBody::new(ErrorCode::Unavailable, "not all marks could be taken yet")),
         _ => Err(errors::internal("marks")),
     }
@@ -233,7 +241,8 @@ pub async fn read(ask: Ask<ReadMark>) -> Result<Done, ErrorBody> {
     let query = Query::Row { user: me.user.clone(), device: me.device, conv: conv.clone() };
     let row = match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
         Ok(Answer::Row(Some(row))) => row,
-        Ok(Answer::Row(None) | Answer::NotFound) => return Err(errors::not_found("no such conversation")),
+        Ok(Answer::Row(None)) => return Err(errors::not_found("no such conversation")),
+        Ok(Answer::NotFound) => return Err(errors::no_device()),
         Ok(_) => return Err(errors::internal("row")),
         Err(error) => return Err(errors::of_call(error)),
     };

@@ -129,6 +129,7 @@ pub async fn list(Ask { shared, me, params, .. }: Ask<ListPage>) -> Result<Conve
 async fn rows(shared: &Shared, me: &Me, query: Query) -> Result<RowsPage, ErrorBody> {
     match shared.backend.query(Route::User(me.user.clone()), query, Freshness::Linearizable).await {
         Ok(Answer::Rows(page)) => Ok(page),
+        Ok(Answer::NotFound) => Err(errors::no_device()),
         Ok(_) => Err(errors::internal("rows")),
         Err(error) => Err(errors::of_call(error)),
     }

@@ -4,9 +4,9 @@
 //! the device's cursors, or behind `Last-Event-ID`. Invariant: per conversation in order without a hole; what is sent
 //! moves no cursor, only `POST inbox/ack` with an id does. The same window as a session's bounds what is sent without ack,
 //! and the next piece is made only when the socket has taken the one before. It has no session, so no presence and no pushes:
-//! it looks at any replica every second and at the leader every five.
+//! it looks every second, ever more seldom while nothing comes, and every five seconds has the leader prove that it leads.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +14,31 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use flotilla_machine::query::InboxRow;
+use flotilla_machine::query::{InboxRow, RowsPage};
 use flotilla_proto::frame::{CloseCode, EntryFrame, ErrorBody, ErrorCode, Gap, Goaway};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use futures::stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::accounts::Me;
 use super::inbox::{self, InboxFrame, Upto};
+use super::logs::{LOOK_MAX, Logs, Wanted, before, too_late};
 use super::route::Ask;
+use super::sent::{Sent, TOKEN_BYTES_MAX};
+use super::turns::Turn;
 use crate::backend::Freshness;
 use crate::gateway::shared::Shared;
 use crate::gateway::window::Item;
 use crate::gateway::{errors, pulled};
 
+/// Between two looks, and between two checks of what ends a stream.
 const LOOK: Duration = Duration::from_secs(1);
+/// After so long without anything new looks are twice as far apart, after twice as long three times, and so on.
+const QUIET: Duration = Duration::from_secs(60);
 const LOOK_AT_LEADER: Duration = Duration::from_millis(limits::LONG_POLL_LOOK_MS);
-/// Conversations with something unacked on one stream: their places must fit the header that names them again.
-const CONVERSATIONS_MAX: usize = 20;
-const TOKEN_BYTES_MAX: usize = 12 * 1024;
 const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Deserialize, JsonSchema)]
@@ -76,9 +78,9 @@ impl From<InboxFrame> for StreamEvent {
 
 pub async fn open(Ask { shared, me, params, expires, .. }: Ask<Behind>) -> Result<Response, ErrorBody> {
     pulled::place(&shared, &me.user, me.device).await.map_err(errors::of_call)?;
-    let turn = shared.streams.clone().try_acquire_owned().map_err(|_| ErrorBody {
+    let turn = shared.streams.enter(&me.user, me.device).map_err(|refused| ErrorBody {
         retry_after_ms: Some(limits::EXPORT_RETRY_MS),
-        ..ErrorBody::new(ErrorCode::TooManyRequests, "too many streams are open on this node")
+        ..ErrorBody::new(ErrorCode::TooManyRequests, refused.to_string())
     })?;
     let mut sent = Sent::default();
     if let Some(token) = params.last_event_id {
@@ -97,10 +99,13 @@ pub async fn open(Ask { shared, me, params, expires, .. }: Ask<Behind>) -> Resul
         ready: Some("retry: 2000\n\n"),
         caught_up: false,
         ended: false,
+        logs: Logs::default(),
+        look_at: now,
         look_at_leader: now,
+        news_at: now,
         spoke: now,
         full_since: None,
-        _turn: turn,
+        turn,
     };
     let pieces = stream::unfold(stream, async |mut stream: Stream| {
         let piece = stream.piece().await?;
@@ -121,11 +126,15 @@ struct Stream {
     /// Everything that was pending when it began has been sent, and said so.
     caught_up: bool,
     ended: bool,
+    logs: Logs,
+    look_at: Instant,
     look_at_leader: Instant,
+    /// When something came last.
+    news_at: Instant,
     spoke: Instant,
     full_since: Option<Instant>,
-    /// A node has a bounded number of streams.
-    _turn: OwnedSemaphorePermit,
+    /// A node has a bounded number of streams, and so have a device and a user.
+    turn: Turn,
 }
 
 impl Drop for Stream {
@@ -146,6 +155,7 @@ impl Stream {
         loop {
             let text = match self.end_now() {
                 Some(last) => last,
+                None if Instant::now() < self.look_at => self.keep_alive(),
                 None => match self.look().await {
                     Ok(text) => text,
                     Err(error) => self.on_error(error),
@@ -170,6 +180,9 @@ impl Stream {
         }
         if self.expires.is_some_and(|expires| expires <= self.shared.now()) {
             return Some(self.close(CloseCode::TokenExpired));
+        }
+        if self.turn.has_ended() {
+            return Some(self.close(CloseCode::SessionReplaced));
         }
         let unacked_max = Duration::from_millis(self.shared.options.timings.unacked_max_ms);
         if self.full_since.is_some_and(|since| since.elapsed() > unacked_max) {
@@ -200,17 +213,15 @@ impl Stream {
 
     async fn look(&mut self) -> Result<String, ErrorBody> {
         let now = Instant::now();
+        let until = now + LOOK_MAX;
         let at_leader = now >= self.look_at_leader;
-        let freshness = match at_leader {
-            true => {
-                if self.expires.is_some() {
-                    self.shared.check_device(&self.me.user, self.me.device).await?;
-                }
-                Freshness::Linearizable
-            }
-            false => Freshness::Any { min_seq: None },
-        };
-        let (values, complete) = self.values(&freshness, at_leader).await?;
+        self.look_at = now + pause(now - self.news_at);
+        let freshness = if at_leader { Freshness::Linearizable } else { Freshness::Any { min_seq: None } };
+        if at_leader && self.expires.is_some() {
+            let check = self.shared.check_device_now(&self.me.user, self.me.device);
+            before(until, check).await.unwrap_or_else(|| Err(too_late()))?;
+        }
+        let (values, complete) = self.values(&freshness, at_leader, until).await?;
         if at_leader {
             self.look_at_leader = now + LOOK_AT_LEADER;
         }
@@ -223,6 +234,7 @@ impl Stream {
                 return Ok(self.close(CloseCode::NotReady));
             };
             text += &event(last, Some(&id));
+            (self.news_at, self.look_at) = (now, now);
             // There may be more at once: do not wait for the next look at the leader.
             self.look_at_leader = if complete { self.look_at_leader } else { now };
         } else if at_leader && complete && !self.caught_up {
@@ -233,29 +245,32 @@ impl Stream {
     }
 
     /// Frames that may go now, and whether nothing else waits but for acks.
-    async fn values(&mut self, freshness: &Freshness, at_leader: bool) -> Result<(Vec<StreamEvent>, bool), ErrorBody> {
+    async fn values(
+        &mut self,
+        freshness: &Freshness,
+        at_leader: bool,
+        until: Instant,
+    ) -> Result<(Vec<StreamEvent>, bool), ErrorBody> {
         let (mut values, mut bytes, mut complete) = (Vec::new(), 0, true);
         let mut seen = BTreeSet::new();
         let mut after = None;
         loop {
-            let asked = inbox::rows(&self.shared, &self.me, after.take(), limits::ROWS_PER_PAGE, freshness).await;
-            let page = match asked {
+            let asked = self.rows(after.take(), freshness, until).await;
+            let (page, stood) = match asked {
                 Ok(page) => page,
                 // What was taken so far goes out.
                 Err(_) if !values.is_empty() => return Ok((values, false)),
                 Err(error) => return Err(error),
             };
+            complete &= stood;
+            after = page.rows.last().map(|row| row.conv.clone());
             for row in &page.rows {
                 seen.insert(row.conv.clone());
                 self.sent.on_cursor(&row.conv, row.cursor);
-                if bytes < PIECE_BYTES_MAX {
-                    complete &= self.take(row, &mut values, &mut bytes).await;
-                } else {
-                    complete = false;
-                }
             }
-            after = page.rows.last().map(|row| row.conv.clone());
-            let enough = bytes >= PIECE_BYTES_MAX || (!self.sent.has_room() && self.sent.are_among(&seen));
+            complete &= self.take(page.rows, &mut values, &mut bytes, until).await;
+            let is_full = self.sent.new_max() == 0 && self.sent.are_among(&seen);
+            let enough = bytes >= PIECE_BYTES_MAX || is_full || Instant::now() >= until;
             if !page.more || after.is_none() {
                 break;
             }
@@ -269,26 +284,66 @@ impl Stream {
         Ok((values, complete))
     }
 
-    /// What one conversation may send now; whether it has nothing more than that.
-    async fn take(&mut self, row: &InboxRow, values: &mut Vec<StreamEvent>, bytes: &mut usize) -> bool {
-        let head = row.part.effective_head(row.head);
-        let from = self.sent.place(&row.conv).max(row.cursor).next();
-        if from > head {
-            return true;
-        }
-        let room = self.sent.room(&row.conv);
-        if room == 0 {
-            return false;
-        }
-        let mut n = self.sent.count(&row.conv);
-        let mut last = from.prev();
-        for item in inbox::pending(&self.shared, &self.me, row, from, head).await.into_iter().take(room) {
-            last = Item::last(&item);
-            values.push(inbox::frame(&row.conv, item, bytes, &mut n).into());
-            self.sent.put(row.conv.clone(), last, n);
-        }
-        last >= head
+    /// Half of the time is for where conversations in pull mode stand, the other for their logs.
+    async fn rows(
+        &self,
+        after: Option<ConvId>,
+        freshness: &Freshness,
+        until: Instant,
+    ) -> Result<(RowsPage, bool), ErrorBody> {
+        let rows = inbox::rows(&self.shared, &self.me, after, limits::ROWS_PER_PAGE, freshness, until - LOOK_MAX / 2);
+        before(until, rows).await.unwrap_or_else(|| Err(too_late()))
     }
+
+    /// What these conversations may send now; whether they have nothing more than that.
+    async fn take(
+        &mut self,
+        rows: Vec<InboxRow>,
+        values: &mut Vec<StreamEvent>,
+        bytes: &mut usize,
+        until: Instant,
+    ) -> bool {
+        let (mut wanted, mut whole, mut new_max) = (Vec::new(), true, self.sent.new_max());
+        for row in rows {
+            let head = row.part.effective_head(row.head);
+            let from = self.sent.place(&row.conv).0.max(row.cursor).next();
+            if from > head {
+                continue;
+            }
+            let is_new = !self.sent.has(&row.conv);
+            let may = *bytes < PIECE_BYTES_MAX
+                && self.sent.room(&row.conv) > 0
+                && (!is_new || new_max > 0)
+                && !self.logs.is_down(&self.shared, &row.conv);
+            if may {
+                new_max -= usize::from(is_new);
+                wanted.push(Wanted { row, from, head });
+            } else {
+                whole = false;
+            }
+        }
+        let Self { shared, me, sent, logs, .. } = self;
+        let mut to_the_end = true;
+        let all = logs.read(shared, me, wanted, until, |Wanted { row, from, head }, items| {
+            let room = sent.room(&row.conv);
+            let (mut last, mut n) = (from.prev(), sent.place(&row.conv).1);
+            for item in items.into_iter().take(room) {
+                last = Item::last(&item);
+                values.push(inbox::frame(&row.conv, item, bytes, &mut n).into());
+                sent.put(row.conv.clone(), last, n);
+            }
+            to_the_end &= last >= *head;
+            *bytes < PIECE_BYTES_MAX
+        });
+        let all = all.await;
+        whole && all && to_the_end
+    }
+}
+
+/// Until the next look, after this time without anything new.
+fn pause(quiet: Duration) -> Duration {
+    let times = quiet.as_secs() / QUIET.as_secs() + 1;
+    LOOK_AT_LEADER.min(LOOK * u32::try_from(times).unwrap_or(u32::MAX))
 }
 
 fn event(value: &StreamEvent, id: Option<&str>) -> String {
@@ -300,116 +355,14 @@ fn event(value: &StreamEvent, id: Option<&str>) -> String {
     }
 }
 
-/// What went out on one stream and is not acked.
-#[derive(Default)]
-struct Sent(BTreeMap<ConvId, Place>);
-
-#[derive(Default)]
-struct Place {
-    upto: Seq,
-    n: Count,
-    unacked: VecDeque<Seq>,
-}
-
-impl Sent {
-    fn place(&self, conv: &ConvId) -> Seq {
-        self.0.get(conv).map_or(Seq::ZERO, |place| place.upto)
-    }
-
-    fn count(&self, conv: &ConvId) -> Count {
-        self.0.get(conv).map_or(Count(0), |place| place.n)
-    }
-
-    fn unacked(&self) -> usize {
-        self.0.values().map(|place| place.unacked.len()).sum()
-    }
-
-    /// For a conversation that is not among them yet.
-    fn has_room(&self) -> bool {
-        self.unacked() < limits::WINDOW_ENTRIES && self.0.len() < CONVERSATIONS_MAX
-    }
-
-    /// Something waits for an ack.
-    fn is_full(&self) -> bool {
-        !self.has_room() || self.0.values().any(|place| place.unacked.len() >= limits::WINDOW_ENTRIES_PER_CONV)
-    }
-
-    fn room(&self, conv: &ConvId) -> usize {
-        let here = match self.0.get(conv) {
-            Some(place) => place.unacked.len(),
-            None if self.0.len() >= CONVERSATIONS_MAX => return 0,
-            None => 0,
-        };
-        let all = limits::WINDOW_ENTRIES.saturating_sub(self.unacked());
-        all.min(limits::WINDOW_ENTRIES_PER_CONV.saturating_sub(here))
-    }
-
-    fn put(&mut self, conv: ConvId, upto: Seq, n: Count) {
-        let place = self.0.entry(conv).or_default();
-        place.upto = place.upto.max(upto);
-        place.n = place.n.max(n);
-        place.unacked.push_back(upto);
-    }
-
-    fn on_cursor(&mut self, conv: &ConvId, cursor: Seq) {
-        let Some(place) = self.0.get_mut(conv) else { return };
-        while place.unacked.front().is_some_and(|seq| *seq <= cursor) {
-            place.unacked.pop_front();
-        }
-        if place.upto <= cursor {
-            self.0.remove(conv);
-        }
-    }
-
-    fn are_among(&self, seen: &BTreeSet<ConvId>) -> bool {
-        self.0.keys().all(|conv| seen.contains(conv))
-    }
-
-    /// Nothing is pending in the others: all of it was acked.
-    fn keep(&mut self, pending: &BTreeSet<ConvId>) {
-        self.0.retain(|conv, _| pending.contains(conv));
-    }
-
-    fn marks(&self) -> Vec<(ConvId, Seq, Count)> {
-        self.0.iter().map(|(conv, place)| (conv.clone(), place.upto, place.n)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn conv(number: usize) -> ConvId {
-        ConvId::parse(&format!("g{number:032x}")).expect("valid")
-    }
-
     #[test]
-    fn what_is_unacked_bounds_what_is_sent_and_an_ack_makes_room() {
-        let mut sent = Sent::default();
-        for seq in 1..=limits::WINDOW_ENTRIES_PER_CONV as u64 {
-            assert!(sent.room(&conv(1)) > 0);
-            sent.put(conv(1), Seq(seq), Count(seq));
-        }
-        assert_eq!(sent.room(&conv(1)), 0);
-        assert!(sent.is_full() && sent.room(&conv(2)) > 0, "another conversation goes on");
-        sent.on_cursor(&conv(1), Seq(3));
-        assert_eq!((sent.room(&conv(1)), sent.is_full()), (3, false));
-        assert_eq!(sent.place(&conv(1)), Seq(limits::WINDOW_ENTRIES_PER_CONV as u64));
-        sent.on_cursor(&conv(1), Seq(limits::WINDOW_ENTRIES_PER_CONV as u64));
-        assert!(sent.marks().is_empty());
-    }
-
-    #[test]
-    fn the_places_of_a_stream_fit_a_header() {
-        let mut sent = Sent::default();
-        for number in 0..CONVERSATIONS_MAX {
-            assert!(sent.room(&conv(number)) > 0);
-            sent.put(conv(number), Seq(u64::MAX), Count(u64::MAX));
-        }
-        assert_eq!(sent.room(&conv(CONVERSATIONS_MAX)), 0);
-        let longest = limits::CONV_ID_BYTES_MAX + 2 * 20 + 16;
-        assert!((CONVERSATIONS_MAX * longest + 512) * 4 / 3 < TOKEN_BYTES_MAX);
-        sent.keep(&BTreeSet::from([conv(3)]));
-        assert_eq!(sent.marks().len(), 1);
+    fn a_silent_stream_looks_ever_more_seldom_and_at_the_leader_as_ever() {
+        let after = |seconds| pause(Duration::from_secs(seconds)).as_secs();
+        assert_eq!([0, 59, 60, 120, 240, 100_000].map(after), [1, 1, 2, 3, 5, 5]);
+        assert!(pause(Duration::MAX) <= LOOK_AT_LEADER);
     }
 }

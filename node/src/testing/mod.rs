@@ -13,6 +13,7 @@ use flotilla_machine::testing::Machine;
 use flotilla_machine::{Answer, Command, Effect, Query, Reply, Stamp};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,6 +31,8 @@ struct Attached {
     pushes: mpsc::Sender<Box<Push>>,
 }
 
+pub type Picks = Box<dyn Fn(&Query) -> bool + Send>;
+
 #[derive(Default)]
 pub struct Faults {
     /// Answers of the next commands instead of doing them.
@@ -40,6 +43,12 @@ pub struct Faults {
     pub lost_replies: VecDeque<CallError>,
     /// Log reads fail.
     pub logs_down: bool,
+    /// Queries that fail at once.
+    pub refuses: Option<Picks>,
+    /// Queries that are answered as by a shard without a leader: when their time is up.
+    pub hangs: Option<Picks>,
+    /// Where things live, as the node tells it; none: it does not know.
+    pub shards: Option<fn(&Route) -> ShardId>,
     /// Entries do not come along with heads.
     pub bare_heads: bool,
     /// Heads are not pushed at all.
@@ -336,9 +345,20 @@ impl Backend for Fake {
         .boxed()
     }
 
+    fn shard_of(&self, route: &Route) -> Option<ShardId> {
+        self.faults().shards.map(|shard_of| shard_of(route))
+    }
+
     fn query(&self, _route: Route, query: Query, _freshness: Freshness) -> BoxFuture<'_, Result<Answer, CallError>> {
         async move {
             if self.faults().logs_down && matches!(query, Query::Entries { .. }) {
+                return Err(CallError::Unavailable);
+            }
+            if self.faults().hangs.as_ref().is_some_and(|hangs| hangs(&query)) {
+                tokio::time::sleep(std::time::Duration::from_millis(limits::REQUEST_DEADLINE_MS)).await;
+                return Err(CallError::Unavailable);
+            }
+            if self.faults().refuses.as_ref().is_some_and(|refuses| refuses(&query)) {
                 return Err(CallError::Unavailable);
             }
             Ok(self.ask(&query))
