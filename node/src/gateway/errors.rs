@@ -21,6 +21,19 @@ pub fn of_call(error: CallError) -> ErrorBody {
     ErrorBody { retry_after_ms: wait, ..ErrorBody::new(code, error.to_string()) }
 }
 
+/// Of a later step, when an earlier one has had an effect: what says of itself that nothing happened would not be true of the
+/// whole.
+pub fn after_a_change(error: ErrorBody) -> ErrorBody {
+    match error.code {
+        ErrorCode::Unavailable | ErrorCode::Overloaded => {
+            let wait = error.retry_after_ms.or(Some(RETRY_AFTER_MS));
+            let message = format!("a part of it was done: {}", error.message);
+            ErrorBody { retry_after_ms: wait, ..ErrorBody::new(ErrorCode::OutcomeUnknown, message) }
+        }
+        _ => error,
+    }
+}
+
 pub fn of_rejection(rejection: &Rejection) -> ErrorBody {
     let code = match rejection {
         Rejection::Moved | Rejection::Fenced => ErrorCode::Unavailable,

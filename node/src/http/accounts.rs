@@ -99,7 +99,7 @@ async fn log_in(ask: Ask<Credentials, Nobody>) -> Result<Tokens, ErrorBody> {
     if account.disabled {
         return Err(ErrorBody::new(ErrorCode::Forbidden, "this account is disabled"));
     }
-    let secret = refresh::random_secret();
+    let secret = new_secret(shared)?;
     let command = Command::Login(Login {
         user: user.clone(),
         install: auth::secret_hash(credentials.install.as_bytes()),
@@ -133,10 +133,20 @@ pub struct Tokens {
     pub new_device: Option<bool>,
 }
 
+fn no_key_yet() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet")
+}
+
+/// For tokens that are to be made, after something has been done that cannot be taken back: so not before there is a key.
+pub fn new_secret(shared: &Shared) -> Result<String, ErrorBody> {
+    let can_sign = shared.backend.keys().borrow().iter().any(|key| key.private.is_some());
+    if can_sign { Ok(refresh::random_secret()) } else { Err(no_key_yet()) }
+}
+
 pub fn tokens(shared: &Shared, user: &UserId, device: DeviceId, secret: &str) -> Result<Tokens, ErrorBody> {
     let cluster = shared.node().cluster;
     let issued = jwt::issue(&shared.backend.keys().borrow(), cluster, user, device, shared.now());
-    let issued = issued.ok_or_else(|| ErrorBody::new(ErrorCode::Unavailable, "this node holds no signing key yet"))?;
+    let issued = issued.ok_or_else(no_key_yet).map_err(errors::after_a_change)?;
     Ok(Tokens {
         user: user.clone(),
         device,
@@ -156,7 +166,7 @@ pub async fn refresh(ask: Ask<RefreshToken, Nobody>) -> Result<Tokens, ErrorBody
     let shared = &ask.shared;
     let wrong = || ErrorBody::new(ErrorCode::Unauthenticated, "the refresh token is not valid");
     let presented = refresh::parse(&ask.params.refresh_token).ok_or_else(wrong)?;
-    let secret = refresh::random_secret();
+    let secret = new_secret(shared)?;
     let (user, device) = (presented.user, presented.device);
     let (presented, next) = (presented.hash, refresh::hash(&secret));
     let command = Command::RotateToken(RotateToken { user: user.clone(), device, presented, next });

@@ -128,3 +128,34 @@ async fn a_device_has_two_streams_and_a_third_one_takes_the_place_of_the_oldest(
         assert!(stream.until(&encoded("hi")).await, "{}", stream.text);
     }
 }
+
+#[tokio::test]
+async fn what_fails_after_a_change_is_not_answered_as_if_nothing_had_happened() {
+    let node = Node::start().await;
+    for name in ["alice", "bob"] {
+        node.caught_up(name, "1").await;
+    }
+    let alice = [("authorization", "Bearer dev:alice")];
+    assert_eq!(node.get("/v1/me", "dev:alice").await.0, 200);
+    node.fake.faults().refuses = Some(Box::new(|query| matches!(query, Query::Profile { .. } | Query::Block { .. })));
+    for (verb, path, body) in [("PATCH", "/v1/me", r#"{"name":"Alice"}"#), ("PUT", "/v1/blocks/bob", "")] {
+        let (status, problem) = node.http(verb, path, &alice, body).await;
+        assert_eq!((status, &problem["code"]), (504, &json!("outcome_unknown")), "{verb} {path}: {problem}");
+    }
+    node.fake.faults().refuses = None;
+    let (_, profile) = node.get("/v1/users/alice", "dev:bob").await;
+    assert_eq!(profile["name"], "Alice", "it had been done");
+}
+
+#[tokio::test]
+async fn nobody_is_logged_in_by_a_node_that_cannot_sign() {
+    let node = Node::with(Options::default()).await;
+    let account = json!({ "user": "alice", "password": "correct horse", "install": "x" }).to_string();
+    node.post("/v1/auth/register", "", &account).await;
+    let keys = node.fake.forget_keys();
+    let (status, problem) = node.post("/v1/auth/login", "", &account).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("unavailable")));
+    node.fake.learn_keys(keys);
+    let (_, tokens) = node.post("/v1/auth/login", "", &account).await;
+    assert_eq!(tokens["new_device"], json!(true), "nothing had happened: {tokens}");
+}

@@ -180,7 +180,7 @@ async fn by_code(ask: Ask<CodeLogin, Nobody>) -> Result<Tokens, ErrorBody> {
     if !shared.try_login(peer, &user) {
         return Err(accounts::too_many(shared));
     }
-    let secret = refresh::random_secret();
+    let secret = accounts::new_secret(shared)?;
     let login = device.login(&user, &secret)?;
     let command = Command::UseCode { code: codes.hash(&user, &code), request: key, login };
     let reply = execute(shared, &user, command).await.map_err(|error| match error.code {
@@ -209,7 +209,7 @@ async fn by_issuer(ask: Ask<ExternalLogin, Nobody>) -> Result<Tokens, ErrorBody>
     // Letter by letter: an issuer may know `Ann` and `ann` as two people. And none who comes by the code of an address.
     let user = UserId::parse(&name).ok().filter(|user| user.as_str() == name && !is_of_address(user));
     let user = user.ok_or_else(|| errors::invalid("the token names a user that cannot be one here"))?;
-    let secret = refresh::random_secret();
+    let secret = accounts::new_secret(shared)?;
     // An account with a password is not entered: it may be somebody else's who was first to take the name.
     let reply = execute(shared, &user, Command::Login(device.login(&user, &secret)?)).await;
     let reply = reply.map_err(|error| match error.code {

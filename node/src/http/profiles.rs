@@ -103,7 +103,7 @@ pub async fn change(Ask { shared, me, params, .. }: Ask<ProfileChange>) -> Resul
         return Err(errors::bad("one of `name`, `avatar`, `about`"));
     }
     execute(&shared, &me.user, Command::SetProfile { user: me.user.clone(), name, avatar, about }).await?;
-    existing(&shared, me.user).await
+    existing(&shared, me.user).await.map_err(errors::after_a_change)
 }
 
 /// A user's tries of what costs more than most.
@@ -191,7 +191,7 @@ async fn set_block(ask: Ask<NoParams>, on: bool) -> Result<Done, ErrorBody> {
     let key = key.unwrap_or_else(|| Cid(auth::random_u128()));
     let command = Command::SetBlock { user: me.user.clone(), peer: peer.clone(), on, request: key };
     execute(&shared, &me.user, command).await?;
-    settle(&shared, &me, &peer).await?;
+    settle(&shared, &me, &peer).await.map_err(errors::after_a_change)?;
     Ok(Done {})
 }
 
