@@ -44,6 +44,16 @@ fn guarded(mut response: Response, policy: &str) -> Response {
     response
 }
 
+/// What is a page is served at its own address alone, where it is guarded.
+fn serve_part(files: &[File], path: &str, headers: &HeaderMap, keep: &'static str) -> Response {
+    let is_page = |f: &File| f.path == path && f.content_type.starts_with("text/html");
+    if files.iter().any(is_page) { no_file() } else { serve(files, path, headers, keep) }
+}
+
+fn no_file() -> Response {
+    api::problem(&crate::gateway::errors::not_found("no such file"))
+}
+
 /// The page that draws the documents talks to this node alone.
 pub async fn docs(headers: HeaderMap) -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -52,7 +62,7 @@ pub async fn docs(headers: HeaderMap) -> Response {
 }
 
 pub async fn docs_file(Path(path): Path<String>, headers: HeaderMap) -> Response {
-    serve(DOCS, &format!("node/docs/{path}"), &headers, ASK_AGAIN)
+    serve_part(DOCS, &format!("node/docs/{path}"), &headers, ASK_AGAIN)
 }
 
 pub async fn openapi(headers: HeaderMap) -> Response {
@@ -85,7 +95,7 @@ pub async fn service_worker(headers: HeaderMap) -> Response {
 /// A file under a version. During an upgrade another node's page may ask for a version that is not this node's: it gets what
 /// there is, and keeps nothing.
 pub async fn file(Path((version, path)): Path<(String, String)>, headers: HeaderMap) -> Response {
-    serve(FILES, &path, &headers, if version == VERSION { FOR_EVER } else { ASK_AGAIN })
+    serve_part(FILES, &path, &headers, if version == VERSION { FOR_EVER } else { ASK_AGAIN })
 }
 
 /// What a page must know of the node that served it. Not for other origins: no CORS header is ever set here.
@@ -104,7 +114,7 @@ pub async fn about(
 
 fn serve(files: &[File], path: &str, headers: &HeaderMap, keep: &'static str) -> Response {
     let Some(file) = files.iter().find(|f| f.path == path) else {
-        return api::problem(&crate::gateway::errors::not_found("no such file"));
+        return no_file();
     };
     let etag = format!("\"{}\"", file.hash);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
@@ -226,6 +236,8 @@ mod tests {
             "/page/0/Cargo.toml",
             "/page/0/client-js/src/node.js",
             "/index.html",
+            "/page/0/node/web/index.html",
+            &format!("/page/{VERSION}/node/web/index.html"),
         ] {
             assert!(node.head(path, &[]).await.starts_with("HTTP/1.1 404"), "{path}");
         }
@@ -251,9 +263,13 @@ mod tests {
         }
         let head = node.head("/docs", &[]).await;
         assert!(head.contains("text/html") && head.contains("content-security-policy: default-src 'none'"), "{head}");
-        for (path, status) in
-            [("/docs/docs.js", "200"), ("/docs/docs.css", "200"), ("/docs/../docs.js", "404"), ("/docs/x", "404")]
-        {
+        for (path, status) in [
+            ("/docs/index.html", "404"),
+            ("/docs/docs.js", "200"),
+            ("/docs/docs.css", "200"),
+            ("/docs/../docs.js", "404"),
+            ("/docs/x", "404"),
+        ] {
             let head = node.head(path, &[]).await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {head}");
         }
