@@ -102,10 +102,11 @@ impl Calls {
         }
     }
 
-    /// A change of a group whose earlier attempt may still have an effect, after the answer to this one: see
-    /// [`super::outbox::Outbox::is_in_doubt`].
+    /// A change whose earlier attempt may still have an effect, after the answer to this one: see
+    /// [`super::outbox::Outbox::is_in_doubt`]. What has a key is a change, whether the history names it or not.
     pub fn is_in_doubt(&self, key: u64) -> bool {
-        self.items.get(&key).is_some_and(|item| item.in_doubt && item.call.noted.is_some())
+        let is_change = |call: &Call| matches!(&call.frame, ClientFrame::Call(asked) if asked.key.is_some());
+        self.items.get(&key).is_some_and(|item| item.in_doubt && is_change(&item.call))
     }
 
     pub fn disconnected(&mut self, now_ms: u64) {
@@ -135,5 +136,26 @@ impl Calls {
 
     pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
         self.items.values().map(|i| i.deadline_ms.min(i.send_ms.unwrap_or(i.overdue_ms).max(now_ms + 1))).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::frame;
+
+    use super::*;
+
+    #[test]
+    fn a_change_that_got_no_answer_is_in_doubt_whatever_it_changes_and_a_question_is_not() {
+        let mut calls = Calls::default();
+        for key in [Some(Cid(7)), None] {
+            let asked = frame::Call { method: "PUT blocks/bob".into(), params: serde_json::Value::Null, key };
+            let (done, _) = oneshot::channel();
+            calls.add(Call { frame: ClientFrame::Call(asked), noted: None, done }, 0, 60_000);
+        }
+        let keys: Vec<u64> = std::iter::from_fn(|| calls.next(0)).map(|(key, _)| key).collect();
+        assert!(keys.iter().all(|key| !calls.is_in_doubt(*key)), "no attempt was lost yet");
+        calls.disconnected(0);
+        assert_eq!(keys.iter().map(|key| calls.is_in_doubt(*key)).collect::<Vec<_>>(), [true, false]);
     }
 }
