@@ -33,6 +33,8 @@ enum State {
 struct Item {
     command: SavedCommand,
     state: State,
+    /// Since when this process has it.
+    since_ms: u64,
     /// Attempts so far, those of earlier processes counted as one.
     attempts: u32,
     /// What the last attempt named as `after`.
@@ -87,7 +89,7 @@ impl Outbox {
     fn push(&mut self, command: SavedCommand, now_ms: u64, attempts: u32) {
         self.convs.insert(command.cid, command.conv.clone());
         let (state, in_doubt) = (State::Waiting { until_ms: now_ms }, attempts > 0);
-        let item = Item { state, attempts, after: None, in_doubt, command };
+        let item = Item { state, since_ms: now_ms, attempts, after: None, in_doubt, command };
         self.queues.entry(item.command.conv.clone()).or_default().items.push_back(item);
     }
 
@@ -101,8 +103,10 @@ impl Outbox {
         let (queue, at) = self.queues.values_mut().find_map(|q| sendable(q, now_ms).map(|at| (q, at)))?;
         let after = at.checked_sub(1).map(|before| queue.items[before].command.cid);
         let item = &mut queue.items[at];
-        // Never too young: the command was saved before its first attempt, and a part of a second counts whole.
-        let age_s = (item.attempts > 0).then(|| wall_ms.saturating_sub(item.command.saved_ms).div_ceil(1_000).max(1));
+        // Never too young: the command was saved before its first attempt, a part of a second counts whole, and a wall clock
+        // that was set back makes nothing younger than this process knows it to be.
+        let known_ms = wall_ms.saturating_sub(item.command.saved_ms).max(now_ms.saturating_sub(item.since_ms)).max(1);
+        let age_s = (item.attempts > 0).then(|| known_ms.div_ceil(1_000));
         item.state = State::Flying { until_ms: now_ms + limits::CLIENT_ANSWER_TIMEOUT_MS };
         item.attempts += 1;
         item.after = after;
@@ -436,6 +440,16 @@ mod tests {
         assert_eq!(sent(&mut outbox, 8_000), [(1, None, Some(8))]);
         assert!(outbox.stale(10_000 + limits::CLIENT_RESEND_MS).is_empty());
         assert_eq!(outbox.stale(10_001 + limits::CLIENT_RESEND_MS), [Cid(1)]);
+    }
+
+    #[test]
+    fn a_retry_grows_older_while_the_wall_clock_goes_back() {
+        let mut outbox = Outbox::default();
+        outbox.add(command(1, "bob"), 1_000);
+        assert!(outbox.next(1_000, 10_000).is_some());
+        outbox.disconnected(2_000);
+        let Some((_, ClientFrame::Send(again))) = outbox.next(31_500, 4_000) else { panic!("is sent again") };
+        assert_eq!(again.age_s, Some(31), "30.5 s by the clock that only goes on");
     }
 
     #[test]
