@@ -1,6 +1,8 @@
 // Draws openapi.json, asyncapi.json and errors.json, and sends what the reader fills in. Knows no operation by name.
 // What comes from a document or an answer becomes text nodes, never markup.
 
+import { Turn, follow } from './follow.js';
+
 const VERBS = ['get', 'post', 'put', 'patch', 'delete'];
 const $ = (id) => document.getElementById(id);
 
@@ -135,28 +137,44 @@ function tryIt(operation, verb, path, schemas) {
     return { url, options: { method: verb, headers, body: body ? text.value : undefined, cache: 'no-store', credentials: 'omit' } };
   };
 
+  const turn = new Turn();
+  const stop = el('button', { type: 'button', hidden: true, onclick: () => turn.stop() }, 'Stop');
+
   const send = async (event) => {
     event.preventDefault();
+    const signal = turn.begin();
     out.replaceChildren('…');
     const { url, options } = request();
+    const shown = el('pre', { tabindex: '0', 'aria-label': 'Answer' });
     try {
       const from = performance.now();
-      const answer = await fetch(url, options);
-      const content = await answer.text();
+      const answer = await fetch(url, { ...options, signal });
+      const goesOn = answer.headers.get('content-type')?.startsWith('text/event-stream');
+      const content = goesOn ? '' : await answer.text();
       const ms = Math.round(performance.now() - from);
-      let shown = content;
+      if (signal.aborted) return;
       try {
-        shown = JSON.stringify(JSON.parse(content), null, 2);
+        shown.textContent = JSON.stringify(JSON.parse(content), null, 2);
       } catch {
         // Lines, or no JSON at all: as it is.
+        shown.textContent = content || (goesOn ? '' : '(empty)');
       }
       out.replaceChildren(
         el('p', { class: answer.ok ? 'good' : 'bad' }, el('strong', {}, `${answer.status} ${answer.statusText}`), ` after ${ms} ms`),
-        el('pre', { tabindex: '0', 'aria-label': 'Answer' }, shown || '(empty)'),
+        shown,
         el('pre', { tabindex: '0', 'aria-label': 'The same with curl' }, curl(url, options)),
       );
+      if (!goesOn) return;
+      stop.hidden = false;
+      await follow(answer, (text) => { shown.textContent = text; });
+      out.append(el('p', { class: 'quiet' }, 'It has ended.'));
     } catch (error) {
-      out.replaceChildren(el('p', { class: 'bad' }, `No answer: ${error.message}`));
+      // A later try has the place by now.
+      if (turn.signal !== signal) return;
+      if (signal.aborted) out.append(el('p', { class: 'quiet' }, 'Stopped.'));
+      else out.replaceChildren(el('p', { class: 'bad' }, `No answer: ${error.message}`));
+    } finally {
+      if (turn.signal === signal) stop.hidden = true;
     }
   };
   return el(
@@ -165,7 +183,7 @@ function tryIt(operation, verb, path, schemas) {
     el('h3', {}, 'Try it'),
     inputs.map(({ row }) => row),
     text,
-    el('p', {}, el('button', { class: 'main', type: 'submit' }, `Send ${verb}`)),
+    el('p', {}, el('button', { class: 'main', type: 'submit' }, `Send ${verb}`), ' ', stop),
     out,
   );
 }

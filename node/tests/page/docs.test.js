@@ -61,6 +61,17 @@ test('a reader becomes a demo user, tries a call and sees the answer', { skip },
   await show.getByLabel('conv').press('Enter');
   await show.locator('.answer', { hasText: '"readers"' }).waitFor();
 
+  // A stream shows what comes while it goes on, and ends when it is told to.
+  const stream = page.locator('#getInboxStream');
+  await stream.locator('summary').click();
+  await stream.getByRole('button', { name: 'Send GET' }).click();
+  await stream.locator('.answer', { hasText: 'caught_up' }).waitFor();
+  await stream.getByRole('button', { name: 'Send GET' }).click();
+  await stream.locator('.answer', { hasText: 'caught_up' }).waitFor();
+  await stream.getByRole('button', { name: 'Stop' }).click();
+  await stream.locator('.answer', { hasText: 'Stopped.' }).waitFor();
+  assert.equal(await stream.getByRole('button', { name: 'Stop' }).count(), 0, 'nothing is left to stop');
+
   // Nothing of it outlives the page.
   assert.deepEqual(await page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]), [0, 0, '']);
   assert.deepEqual(wrong, []);
