@@ -98,11 +98,13 @@ impl Node {
         let backend = Arc::new(ClusterBackend(cluster.clone()));
         let shared = Shared::new(backend, Arc::new(clock::wall), options.clients, options.passwords, options.registry);
         let shared = Arc::new(shared);
+        let limits = limits_on_clients::follow(shared.clone(), cluster.client_limits.subscribe());
+        let watermark = keep_watermark(cluster.clone(), options.engine, options.watermark);
         let tasks = vec![
-            tokio::spawn(server::serve(clients, shared.clone())),
-            tokio::spawn(limits_on_clients::follow(shared.clone(), cluster.client_limits.subscribe())),
-            tokio::spawn(keep_watermark(cluster.clone(), options.engine, options.watermark)),
-            tokio::spawn(watch_disk(cluster.clone(), options.disk_low)),
+            cluster.spawn_vital("taking clients' connections", server::serve(clients, shared.clone())),
+            cluster.spawn_vital("following the limits on clients", limits),
+            cluster.spawn_vital("keeping the watermark", watermark),
+            cluster.spawn_vital("the watch over the disk", watch_disk(cluster.clone(), options.disk_low)),
         ];
         Ok(Self { cluster, shared, fatal, tasks })
     }

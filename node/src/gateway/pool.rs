@@ -2,7 +2,8 @@
 //!
 //! Connections send their marks at the same times (see [`super::marks`]), so those for one shard are here together: one request
 //! and one command instead of one for each device of this node. Invariant: whoever puts marks in is answered for exactly these,
-//! in their order, or not at all, and then asks again. It does not know what marks mean.
+//! in their order, or not at all, and then asks again: nothing that ends early leaves somebody waiting. It does not know what
+//! marks mean.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,10 +74,29 @@ pub async fn send(shared: &Arc<Shared>, user: UserId, marks: Vec<Mark>) -> Repli
         // A task of its own: the connection that came first may end before the others are answered.
         tokio::spawn(flush(shared.clone(), shard));
     }
-    done.await.ok().flatten()
+    tokio::time::timeout(ANSWERED, done).await.ok()?.ok().flatten()
+}
+
+/// Longer than any request takes.
+const ANSWERED: Duration = Duration::from_millis(limits::MARKS_POOL_MS + 2 * limits::REQUEST_DEADLINE_MS);
+
+/// Sees to it that what waits for a shard leaves. If it ends before, whoever waits is told so, and the next one in is the first.
+struct Duty {
+    shared: Arc<Shared>,
+    shard: ShardId,
+    done: bool,
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if !self.done {
+            self.shared.pool.lock().remove(&self.shard);
+        }
+    }
 }
 
 async fn flush(shared: Arc<Shared>, shard: ShardId) {
+    let mut duty = Duty { shared: shared.clone(), shard, done: false };
     tokio::time::sleep(Duration::from_millis(limits::MARKS_POOL_MS)).await;
     loop {
         let (parts, more) = shared.pool.take(shard);
@@ -84,6 +104,7 @@ async fn flush(shared: Arc<Shared>, shard: ShardId) {
             let shared = shared.clone();
             tokio::spawn(async move { deliver(&shared, parts).await });
         } else {
+            duty.done = true;
             return deliver(&shared, parts).await;
         }
     }
@@ -151,5 +172,19 @@ mod tests {
         );
         assert!(pool.lock().is_empty(), "and the next one is the first again");
         assert!(pool.put(ShardId(1), part("late", 1).0));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_early_leaves_nobody_waiting() {
+        let node = crate::testing::client::Node::start().await;
+        let (pool, shard) = (&node.shared.pool, ShardId(1));
+        let (waits, done) = part("alice", 1);
+        assert!(pool.put(shard, waits));
+        let task = tokio::spawn(flush(node.shared.clone(), shard));
+        tokio::task::yield_now().await;
+        task.abort();
+        let told = tokio::time::timeout(crate::testing::client::PATIENCE, done).await;
+        assert!(told.is_ok_and(|told| told.is_err()), "told that it was not done");
+        assert!(pool.put(shard, part("bob", 1).0), "and the next one is the first again");
     }
 }
