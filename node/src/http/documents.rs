@@ -124,7 +124,9 @@ fn operation(route: &Route, schemas: &mut Schemas, shared: &mut Map<String, Valu
             "name": "Idempotency-Key",
             "in": "header",
             "required": route.verb == "POST",
-            "description": "Drawn once for one request; a retry has the same one and is done once.",
+            "description": "Drawn once for one request; a retry has the same one. What is stored is done once, as long as keys are \
+                            kept: 24 hours, for a sender's last 1,024 messages of a conversation 14 days. A login, a refresh or a \
+                            report that is repeated is done again.",
             "schema": schemas.read.subschema_for::<Cid>(),
         }));
     }
