@@ -93,9 +93,6 @@ pub fn internal(what: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Internal, "internal error")
 }
 
-pub fn not_found(message: impl Into<String>) -> ErrorBody {
-    ErrorBody::new(ErrorCode::NotFound, message)
-}
 /// It was revoked, or never was.
 pub fn no_device() -> ErrorBody {
     ErrorBody::new(ErrorCode::Unauthenticated, "there is no such device any more")
@@ -107,3 +104,6 @@ pub fn wrong_verb(allow: &[&str]) -> ErrorBody {
     ErrorBody { details, ..ErrorBody::new(ErrorCode::MethodNotAllowed, format!("only {} here", allow.join(", "))) }
 }
 
+pub fn not_found(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::NotFound, message)
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::to_bytes;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use flotilla_proto::frame::{Call, ErrorBody, ErrorCode};
 use flotilla_proto::ids::*;
@@ -42,10 +42,20 @@ struct Request {
 
 pub type Outcome = Result<Value, ErrorBody>;
 
+fn segments_of(path: &str) -> Vec<String> {
+    path.split('/').filter(|s| !s.is_empty()).map(percent_decoded).collect()
+}
+
+/// Another verb than the path takes is said before anything is asked of the caller: no key and no token would help.
+fn check_verb(verb: &str, path: &str) -> Result<(), ErrorBody> {
+    let allow = routes::allowed(&segments_of(path));
+    if allow.is_empty() || allow.contains(&verb) { Ok(()) } else { Err(errors::wrong_verb(&allow)) }
+}
+
 /// The route and what it is to be asked.
 async fn prepare(shared: &Arc<Shared>, request: Request) -> Result<(&'static Route, Raw), ErrorBody> {
     let Request { verb, path, mut params, mut query, key, caller, peer } = request;
-    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(percent_decoded).collect();
+    let segments = segments_of(&path);
     if verb == "POST" && key.is_none() {
         return Err(route::no_key());
     }
@@ -80,6 +90,7 @@ pub async fn call(shared: &Arc<Shared>, caller: Caller, peer: SocketAddr, call: 
     let (verb, path) = call.method.split_once(' ').ok_or_else(|| errors::bad("`method` is a verb and a path"))?;
     let path = path.trim_start_matches('/');
     let path = path.strip_prefix("v1/").unwrap_or(path);
+    check_verb(verb, path)?;
     // As texts of a query are read: clients may say `users=a,b` here too.
     let query = match call.params {
         Value::Null => Map::new(),
@@ -108,6 +119,7 @@ pub async fn rest(
 }
 
 async fn answer(shared: &Arc<Shared>, peer: SocketAddr, request: HttpRequest) -> Result<Response, ErrorBody> {
+    check_verb(request.method().as_str(), below(request.uri()))?;
     let request = take(shared, peer, request).await?;
     let (route, raw) = prepare(shared, request).await?;
     match &route.run {
@@ -127,6 +139,10 @@ fn checked<T>(route: &Route, result: Result<T, ErrorBody>) -> Result<T, ErrorBod
         }
     }
     result
+}
+
+fn below(uri: &Uri) -> &str {
+    uri.path().strip_prefix("/v1/").unwrap_or_default()
 }
 
 async fn take(shared: &Shared, peer: SocketAddr, request: HttpRequest) -> Result<Request, ErrorBody> {
@@ -157,7 +173,7 @@ async fn take(shared: &Shared, peer: SocketAddr, request: HttpRequest) -> Result
     if let Some(id) = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()) {
         query.insert("last_event_id".into(), id.into());
     }
-    let path = parts.uri.path().strip_prefix("/v1/").unwrap_or_default().to_owned();
+    let path = below(&parts.uri).to_owned();
     Ok(Request { verb: parts.method.to_string(), path, params, query, key, caller, peer })
 }
 
@@ -229,6 +245,14 @@ pub fn problem(error: &ErrorBody) -> Response {
         let seconds = ms.div_ceil(1_000).to_string();
         if let Ok(value) = seconds.parse() {
             response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+    }
+    if error.code == ErrorCode::MethodNotAllowed
+        && let Some(allow) = error.details.as_ref().and_then(|details| details["allow"].as_array())
+    {
+        let verbs: Vec<&str> = allow.iter().filter_map(Value::as_str).collect();
+        if let Ok(value) = verbs.join(", ").parse() {
+            response.headers_mut().insert(header::ALLOW, value);
         }
     }
     response

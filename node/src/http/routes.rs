@@ -20,11 +20,13 @@ pub fn find(verb: &str, segments: &[String]) -> Option<(&'static Route, Vec<Stri
     of_verb.find_map(|route| Some((route, route.captures(segments)?)))
 }
 
-/// Names of what is to come: their answer is `unsupported`, not `not_found`. A path that is there, asked with another verb, is not.
+/// The verbs that a path takes; none: there is no such path.
+pub fn allowed(segments: &[String]) -> Vec<&'static str> {
+    TABLE.iter().filter(|route| route.captures(segments).is_some()).map(|route| route.verb).collect()
+}
+
+/// Names of what is to come: their answer is `unsupported`, not `not_found`.
 pub fn is_reserved(segments: &[String]) -> bool {
-    if TABLE.iter().any(|route| route.captures(segments).is_some()) {
-        return false;
-    }
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     matches!(segments.as_slice(), ["keys" | "media" | "search" | "push", ..])
 }
@@ -152,6 +154,7 @@ mod tests {
             let example: Vec<String> = route.path.split('/').map(|s| s.trim_matches(['{', '}']).to_owned()).collect();
             let (found, _) = find(route.verb, &example).expect("finds itself");
             assert_eq!(found.path, route.path);
+            assert!(allowed(&example).contains(&route.verb));
             assert!(!route.about.is_empty() && !route.path.starts_with('/'));
         }
     }

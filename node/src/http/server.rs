@@ -254,6 +254,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/page/{version}/{*path}", get(page::file))
         .route("/docs", get(page::docs))
         .route("/docs/{*path}", get(page::docs_file))
+        .method_not_allowed_fallback(async || api::problem(&crate::gateway::errors::wrong_verb(&["GET", "HEAD"])))
         .fallback(async || api::problem(&crate::gateway::errors::not_found("no such path")))
         .with_state(shared)
 }

@@ -505,3 +505,39 @@ async fn exports_that_nobody_reads_give_their_turns_back() {
     let back = tokio::time::timeout(crate::testing::client::PATIENCE, turns.acquire_many(all)).await;
     assert!(back.is_ok(), "nobody read, and the turns are free again");
 }
+
+#[tokio::test]
+async fn a_path_asked_with_another_verb_says_which_it_takes_before_it_asks_for_anything() {
+    let node = Node::start().await;
+    for (verb, path, allow) in [
+        ("GET", "/v1/auth/login", "POST"),
+        ("POST", "/v1/me", "GET, PATCH"),
+        ("DELETE", "/v1/contacts", "GET"),
+        ("HEAD", "/v1/me", "GET, PATCH"),
+        ("OPTIONS", "/v1/groups", "POST"),
+        ("PATCH", "/v1/conversations/x/members/bob", "PATCH, DELETE"),
+        ("POST", "/livez", "GET, HEAD"),
+        ("DELETE", "/v1/openapi.json", "GET, HEAD"),
+        ("PUT", "/docs", "GET, HEAD"),
+    ] {
+        let (head, body) = node.ask(verb, path, &[]).await;
+        if allow.contains(verb) {
+            assert!(head.starts_with("HTTP/1.1 401"), "{verb} {path}: {head}");
+            continue;
+        }
+        assert!(head.starts_with("HTTP/1.1 405"), "{verb} {path}: {head}");
+        let told = head.lines().filter_map(|line| line.strip_prefix("allow: ")).collect::<Vec<_>>();
+        assert_eq!(told, [allow], "{verb} {path}: {head}");
+        if verb != "HEAD" {
+            let problem: Value = serde_json::from_str(&body).expect("a problem");
+            assert_eq!(problem["code"], "method_not_allowed");
+            assert_eq!(problem["details"]["allow"].as_array().map(Vec::len), Some(allow.split(", ").count()));
+        }
+    }
+    assert!(node.ask("POST", "/nowhere", &[]).await.0.starts_with("HTTP/1.1 404"));
+    assert!(node.ask("HEAD", "/livez", &[]).await.0.starts_with("HTTP/1.1 200"));
+    let mut alice = node.caught_up("alice", "1").await;
+    let call = flotilla_proto::frame::Call { method: "DELETE me".into(), params: Value::Null, key: None };
+    let code = alice.error(flotilla_proto::frame::ClientFrame::Call(call)).await;
+    assert_eq!(code, flotilla_proto::frame::ErrorCode::MethodNotAllowed);
+}

@@ -90,6 +90,9 @@ error_codes! {
     NotFound = "not_found", 404, false,
         "No such thing, or no such path.",
         "Do not repeat it.";
+    MethodNotAllowed = "method_not_allowed", 405, false,
+        "The path is there, but not with this verb.",
+        "Change the request; `details.allow` names the verbs that are taken.";
     Conflict = "conflict", 409, false,
         "It contradicts what is there: a name that is taken, an edit of what was deleted.",
         "Look at the state, then decide anew.";
@@ -195,7 +198,7 @@ mod tests {
             assert_eq!(ErrorCode::parse(code.name()), *code);
             assert!((400..600).contains(&code.http_status()));
         }
-        assert_eq!(ErrorCode::ALL.len(), 23);
+        assert_eq!(ErrorCode::ALL.len(), 24);
         assert_eq!(ErrorCode::parse("from_the_future"), ErrorCode::Other);
     }
 }
