@@ -480,7 +480,7 @@ async fn a_stream_without_acks_holds_still_and_is_closed_and_a_draining_node_sen
 
 #[tokio::test]
 async fn exports_that_nobody_reads_give_their_turns_back() {
-    let timings = crate::gateway::shared::Timings { socket_full_max_ms: 400, ..Default::default() };
+    let timings = crate::gateway::shared::Timings { socket_full_max_ms: 4_000, ..Default::default() };
     let node = Node::with(Options { dev_auth: true, timings, ..Options::default() }).await;
     node.caught_up("bob", "1").await;
     let mut alice = node.caught_up("alice", "1").await;
