@@ -112,6 +112,7 @@ fn apply_one(ctx: &mut Ctx<'_, '_>, command: &Command) -> Result<Reply, Fatal> {
 }
 
 fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
+    command.check_level(level(ctx)?)?;
     match command {
         Command::Tick => Ok(Reply::Done),
 
@@ -160,6 +161,14 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
         Command::Control(c) => control::apply(ctx, c),
 
         Command::Digest => Ok(Reply::Digest(digest_of(ctx.txn)?)),
+    }
+}
+
+/// The cluster's feature level. The control group holds the cluster's settings, every other shard a copy of its own.
+fn level(ctx: &Ctx<'_, '_>) -> Result<u32, Fatal> {
+    match ctx.meta.shard {
+        ShardId::CONTROL => control::level(ctx.txn),
+        _ => Ok(ctx.meta.settings.feature_level),
     }
 }
 

@@ -41,6 +41,11 @@ pub fn apply(ctx: &mut Ctx<'_, '_>, command: &Control) -> Outcome {
     }
 }
 
+/// The feature level that the cluster was made with; before that the lowest.
+pub fn level(txn: &Txn<'_>) -> Result<u32, Fatal> {
+    Ok(table::get::<ControlSettingsTable>(txn, &())?.map_or(1, |settings| settings.feature_level))
+}
+
 fn cluster(txn: &Txn<'_>) -> Result<ClusterRow, Stop> {
     let row = table::get::<ClusterTable>(txn, &())?;
     row.ok_or_else(|| Rejection::Conflict("the cluster is not initialised".into()).into())

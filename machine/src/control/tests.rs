@@ -1,6 +1,7 @@
 //! Stories and properties of the control group.
 
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use proptest::prelude::*;
 
@@ -26,12 +27,16 @@ fn replica(node: u16, generation: u32) -> ReplicaId {
 }
 
 fn init() -> Control {
+    init_at(limits::FEATURE_LEVEL)
+}
+
+fn init_at(feature_level: u32) -> Control {
     let replicas = || (1..=3).map(|n| replica(n, 1)).collect::<Vec<_>>();
     Control::Init {
         cluster: ClusterId(7),
         epoch: Epoch(1),
         slots: SlotTable::even(2),
-        settings: Settings::default(),
+        settings: Settings { feature_level, ..Settings::default() },
         placement: (0..=2).map(|s| (ShardId(s), replicas())).collect(),
         nodes: (1..=3).map(info).collect(),
         keys: vec![KeyRow { id: 1, public: [1; 32], wrapped: vec![2; 48].into() }],
@@ -135,6 +140,22 @@ fn a_lapse_that_was_decided_too_late_does_not_fence_the_new_life() {
         group.run(Control::LapseNode { node: NodeId(77), incarnation: Incarnation(1) }),
         Reply::Rejected(Rejection::NotFound)
     ));
+}
+
+/// A replica of an older build stops at a command that it cannot decode, and at every start again.
+#[test]
+fn limits_have_no_place_in_the_log_of_a_cluster_that_older_builds_may_run() {
+    let mut group = Group(Shard::bare(ShardId::CONTROL));
+    let set = || Control::SetClientLimits { changes: vec![(LimitName::SendsPerUser, Some(7))] };
+    assert!(matches!(group.run(set()), Reply::Rejected(Rejection::Validation(_))), "before it is initialised");
+    assert_eq!(group.run(init_at(limits::CLIENT_LIMITS_LEVEL - 1)), Reply::Done);
+    let version = group.state().version;
+    match group.run(set()) {
+        Reply::Rejected(Rejection::Validation(why)) => assert!(why.contains("feature level 2"), "{why}"),
+        other => panic!("expected a rejection, got {other:?}"),
+    }
+    assert_eq!(group.state().version, version);
+    assert_eq!(group.register(1, 1), registered(1), "what was always there goes on");
 }
 
 #[test]

@@ -41,6 +41,11 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
 
 /// Through the control group, so that every node has them and keeps them.
 async fn limits(cluster: &Arc<Cluster>, changes: Vec<(LimitName, Option<u32>)>) -> Result<ClientLimits, String> {
+    let level = cluster.level();
+    if level < limits::CLIENT_LIMITS_LEVEL {
+        let needed = limits::CLIENT_LIMITS_LEVEL;
+        return Err(format!("this cluster was made at feature level {level}, run-time limits need level {needed}"));
+    }
     if !changes.is_empty() {
         tracing::info!(?changes, "an operator changes limits on clients");
         let command = Command::Control(Control::SetClientLimits { changes });

@@ -47,11 +47,12 @@ async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
         _ => return None,
     };
     let control = cluster.tables.current()?;
-    if state.slots.as_ref().is_none_or(|t| t.version < control.slots.version) {
-        propose(leader, Command::SetSlots(control.slots.clone())).await?;
-    }
+    // Before the slots: what comes for them may be of the cluster's feature level.
     if state.settings.version < control.settings.version || state.slots.is_none() {
         propose(leader, Command::SetSettings(control.settings.clone())).await?;
+    }
+    if state.slots.as_ref().is_none_or(|t| t.version < control.slots.version) {
+        propose(leader, Command::SetSlots(control.slots.clone())).await?;
     }
     let mut more = fences(cluster, leader, &state).await?;
     for (node, lowest) in settled(&control.fences_owed, leader.shard, &state.fences) {

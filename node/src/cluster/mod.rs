@@ -150,6 +150,11 @@ impl Cluster {
         self.boot.load(Ordering::Relaxed)
     }
 
+    /// The feature level that the cluster was made with; before its tables are known the lowest.
+    pub fn level(&self) -> u32 {
+        self.tables.current().map_or(1, |state| state.settings.feature_level)
+    }
+
     /// All shards that hold slots.
     pub fn data_shards(&self) -> Vec<ShardId> {
         let state = self.tables.current();

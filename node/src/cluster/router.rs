@@ -39,7 +39,7 @@ impl Cluster {
 
     pub async fn route_command(&self, route: &Route, command: &Command, wanted: &Wanted) -> Result<Reply, CallError> {
         let deadline = deadline();
-        let bytes = encode(command)?;
+        let bytes = encode(command, self.level())?;
         let lane = slot_of(route);
         loop {
             let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
@@ -53,7 +53,7 @@ impl Cluster {
 
     /// A command to a shard by its number, for the cluster's own work. Rejections come as `Reply::Rejected`.
     pub async fn shard_command(&self, shard: ShardId, command: &Command) -> Result<Reply, CallError> {
-        self.command_by(shard, None, encode(command)?, deadline(), &Wanted::ALWAYS).await
+        self.command_by(shard, None, encode(command, self.level())?, deadline(), &Wanted::ALWAYS).await
     }
 
     async fn command_by(
@@ -282,7 +282,9 @@ fn deadline() -> Instant {
     Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS)
 }
 
-fn encode(command: &Command) -> Result<Bytes, CallError> {
+/// Nothing enters a log that a replica of an older build could not decode.
+fn encode(command: &Command, level: u32) -> Result<Bytes, CallError> {
+    command.check_level(level).map_err(CallError::Rejected)?;
     let too_big = || CallError::Rejected(Rejection::Validation("the request is too large".into()));
     let bytes = command.encode().map_err(|_| too_big())?;
     if bytes.len() > limits::COMMAND_BYTES_MAX { Err(too_big()) } else { Ok(bytes) }
@@ -299,7 +301,21 @@ async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_machine::command::{Control, PullRule};
+
     use super::*;
+
+    #[test]
+    fn what_older_builds_cannot_decode_leaves_no_node_of_their_cluster() {
+        let limits = Command::Control(Control::SetClientLimits { changes: vec![] });
+        let rule = Command::SetPullRule(PullRule::default());
+        for (command, needed) in [(limits, limits::CLIENT_LIMITS_LEVEL), (rule, limits::PULL_LEVEL)] {
+            let told = encode(&command, needed - 1).expect_err("refused").to_string();
+            assert!(told.contains(&format!("needs level {needed}")), "{told}");
+            assert!(encode(&command, needed).is_ok());
+        }
+        assert!(encode(&Command::Tick, 1).is_ok());
+    }
 
     #[test]
     fn a_replica_that_hears_of_no_leader_does_not_cut_its_node_off() {
