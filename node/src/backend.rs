@@ -136,6 +136,8 @@ pub struct NodeView {
     pub incarnation: Incarnation,
     pub cluster: ClusterId,
     pub epoch: Epoch,
+    /// The cluster's feature level: what is newer some nodes may not know.
+    pub level: u32,
     /// Client URLs of all nodes, this one's first.
     pub urls: Vec<String>,
     /// `goaway` goes to every connection, and no new one is taken.

@@ -146,6 +146,7 @@ impl Cluster {
             incarnation: Incarnation(0),
             cluster: plan.as_ref().map_or(ClusterId(0), |p| p.cluster),
             epoch: plan.as_ref().map_or(Epoch(0), |p| p.epoch),
+            level: plan.as_ref().map_or(1, |p| p.settings.feature_level),
             urls: vec![options.info.client_url.clone()],
             draining: false,
             ready: false,
@@ -282,8 +283,11 @@ impl Cluster {
         let others = state.nodes.iter().filter(|r| r.info.node != self.node && !r.lapsed);
         let urls: Vec<_> = std::iter::once(mine).chain(others.map(|r| r.info.client_url.clone())).collect();
         self.view.send_if_modified(|view| {
-            let changed = view.urls != urls || view.cluster != state.cluster || view.epoch != state.epoch;
-            (view.urls, view.cluster, view.epoch) = (urls, state.cluster, state.epoch);
+            let level = state.settings.feature_level;
+            let ids = (state.cluster, state.epoch, level);
+            let changed = view.urls != urls || (view.cluster, view.epoch, view.level) != ids;
+            view.urls = urls;
+            (view.cluster, view.epoch, view.level) = ids;
             changed
         });
         let secret = self.local.secret().ok().flatten();

@@ -39,7 +39,7 @@ pub enum NodeRequest {
 
     // Later additions: variants are numbered by position.
     /// A gateway subscribes, or subscribes on, to conversations in pull mode, and asks where its users stand. Only sent where
-    /// there are any (level 3).
+    /// there are any (`PULL_LEVEL`).
     Subscribe { shard: ShardId, subscriptions: Vec<Subscription> },
 }
 

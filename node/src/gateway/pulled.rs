@@ -72,8 +72,13 @@ pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], f
     all.into_inner()
 }
 
-/// Has a device that is new take its place in every conversation in pull mode; nothing is done for others.
+/// Has a device that is new take its place in every conversation in pull mode; nothing is done for others. Below the
+/// level of pull mode nothing is asked: 1. nodes are upgraded one by one, 2. the leader of the user's shard still runs a
+/// build that does not know the question, 3. no new device of its users would get in.
 pub async fn place(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
+    if shared.node().level < limits::PULL_LEVEL {
+        return Ok(());
+    }
     let route = Route::User(user.clone());
     // Any state that knows the device will do: rows that are in pull mode since it was registered have its place already.
     let mut freshness = Freshness::Any { min_seq: None };

@@ -1,5 +1,6 @@
 //! Channels over real sockets, with the real rules and fan-out done at once: nothing of pull mode is seen by clients.
 
+use flotilla_machine::Query;
 use flotilla_proto::frame::ServerFrame;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -111,6 +112,20 @@ async fn a_channel_that_cannot_answer_is_behind_and_follows() {
     while last < 3 {
         last = takes(&mut bob, &conv).await;
     }
+}
+
+/// In a rolling upgrade the leader of a user's shard may run a build from before pull mode.
+#[tokio::test]
+async fn a_leader_of_an_older_build_is_not_asked_for_places_that_cannot_be() {
+    let node = Node::start().await;
+    node.fake.raise_level(limits::PULL_LEVEL - 1);
+    node.fake.faults().refuses = Some(Box::new(|query| matches!(query, Query::Unplaced { .. })));
+    node.caught_up("ann", "1").await;
+    assert_eq!(node.get("/v1/me", "dev:bob").await.0, 200, "makes the device for http");
+    let (status, page) = node.get("/v1/inbox", "dev:bob").await;
+    assert_eq!(status, 200, "{page}");
+    let mut stream = node.open("/v1/inbox/stream", "dev:bob", &[]).await;
+    assert!(stream.until(r#""t":"caught_up""#).await, "{}", stream.text);
 }
 
 /// The `rev` of a device that has caught up: it has its places.

@@ -93,6 +93,7 @@ impl Fake {
             incarnation: Incarnation(1),
             cluster: ClusterId(7),
             epoch: Epoch(1),
+            level: Settings::default().feature_level,
             urls: vec!["http://here".into(), "http://there".into()],
             draining: false,
             ready: true,
@@ -117,6 +118,7 @@ impl Fake {
     pub fn raise_level(&self, level: u32) {
         let settings = Settings { version: 9, feature_level: level, ..Settings::default() };
         assert_eq!(self.apply(Command::SetSettings(settings)), Reply::Done);
+        self.node.send_modify(|node| node.level = level);
     }
 
     pub fn ask(&self, query: &Query) -> Answer {
