@@ -114,9 +114,7 @@ pub enum Command {
     /// Writes the digest of all replicated tables at this index into the reply. Asked for by checkers.
     Digest,
 
-    // Later additions: variants are numbered by position. No release has been without those that stand here now, nor without
-    // `Control::SetClientLimits`, so none is proposed only from a feature level on. The first one after a release must be: an
-    // older replica stops at a command that it does not know.
+    // Later additions: variants are numbered by position, and proposed only from their feature level on (`Command::level`).
     /// User side. The outcome of an `OpenSession` is not known and nobody waits for it: this attempt of the instance, and
     /// older ones, hold no session, also if the open comes later.
     WithdrawSession {
@@ -313,6 +311,7 @@ impl Command {
             | Command::SetBlocked { .. }
             | Command::BlockSettled { .. } => LEVEL_OF_OLD,
             Command::PlaceDevice { .. } | Command::SetPullRule(_) => limits::PULL_LEVEL,
+            Command::IssueCode { .. } | Command::UseCode { .. } => limits::CODE_LEVEL,
             Command::Control(control) => control.level(),
         }
     }

@@ -77,12 +77,13 @@ pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
 /// The newest rules of `apply`. A cluster keeps the level that it was made with.
 pub const FEATURE_LEVEL: u32 = 3;
-/// From this level on limits on clients are changed at run time.
+/// From this level on limits on clients are changed at run time, and users log in by one-time codes.
 pub const CLIENT_LIMITS_LEVEL: u32 = 3;
+pub const CODE_LEVEL: u32 = 3;
 /// From this level on it is kept who is named in which message.
 pub const MENTIONS_LEVEL: u32 = 3;
 /// From this level on there are channels, and groups in pull mode.
-pub const PULL_LEVEL: u32 = 4;
+pub const PULL_LEVEL: u32 = 3;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
 /// missing is asked for in between.
 pub const SUBSCRIPTION_MS: u64 = 30_000;

@@ -54,10 +54,20 @@ fn a_channel_owes_its_members_their_parts_and_nothing_per_message() {
 
 #[test]
 fn a_level_without_pull_mode_knows_no_channels_and_pushes_to_any_group() {
-    let mut room = Room::at(ConvId::channel(&named("alice"), Cid(1)));
+    let old = |mut room: Room| {
+        let settings = Settings { version: 9, feature_level: limits::PULL_LEVEL - 1, ..Settings::default() };
+        assert_eq!(room.machine.one(Command::SetSettings(settings)), Reply::Done);
+        let rule = PullRule { version: 1, above: 3, below: 3 };
+        let told = room.machine.one(Command::SetPullRule(rule));
+        assert!(matches!(told, Reply::Rejected(Rejection::Validation(_))), "no log of that level holds it: {told:?}");
+        room
+    };
+    let mut room = old(Room::at(ConvId::channel(&named("alice"), Cid(1))));
     let create = Append { cid: Cid(1), ..room.command("alice", creation(&["bob"])) };
     assert!(matches!(room.rejected(create), Rejection::Validation(_)));
-    let mut room = Room::group("alice", &["bob", "carol", "dave", "erin"]);
+    let mut room = old(Room::at(ConvId::group(&named("alice"), Cid(1))));
+    let create = Append { cid: Cid(1), ..room.command("alice", creation(&["bob", "carol", "dave", "erin"])) };
+    room.accepted(create);
     room.settle();
     room.says("alice", "one");
     assert_eq!(room.targets(), [1, 2, 3, 4]);

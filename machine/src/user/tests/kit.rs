@@ -29,9 +29,8 @@ impl Shard {
     pub fn new() -> Self {
         let mut shard = Self::bare(ShardId(1));
         assert_eq!(shard.run(Command::SetSlots(SlotTable::even(1))), Reply::Done);
-        // The rules of today, and those that no cluster is made with yet.
-        let feature_level = limits::FEATURE_LEVEL.max(limits::PULL_LEVEL);
-        shard.done(Command::SetSettings(Settings { feature_level, ..Settings::default() }));
+        // The rules of today.
+        shard.done(Command::SetSettings(Settings::default()));
         shard
     }
 
