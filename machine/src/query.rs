@@ -334,11 +334,6 @@ impl InboxRow {
             self.last_ts = self.last_ts.max(standing.last_ts);
         }
     }
-
-    /// Nobody tells this row of new heads.
-    pub fn is_pulled(&self) -> bool {
-        self.part.mode == Mode::Pull && self.part.is_member()
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

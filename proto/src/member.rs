@@ -61,6 +61,11 @@ impl MembershipPart {
         self.intervals.last().is_some_and(|i| i.until.is_none())
     }
 
+    /// A member whom nobody tells of new heads: the conversation itself knows them.
+    pub fn is_pulled(&self) -> bool {
+        self.mode == Mode::Pull && self.is_member()
+    }
+
     /// The head as this user may see it: never past the end of its last stay.
     pub fn effective_head(&self, head: Seq) -> Seq {
         match self.intervals.last() {

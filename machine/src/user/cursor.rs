@@ -11,7 +11,6 @@
 use flotilla_proto::ids::*;
 
 use super::inbox::Row;
-use super::place::is_pulled;
 use super::{device, key};
 use crate::table::{self, KeyReader, Rows, Table, kind};
 use crate::{Fatal, Txn};
@@ -56,7 +55,7 @@ fn implied(old: Option<&Row>, new: &Row) -> Seq {
 pub fn settle(txn: &mut Txn<'_>, user: &UserId, conv: &ConvId, old: Option<&Row>, new: &Row) -> Result<usize, Fatal> {
     let place = implied(old, new);
     // A row in pull mode does not hear of heads: from now on a device without a place is one that registered since.
-    let becomes_pulled = is_pulled(new) && !old.is_some_and(is_pulled);
+    let becomes_pulled = new.part.is_pulled() && !old.is_some_and(|old| old.part.is_pulled());
     if !new.part.pending(place, new.head) && !becomes_pulled {
         return Ok(0);
     }

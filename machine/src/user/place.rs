@@ -8,18 +8,12 @@
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
-use super::inbox::{Change, Row};
+use super::inbox::Change;
 use super::{cursor, device};
 use crate::apply::{Ctx, Outcome, check_batch};
 use crate::command::PulledHead;
 use crate::reply::{Rejection, Reply};
 use crate::table;
-use flotilla_proto::member::Mode;
-
-/// A member's row that no head is written to.
-pub fn is_pulled(row: &Row) -> bool {
-    row.part.mode == Mode::Pull && row.part.is_member()
-}
 
 pub fn place_device(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, places: &[PulledHead]) -> Outcome {
     check_batch(places.len(), limits::NOTIFY_USERS_PER_COMMAND_MAX)?;
@@ -29,7 +23,7 @@ pub fn place_device(ctx: &mut Ctx<'_, '_>, user: &UserId, device: DeviceId, plac
     }
     for place in places {
         let Some(mut change) = Change::begin(ctx.txn, user, &place.conv)? else { continue };
-        if !is_pulled(&change.row) || cursor::find(ctx.txn, user, device, &place.conv)?.is_some() {
+        if !change.row.part.is_pulled() || cursor::find(ctx.txn, user, device, &place.conv)?.is_some() {
             continue;
         }
         // Before the head merges, which gives the devices without a place one at the head of before.

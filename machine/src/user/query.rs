@@ -12,7 +12,7 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{block, contact, conv_settings, cursor, device, key, place, presence, profile, search, session, token};
+use super::{block, contact, conv_settings, cursor, device, key, presence, profile, search, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
@@ -52,7 +52,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
             let limit = page_limit(*limit);
             // What is pending in pull mode only the conversation knows.
             let pending = |row: &Row, at: Option<Seq>| {
-                at.is_some_and(|at| row.part.pending(at, row.head) || place::is_pulled(row))
+                at.is_some_and(|at| row.part.pending(at, row.head) || row.part.is_pulled())
             };
             rows_of_device(view, user, *device, |rev| {
                 by_conversation(view, user, *device, after.as_ref(), limit, rev, &pending)
@@ -61,7 +61,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Unplaced { user, device, limit } => {
             let limit = page_limit(*limit);
             rows_of_device(view, user, *device, |rev| {
-                by_conversation(view, user, *device, None, limit, rev, &|row, at| at.is_none() && place::is_pulled(row))
+                by_conversation(view, user, *device, None, limit, rev, &|row, at| at.is_none() && row.part.is_pulled())
             })
         }
         Query::Rows { user, device, after, limit } => {

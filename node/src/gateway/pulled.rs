@@ -30,7 +30,7 @@ fn merge(row: &mut InboxRow, standing: Option<Standing>) -> bool {
 
 /// Puts the heads into the rows, and subscribes the session. The conversations that cannot tell now.
 pub async fn stand(shared: &Shared, session: u64, user: &UserId, rows: &mut [InboxRow]) -> Vec<ConvId> {
-    let mut pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.is_pulled()).collect();
+    let mut pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.part.is_pulled()).collect();
     if pulled.is_empty() {
         return Vec::new();
     }
@@ -61,7 +61,7 @@ async fn ask(shared: &Shared, user: &UserId, conv: ConvId, freshness: Freshness)
 
 /// As [`stand`], without a subscription. Rows whose conversation cannot tell now stay as they are; whether there are none.
 pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], freshness: &Freshness) -> bool {
-    let pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.is_pulled()).collect();
+    let pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.part.is_pulled()).collect();
     let all = AtomicBool::new(true);
     stream::iter(pulled)
         .for_each_concurrent(AT_ONCE, async |row| {

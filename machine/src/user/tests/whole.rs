@@ -217,7 +217,7 @@ impl World {
 
     /// As the subscription's answer has it.
     fn stand(&mut self, user: &UserId, row: &mut InboxRow) {
-        if row.is_pulled() {
+        if row.part.is_pulled() {
             let standing = self.standing(&row.conv, user);
             let own = standing.users[0].clone().expect("a row of a member of once");
             row.merge_standing(&standing, &own);
