@@ -3,7 +3,7 @@
 //! Invariant: a value in the row is within its range. `apply` reads none of them: gateways do, and where nothing is set each
 //! node's own configuration counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,8 @@ impl Table for ClientLimitsTable {
 /// Sets, or gives back to the nodes (none). All of it or nothing.
 pub(super) fn set(ctx: &mut Ctx<'_, '_>, changes: &[(LimitName, Option<u32>)]) -> Outcome {
     let cluster = cluster(ctx.txn)?;
-    if changes.len() > LimitName::ALL.len() {
+    let names: BTreeSet<_> = changes.iter().map(|(name, _)| *name).collect();
+    if names.len() != changes.len() {
         return Err(Rejection::Validation("each limit once".into()).into());
     }
     let before = table::get::<ClientLimitsTable>(ctx.txn, &())?.unwrap_or_default();

@@ -177,6 +177,8 @@ fn limits_are_set_within_their_ranges_and_given_back() {
         other => panic!("expected a rejection, got {other:?}"),
     }
     assert_eq!((limits(&group)[&SendsPerUser], group.state().version), (7, version), "all of it or nothing");
+    let twice = group.run(set(&[(SendsPerUser, Some(9)), (SendsPerUser, None)]));
+    assert_eq!(twice, Reply::Rejected(Rejection::Validation("each limit once".into())));
     assert_eq!(group.run(set(&[(SendsPerUser, Some(7))])), Reply::Done);
     assert_eq!(group.state().version, version, "nothing changed");
     assert_eq!(group.run(set(&[(SendsPerUser, None)])), Reply::Done);
