@@ -141,25 +141,33 @@ async fn agreement(options: &Options, cluster: &Cluster) -> Vec<String> {
     violations
 }
 
-/// A plain message to one other person that was refused for good: nothing in a run lets anybody refuse it. What was too old to
-/// be known is not known, and a cid that comes with another body is refused rightly.
+/// A command that was refused for good and wrongly. A plain message to one other person: nothing in a run lets anybody refuse it,
+/// but who is blocked, which is judged by itself. What was too old to be known is not known, and a cid that comes with another
+/// body is refused rightly. And anything outside of direct conversations that is said to be blocked: nobody is blocked there.
 pub fn refused(records: &[Record]) -> Option<String> {
-    let direct = |cid: &Cid| {
-        records.iter().any(|record| match &record.op {
-            Op::Invoked { cid: known, conv, what: What::Message { reply_to: None, .. }, .. } => {
-                known == cid && conv.peer_of(&record.user).is_some()
+    let invoked = |cid: &Cid| {
+        records.iter().find_map(|record| match &record.op {
+            Op::Invoked { cid: known, conv, what, .. } if known == cid => {
+                Some((conv.peer_of(&record.user).is_some(), matches!(what, What::Message { reply_to: None, .. })))
             }
-            _ => false,
+            _ => None,
         })
     };
-    // Who is blocked by whom is judged by itself.
-    let lawful = [ErrorCode::IdempotencyMismatch, ErrorCode::TooOld, ErrorCode::Blocked];
-    let wrong = records.iter().filter_map(|record| match &record.op {
-        Op::Rejected { cid, error } if !lawful.contains(&error.code) && !error.retryable => Some((record, cid, error)),
+    let lawful = |code: ErrorCode, direct: bool, plain: bool| match code {
+        ErrorCode::Blocked => direct,
+        ErrorCode::IdempotencyMismatch | ErrorCode::TooOld => true,
+        _ => !direct || !plain,
+    };
+    let mut wrong = records.iter().filter_map(|record| match &record.op {
+        Op::Rejected { cid, error } if !error.retryable => {
+            let (direct, plain) = invoked(cid)?;
+            (!lawful(error.code, direct, plain)).then_some((record, cid, error, direct))
+        }
         _ => None,
     });
-    let (record, cid, error) = wrong.into_iter().find(|(_, cid, _)| direct(cid))?;
-    Some(format!("a message to one other person is refused: {} was told {error:?} of cid {cid}", record.device))
+    let (record, cid, error, direct) = wrong.next()?;
+    let what = if direct { "a message to one other person" } else { "what is no message to one other person" };
+    Some(format!("{what} is refused: {} was told {error:?} of cid {cid}", record.device))
 }
 
 /// What the run demanded and did not get.
