@@ -207,19 +207,30 @@ async fn refresh(cluster: &Cluster) {
     {
         cluster.take_tables(state).await;
     }
-    refresh_limits(cluster).await;
 }
 
-/// Limits on clients change with the tables' version; what could not be read is read the next time.
-async fn refresh_limits(cluster: &Cluster) {
-    let version = cluster.tables.version();
-    if cluster.limits_at.load(Ordering::Relaxed) >= version {
-        return;
+/// Limits on clients change with the tables' version. They are read beside the renewal: with a control leader of an older build,
+/// which does not know the question, the lease would wait for them.
+pub async fn run_limits(cluster: Arc<Cluster>) {
+    let mut tables = cluster.tables.watch();
+    loop {
+        let level = tables.borrow_and_update().as_ref().map_or(0, |state| state.settings.feature_level);
+        let known = level < limits::CLIENT_LIMITS_LEVEL || read_limits(&cluster).await;
+        tokio::select! {
+            biased;
+            // The sender lives in `cluster`: it cannot be gone.
+            _ = tables.changed() => {}
+            () = tokio::time::sleep(RETRY), if !known => {}
+        }
     }
-    if let Ok(Answer::ClientLimits(limits)) = cluster.shard_query(ShardId::CONTROL, Query::ClientLimits).await {
-        cluster.client_limits.send_if_modified(|known| std::mem::replace(known, limits.clone()) != limits);
-        cluster.limits_at.store(version, Ordering::Relaxed);
-    }
+}
+
+async fn read_limits(cluster: &Cluster) -> bool {
+    let Ok(Answer::ClientLimits(limits)) = cluster.shard_query(ShardId::CONTROL, Query::ClientLimits).await else {
+        return false;
+    };
+    cluster.client_limits.send_if_modified(|known| std::mem::replace(known, limits.clone()) != limits);
+    true
 }
 
 /// At the control leader: notes the renewal, and gives the tables to whoever has older ones.

@@ -77,8 +77,6 @@ pub struct Cluster {
     pub tables: tables::Tables,
     /// What the cluster has set of the limits on clients.
     pub client_limits: watch::Sender<ClientLimits>,
-    /// The version of the tables that they were read after.
-    limits_at: AtomicU64,
     pub local: local::Local,
     /// What this node was adopted with.
     pub plan: OnceLock<Plan>,

@@ -162,7 +162,6 @@ impl Cluster {
             peers,
             tables: tables::Tables::default(),
             client_limits: watch::channel(Default::default()).0,
-            limits_at: AtomicU64::new(0),
             local,
             plan: OnceLock::new(),
             incarnation: watch::channel(Incarnation(0)).0,
@@ -250,6 +249,7 @@ impl Cluster {
         let lease = self.lease;
         self.spawn_vital("registration", control::run_registration(self.clone()));
         self.spawn_vital("lease renewal", control::run_renewal(self.clone(), lease));
+        self.spawn_vital("limits on clients", control::run_limits(self.clone()));
         self.spawn_vital("the control leader's work", control::run_leader(self.clone(), lease));
         self.spawn_vital("presentation of sessions", push::receiver::run_sync(self.clone()));
         self.spawn_vital("the subscriptions of this gateway", pulls::run(self.clone()));
