@@ -311,6 +311,8 @@ pub const RETRY_WAITS_MS: u64 = 60_000;
 /// A node that is asked to take another one back waits so long for the control group, which may be electing a leader. A tool waits
 /// 5 s for all of it.
 pub const READMIT_ANSWER_MS: u64 = 3_500;
+/// A node that does something for a tool tells within this what became of it. A tool waits 5 s.
+pub const TOOL_ANSWER_MS: u64 = 3_500;
 /// All attempts of one client request together.
 pub const REQUEST_DEADLINE_MS: u64 = 5_000;
 /// Life of an access token.

@@ -13,8 +13,9 @@ use flotilla_proto::limits;
 use flotilla_raft::peer::{self, Caller, Outcome};
 use tokio::time::Instant;
 
-use super::Cluster;
 use super::wire::{self, AdminReply, AdminRequest, Description, GroupStatus, KIND_ADMIN, NodeStatus, Plan};
+use super::{Cluster, control};
+use crate::backend::CallError;
 
 pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply {
     match request {
@@ -46,21 +47,38 @@ async fn limits(cluster: &Arc<Cluster>, changes: Vec<(LimitName, Option<u32>)>) 
         let needed = limits::CLIENT_LIMITS_LEVEL;
         return Err(format!("this cluster was made at feature level {level}, run-time limits need level {needed}"));
     }
-    if !changes.is_empty() {
+    // The tool hears what became of it: it waits longer than this takes.
+    let patience = Duration::from_millis(limits::TOOL_ANSWER_MS);
+    let until = Instant::now() + patience;
+    let changed = !changes.is_empty();
+    if changed {
         tracing::info!(?changes, "an operator changes limits on clients");
         let command = Command::Control(Control::SetClientLimits { changes });
-        match cluster.shard_command(ShardId::CONTROL, &command).await {
-            Ok(Reply::Rejected(why)) => return Err(why.to_string()),
-            Ok(_) => cluster.control_changed.notify_one(),
-            Err(error) => {
-                return Err(format!("the control group did not answer ({error}); it may have been done: ask again"));
-            }
-        }
+        let asked = tokio::time::timeout(patience, cluster.shard_command(ShardId::CONTROL, &command)).await;
+        was_set(asked.unwrap_or(Err(CallError::Unknown)))?;
+        cluster.control_changed.notify_one();
     }
-    match cluster.shard_query(ShardId::CONTROL, Query::ClientLimits).await {
+    let left = until.saturating_duration_since(Instant::now());
+    let read = tokio::time::timeout(left, cluster.shard_query(ShardId::CONTROL, Query::ClientLimits)).await;
+    match read.unwrap_or(Err(CallError::Unavailable)) {
         Ok(Answer::ClientLimits(limits)) => Ok(limits),
         Ok(_) => Err("an answer of another kind; are all nodes of the same version?".into()),
+        Err(error) if changed => Err(format!("the limits are set, and cannot be read now ({error}): ask again")),
         Err(error) => Err(format!("the control group did not answer: {error}")),
+    }
+}
+
+/// Of the three outcomes an operator must be able to tell which it was.
+fn was_set(outcome: Result<Reply, CallError>) -> Result<(), String> {
+    match outcome {
+        Ok(Reply::Rejected(why)) | Err(CallError::Rejected(why)) => Err(why.to_string()),
+        Ok(_) => Ok(()),
+        Err(error @ (CallError::Unavailable | CallError::Overloaded)) => {
+            Err(format!("nothing was changed, the control group does not answer ({error}): try again"))
+        }
+        Err(CallError::Unknown) => {
+            Err("the control group did not answer in time; it may have been done: ask again".into())
+        }
     }
 }
 
@@ -104,21 +122,9 @@ async fn readmit(cluster: &Cluster, node: NodeId) -> Result<(), String> {
     }
 }
 
-/// As it is now, not as this node's tables have it.
 async fn control_state(cluster: &Cluster) -> Option<ControlState> {
     let patience = Duration::from_millis(limits::READMIT_ANSWER_MS);
-    let retry = Duration::from_millis(limits::BOOT_ANSWER_MS / 10);
-    let ask = async {
-        loop {
-            if let Ok(Answer::ControlState(Some(state))) =
-                cluster.shard_query(ShardId::CONTROL, Query::ControlState).await
-            {
-                return state;
-            }
-            tokio::time::sleep(retry).await;
-        }
-    };
-    tokio::time::timeout(patience, ask).await.ok()
+    tokio::time::timeout(patience, control::state_now(cluster)).await.ok()
 }
 
 /// What a peer says of itself and the cluster; none if it does not answer soon.
@@ -176,4 +182,22 @@ async fn digest(
 ) -> Result<(u64, flotilla_proto::ids::Hash32), String> {
     let group = cluster.groups.get(shard).ok_or("this node holds no replica of the shard")?;
     group.digest().await.map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_machine::Rejection;
+
+    use super::*;
+
+    #[test]
+    fn an_operator_is_told_which_of_the_three_outcomes_it_was() {
+        let why = |outcome| was_set(outcome).expect_err("not done");
+        assert_eq!(was_set(Ok(Reply::Done)), Ok(()));
+        let rejected = || Rejection::Validation("each limit once".into());
+        assert_eq!(why(Ok(Reply::Rejected(rejected()))), "each limit once");
+        assert_eq!(why(Err(CallError::Rejected(rejected()))), "each limit once");
+        assert!(why(Err(CallError::Unavailable)).starts_with("nothing was changed"));
+        assert!(why(Err(CallError::Unknown)).contains("it may have been done"));
+    }
 }

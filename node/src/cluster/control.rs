@@ -80,12 +80,10 @@ pub async fn run_registration(cluster: Arc<Cluster>) {
 /// A process's boot number is higher than any that the cluster has seen of the node, unless its directory is an older
 /// copy. Asked before the first registration, because that one may be repeated when its answer is lost.
 async fn check_boot(cluster: &Cluster) -> Result<(), String> {
-    let state = loop {
-        match cluster.shard_query(ShardId::CONTROL, Query::ControlState).await {
-            Ok(Answer::ControlState(Some(state))) => break state,
-            _ => tokio::time::sleep(RETRY).await,
-        }
-        if let Some(who) = strangers(&cluster.peers.status()) {
+    let state = tokio::select! {
+        biased;
+        state = state_now(cluster) => state,
+        who = among_strangers(cluster) => {
             let mine = cluster.plan.get().map_or(ClusterId(0), |plan| plan.cluster);
             return Err(format!(
                 "the data directory of node {} belongs to cluster {mine}, and the nodes where its peers should be ({who}) belong \
@@ -98,6 +96,26 @@ async fn check_boot(cluster: &Cluster) -> Result<(), String> {
     let seen = state.nodes.iter().find(|row| row.info.node == cluster.node).map_or(0, |row| row.boot);
     cluster.take_tables(state).await;
     judge_boot(cluster, seen).await
+}
+
+/// The control group's state as it is now, not as this node's tables have it. Asks until there is an answer.
+pub(super) async fn state_now(cluster: &Cluster) -> ControlState {
+    loop {
+        match cluster.shard_query(ShardId::CONTROL, Query::ControlState).await {
+            Ok(Answer::ControlState(Some(state))) => return state,
+            _ => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// Ends when the peers turn out to be [`strangers`]. They are given as long as one question to them may take.
+async fn among_strangers(cluster: &Cluster) -> String {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::REQUEST_DEADLINE_MS)).await;
+        if let Some(who) = strangers(&cluster.peers.status()) {
+            return who;
+        }
+    }
 }
 
 /// The peers' addresses, if most of the peers say that they belong to another cluster and none takes this node in. One alone
