@@ -163,7 +163,7 @@ impl Cluster {
             tables: tables::Tables::default(),
             client_limits: watch::channel(Default::default()).0,
             local,
-            plan: OnceLock::new(),
+            plan: plan.map_or_else(OnceLock::new, OnceLock::from),
             incarnation: watch::channel(Incarnation(0)).0,
             incarnation_refused: Notify::new(),
             control_changed: Notify::new(),
@@ -187,7 +187,7 @@ impl Cluster {
         // Set once, right here.
         let _ = hooks.0.set(Arc::downgrade(&cluster));
         service.set(&cluster);
-        match plan {
+        match cluster.plan.get() {
             Some(plan) => cluster.open(plan).await.map_err(StartError::Groups)?,
             None => tracing::info!(%node, "this node belongs to no cluster yet: waiting for `flotilla init`"),
         }
@@ -195,8 +195,16 @@ impl Cluster {
     }
 
     /// Takes the plan for ever. The same one again is harmless. `returning`: the cluster lives and has seen this boot
-    /// number of the node, so this directory is a new one, and the replicas of the plan are lost.
+    /// number of the node, so this directory is a new one, and the replicas of the plan are lost. Done once it is durable.
     pub async fn adopt(self: &Arc<Self>, plan: Plan, secret: [u8; 32], returning: Option<u64>) -> Result<(), String> {
+        let cluster = self.clone();
+        // In a task of its own: whoever asks may stop waiting half-way, and what the disk has the memory must have too.
+        let adopting =
+            self.spawn_vital("adopting a plan", async move { cluster.take_plan(plan, secret, returning).await });
+        adopting.await.unwrap_or_else(|_| Err("this node stops".into()))
+    }
+
+    async fn take_plan(self: &Arc<Self>, plan: Plan, secret: [u8; 32], returning: Option<u64>) -> Result<(), String> {
         // One at a time: of two plans at once, one must not reach the disk and the other the memory.
         let _one = self.adopting.lock().await;
         if let Some(mine) = self.plan.get() {
@@ -225,22 +233,24 @@ impl Cluster {
         }
         self.local.adopt(&plan, secret).await.map_err(|e| e.to_string())?;
         self.peers.set_cluster(plan.cluster);
-        let opened = self.open(plan).await;
-        if let Err(why) = &opened {
-            // Half open it would serve nobody, and say that it has adopted the plan.
-            self.fatal(why.clone());
-        }
-        opened
+        // Set once: this is under the lock, and there was none.
+        let plan = self.plan.get_or_init(|| plan).clone();
+        let cluster = self.clone();
+        // Not waited for: it asks all peers, of which one may be away for longer than whoever adopts this node waits.
+        self.spawn_vital("opening", async move {
+            if let Err(why) = cluster.open(&plan).await {
+                // Half open it would serve nobody, and say that it has adopted the plan.
+                cluster.fatal(why);
+            }
+        });
+        Ok(())
     }
 
     /// Opens the control replica and starts what runs for as long as the node does. The other replicas follow when the
     /// cluster has taken this process in: a directory that was rolled back must not vote.
-    async fn open(self: &Arc<Self>, plan: Plan) -> Result<(), String> {
-        if self.plan.set(plan.clone()).is_err() {
-            return Ok(());
-        }
+    async fn open(self: &Arc<Self>, plan: &Plan) -> Result<(), String> {
         let kept = self.local.tables().map_err(|e| e.to_string())?;
-        self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(&plan)));
+        self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(plan)));
         // Before any peer is dialled: they would take this process for the node's newest life and end the other one's.
         control::ask_peers(self).await?;
         self.follow_tables();
