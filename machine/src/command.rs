@@ -515,8 +515,8 @@ pub enum Control {
         nodes: Vec<NodeInfo>,
         keys: Vec<KeyRow>,
     },
-    /// A node's process starts: gets the next incarnation. `boot` is the boot number in its data directory; one that goes
-    /// back is refused (the directory was rolled back or copied).
+    /// A node's process starts: gets the next incarnation. `boot` is the boot number in its data directory
+    /// (`control::boot`); one that goes back is refused (the directory was rolled back or copied).
     RegisterNode { node: NodeInfo, boot: u64 },
     /// The control leader saw no renewal for a whole lease.
     LapseNode { node: NodeId, incarnation: Incarnation },

@@ -5,6 +5,7 @@
 //!
 //! It does not know leases, health or the groups' own memberships: who proposes these commands does.
 
+pub mod boot;
 pub mod client_limits;
 mod init;
 pub mod tables;
@@ -78,9 +79,11 @@ fn register_node(ctx: &mut Ctx<'_, '_>, info: &NodeInfo, boot: u64) -> Outcome {
     let (known, incarnation) = old.as_ref().map_or((0, 0), |row| (row.boot, row.incarnation.0));
     if boot < known {
         return Err(Rejection::Conflict(format!(
-            "the data directory of node {} was rolled back or copied: it says boot {boot}, the cluster has seen boot \
-             {known}. Do not start from it: wipe it and let the node come back as a new replica",
-            info.node
+            "the data directory of node {} was rolled back or copied: it says boot {}, the cluster has seen boot {}. Do \
+             not start from it: wipe it and let the node come back as a new replica",
+            info.node,
+            boot::Shown(boot),
+            boot::Shown(known)
         ))
         .into());
     }

@@ -5,6 +5,7 @@ use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use proptest::prelude::*;
 
+use super::boot;
 use super::client_limits::{ClientLimits, ClientLimitsTable, LimitName};
 use super::tables::*;
 use crate::command::*;
@@ -119,6 +120,22 @@ fn a_data_directory_that_was_rolled_back_is_refused() {
         other => panic!("expected a conflict, got {other:?}"),
     }
     assert_eq!(group.register(1, 5), registered(2));
+}
+
+/// The registration of a life whose directory is lost by now may come at any time.
+#[test]
+fn a_late_registration_of_a_lost_directory_does_not_keep_the_next_one_out() {
+    let mut group = Group::new();
+    group.register(1, 4);
+    let back = boot::of_next_directory(4).expect("not used up");
+    assert_eq!(group.register(1, 5), registered(2), "it comes before");
+    assert_eq!(group.register(1, back), registered(3));
+    let row = group.state().nodes[0].clone();
+    for late in [5, u64::from(u32::MAX)] {
+        assert!(matches!(group.register(1, late), Reply::Rejected(Rejection::Conflict(_))), "it comes after");
+        assert_eq!(group.state().nodes[0], row);
+    }
+    assert_eq!(group.register(1, back + 1), registered(4), "and starts again");
 }
 
 #[test]

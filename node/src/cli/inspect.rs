@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use flotilla_machine::control::boot::Shown;
 use flotilla_machine::table::kind;
 use flotilla_raft::inspect::ReplicaFacts;
 use serde::Serialize;
@@ -97,7 +98,7 @@ fn text(value: Option<impl ToString>) -> String {
 fn print(page: &Page) {
     let local = &page.local;
     let cluster = local.cluster.map_or("none yet".to_owned(), |id| id.to_string());
-    println!("node {}, boot {}, cluster {cluster}", text(local.node), local.boot);
+    println!("node {}, boot {}, cluster {cluster}", text(local.node), Shown(local.boot));
     println!("control tables version {}, watermark {}", local.tables_version, text(page.watermark));
     for (shard, replica) in &local.distrusted {
         println!("shard {shard}: replica {replica} lost synced writes and does not vote again");

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use flotilla_machine::control::boot::Shown;
 use flotilla_proto::ids::ReplicaId;
 use serde::Serialize;
 
@@ -69,7 +70,13 @@ fn table(seen: &[Seen]) {
                 let ready = if n.ready { "yes" } else { "no" };
                 println!(
                     "{:<6}{:<24}{:<8}{:>6}{:>12}{:>10}{:>8}",
-                    s.node, n.node.client_url, ready, n.boot, n.incarnation, n.sessions, leads
+                    s.node,
+                    n.node.client_url,
+                    ready,
+                    Shown(n.boot),
+                    n.incarnation,
+                    n.sessions,
+                    leads
                 );
             }
             (None, error) => println!("{:<6}{:<24}{}", s.node, s.addr, error.as_deref().unwrap_or("no answer")),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flotilla_machine::command::Control;
+use flotilla_machine::control::boot;
 use flotilla_machine::query::ControlState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
@@ -55,6 +56,7 @@ pub async fn run_registration(cluster: Arc<Cluster>) {
         let register = Command::Control(Control::RegisterNode { node: cluster.info.clone(), boot: cluster.boot() });
         match cluster.shard_command(ShardId::CONTROL, &register).await {
             Ok(Reply::Registered { incarnation }) => {
+                cluster.returning.store(false, Ordering::Relaxed);
                 tracing::info!(node = %cluster.node, %incarnation, "registered");
                 cluster.incarnation.send_replace(incarnation);
                 fetch_until(&cluster, incarnation).await;
@@ -69,12 +71,20 @@ pub async fn run_registration(cluster: Arc<Cluster>) {
                 cluster.sessions.close(|_| true, 4006);
             }
             Ok(Reply::Rejected(why)) => {
-                cluster.fatal(format!("the cluster refuses this node: {why}"));
-                return;
+                // A late registration of a directory that came back before this one, and was lost too.
+                if !rises_again(&cluster).await {
+                    return cluster.fatal(format!("the cluster refuses this node: {why}"));
+                }
             }
             _ => tokio::time::sleep(RETRY).await,
         }
     }
+}
+
+/// A returning directory takes a higher number if the cluster has seen its own by now.
+async fn rises_again(cluster: &Cluster) -> bool {
+    let boot = cluster.boot();
+    cluster.returning.load(Ordering::Relaxed) && check_boot(cluster).await.is_ok() && cluster.boot() > boot
 }
 
 /// A process's boot number is higher than any that the cluster has seen of the node, unless its directory is an older
@@ -162,15 +172,42 @@ pub(super) async fn ask_peers(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-async fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
-    let (node, boot) = (cluster.node, cluster.boot());
+/// What a process makes of the boot number that the cluster has seen of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Newer,
+    /// Another directory of the node came back before this one and was lost too, and its registration came late. This one holds
+    /// no replica yet, so it may be a later one still.
+    AnotherReturned,
+    RolledBack,
+}
+
+fn judged(boot: u64, seen: u64, returning: bool) -> Judged {
     if seen < boot {
-        return Ok(());
+        Judged::Newer
+    } else if returning {
+        Judged::AnotherReturned
+    } else {
+        Judged::RolledBack
+    }
+}
+
+async fn judge_boot(cluster: &Cluster, seen: u64) -> Result<(), String> {
+    let (node, own) = (cluster.node, cluster.boot());
+    match judged(own, seen, cluster.returning.load(Ordering::Relaxed)) {
+        Judged::Newer => return Ok(()),
+        Judged::AnotherReturned => {
+            tracing::warn!(%node, boot = %boot::Shown(own), seen = %boot::Shown(seen), "another directory came back before");
+            return cluster.take_next_directory(seen).await;
+        }
+        Judged::RolledBack => {}
     }
     let why = format!(
-        "the data directory of node {node} was rolled back or copied: this is its boot {boot}, and the cluster has seen \
-         boot {seen}. Votes that it gave since are gone, so nothing was started from it. Move it away, start the node with \
-         an empty one, then run `flotilla cluster rejoin`; or stop the other process, if node {node} runs twice"
+        "the data directory of node {node} was rolled back or copied: this is its boot {}, and the cluster has seen boot {}. \
+         Votes that it gave since are gone, so nothing was started from it. Move it away, start the node with an empty one, \
+         then run `flotilla cluster rejoin`; or stop the other process, if node {node} runs twice",
+        boot::Shown(own),
+        boot::Shown(seen)
     );
     cluster.local.refuse(&why).await.map_err(|error| format!("{why} (and this cannot be remembered: {error})"))?;
     Err(why)
@@ -351,6 +388,23 @@ mod tests {
 
     fn peer(node: u16, link: Link) -> PeerStatus {
         PeerStatus { node: NodeId(node), addr: Some(format!("host{node}:1")), link, queued: 0, open: 0, attempts: 1 }
+    }
+
+    #[test]
+    fn a_node_that_is_wiped_twice_is_taken_in_though_its_first_return_is_registered_late() {
+        let next = |seen| boot::of_next_directory(seen).expect("not used up");
+        // The cluster has seen five starts when both come back: the first one's registration is still under way.
+        let (first, second) = (next(5), next(5));
+        assert_eq!(judged(second, 5, true), Judged::Newer);
+        assert_eq!(judged(second, first, true), Judged::AnotherReturned, "now it has come");
+        let second = second.max(next(first));
+        assert_eq!(judged(second, first, true), Judged::Newer);
+        assert_eq!(judged(second + 1, second, false), Judged::Newer, "and starts again");
+        // Either disk put back says so at its next start, and whatever it was in the middle of is forgotten by then.
+        for old in [6, first + 1] {
+            assert_eq!(judged(old, second, false), Judged::RolledBack);
+        }
+        assert_eq!(judged(second, second, false), Judged::RolledBack, "a copy of it");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Cluster {
     pub info: NodeInfo,
     /// The number of this process's start in its data directory.
     boot: AtomicU64,
+    /// The directory is a new one and this process has not been taken in yet: no replica is here, nothing was promised.
+    returning: AtomicBool,
     /// This process has been taken in, with a boot number that the cluster had not seen.
     admitted: AtomicBool,
     insecure_peers: bool,

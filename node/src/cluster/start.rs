@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flotilla_machine::Effect;
 use flotilla_machine::command::NodeInfo;
+use flotilla_machine::control::boot;
 use flotilla_machine::query::ControlState;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -155,6 +156,7 @@ impl Cluster {
             node,
             info: options.info,
             boot: AtomicU64::new(boot),
+            returning: AtomicBool::new(false),
             admitted: AtomicBool::new(false),
             insecure_peers: options.insecure_peers,
             engine: options.engine,
@@ -224,11 +226,10 @@ impl Cluster {
             // Without a mark on the disk no replica is ever opened: an empty one must not vote under an old id.
             None => self.mark_founders(&plan).await?,
             Some(seen) => {
-                let boot = self.boot().max(seen.saturating_add(1));
-                self.local.raise_boot(boot).await.map_err(|e| e.to_string())?;
-                self.boot.store(boot, Ordering::Relaxed);
-                self.peers.raise_incarnation(Incarnation(boot));
-                tracing::warn!(node = %self.node, boot, "coming back to the cluster with an empty data directory");
+                self.take_next_directory(seen).await?;
+                self.returning.store(true, Ordering::Relaxed);
+                let boot = boot::Shown(self.boot());
+                tracing::warn!(node = %self.node, %boot, "coming back to the cluster with an empty data directory");
             }
         }
         self.local.adopt(&plan, secret).await.map_err(|e| e.to_string())?;
@@ -243,6 +244,16 @@ impl Cluster {
                 cluster.fatal(why);
             }
         });
+        Ok(())
+    }
+
+    /// The numbers of a directory that the cluster has seen nothing of.
+    pub(super) async fn take_next_directory(&self, seen: u64) -> Result<(), String> {
+        let next = boot::of_next_directory(seen).ok_or("this node has had more directories than can be counted")?;
+        let boot = self.boot().max(next);
+        self.local.raise_boot(boot).await.map_err(|e| e.to_string())?;
+        self.boot.store(boot, Ordering::Relaxed);
+        self.peers.raise_incarnation(Incarnation(boot));
         Ok(())
     }
 

@@ -117,7 +117,7 @@ impl Options {
         let needed =
             |timed: &Timed| matches!(&timed.fault, Fault::CrashAt { point, .. } if point.starts_with("member"));
         if self.nodes < 3 || self.lanes.iter().flatten().any(needed) {
-            return self.no_loops_of_replaced();
+            return;
         }
         // In place of what else takes a copy away: so few seeds have nothing of it that these would be too rare.
         match rng.random_range(0..20) {
@@ -140,19 +140,6 @@ impl Options {
             }
             _ => {}
         }
-        self.no_loops_of_replaced();
-    }
-
-    /// A registration of a life that is over may still be under way when its machine is replaced. The node that comes back then has
-    /// a boot number that was seen, is refused, and an operator must begin again: safe, and not what such a run is about.
-    fn no_loops_of_replaced(&mut self) {
-        let replaced = |timed: &Timed| match timed.fault {
-            Fault::Wipe { node } | Fault::RollBack { node } | Fault::Rejoin { node, lost: true } => Some(node),
-            _ => None,
-        };
-        let replaced: Vec<usize> = self.lanes.iter().flatten().filter_map(replaced).collect();
-        let stays = |timed: &Timed| !matches!(&timed.fault, Fault::CrashLoop { node, .. } if replaced.contains(node));
-        self.lanes.iter_mut().for_each(|lane| lane.retain(stays));
     }
 
     fn without_losses(&mut self) {
