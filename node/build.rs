@@ -15,6 +15,8 @@ const DOCS: [&str; 2] = ["docs/api", "node/docs"];
 /// What runs in Node only, and what holds types only.
 const LEFT_OUT: [&str; 4] =
     ["client-js/src/node.js", "client-js/src/store/file.js", "client-js/src/store/lock.js", "client-js/src/types.js"];
+/// Fetched when somebody wants them: not part of the first load.
+const ON_DEMAND: [&str; 2] = ["node/web/js/code.js", "node/web/js/views/code.js"];
 /// Served at the root, and filled in.
 const TEMPLATES: [&str; 2] = ["node/web/index.html", "node/web/sw.js"];
 
@@ -103,7 +105,7 @@ fn list(repository: &Path, dir: &Path, paths: &mut Vec<String>) -> Result<(), Bo
 fn fill_in(files: &mut [(String, Vec<u8>)], version: &str) -> Result<(), Box<dyn Error>> {
     let (mut modules, mut names) = (String::new(), String::from("[\"/\""));
     for (path, _) in files.iter().filter(|(path, _)| !TEMPLATES.contains(&path.as_str())) {
-        if path.ends_with(".js") && path != "node/web/theme.js" {
+        if path.ends_with(".js") && path != "node/web/theme.js" && !ON_DEMAND.contains(&path.as_str()) {
             writeln!(modules, "<link rel=\"modulepreload\" href=\"/page/{version}/{path}\">")?;
         }
         write!(names, ", \"/page/{version}/{path}\"")?;
