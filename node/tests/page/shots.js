@@ -101,6 +101,11 @@ for (const [look, colorScheme, viewport] of looks) {
   const door = await people.tab(await people.browserOf(options), dev.urls[0]);
   await door.getByRole('heading', { name: 'Log in' }).waitFor();
   await shot(door, `login-${look}`);
+  await door.getByRole('button', { name: 'Use a one-time code' }).click();
+  await door.getByLabel('E-mail or phone').fill(`ann-${look}@example.org`);
+  await door.getByRole('button', { name: 'Send a code' }).click();
+  await door.locator('#code-error', { hasText: 'A code was sent' }).waitFor();
+  await shot(door, `code-${look}`);
   await door.context().close();
 
   const page = await people.demo('alice', dev.urls[0], options);
