@@ -54,6 +54,16 @@ export class Requests {
     return this.call('POST groups', { name, members: members.map(userId), ...(history ? { history } : {}) }, key);
   }
 
+  /**
+   * Makes a channel with this user as its owner: only it and admins write in it, and it may have very many members. At most
+   * 500 join with it; `addMembers` takes in more, 500 at a time.
+   * @param {{ name: string, members?: string[], history?: 'from_join' | 'full', key?: string }} channel @returns {Promise<Accepted>}
+   */
+  createChannel({ name, members = [], history, key }) {
+    const params = { name, kind: 'channel', members: members.map(userId), ...(history ? { history } : {}) };
+    return this.call('POST groups', params, key);
+  }
+
   /** @param {string} conv @param {string[]} users @param {string} [key] @returns {Promise<Accepted>} */
   addMembers(conv, users, key) {
     return this.call(`POST conversations/${conv}/members`, { users: users.map(userId) }, key);
