@@ -337,7 +337,9 @@ impl Control {
             | Control::LapseNode { .. }
             | Control::AllocateReplica { .. }
             | Control::ForgetReplica { .. }
-            | Control::FenceDone { .. } => LEVEL_OF_OLD,
+            | Control::FenceDone { .. }
+            // Of no level, for it makes one: it is proposed once every node has said that it knows it.
+            | Control::RaiseLevel { .. } => LEVEL_OF_OLD,
             Control::SetClientLimits { .. } => limits::CLIENT_LIMITS_LEVEL,
         }
     }
@@ -488,12 +490,19 @@ pub struct Settings {
     pub conversations_per_user_max: u32,
 }
 
+impl Settings {
+    /// Those of a new cluster at this level.
+    pub fn at_level(feature_level: u32) -> Self {
+        Self { feature_level, group_members_max: crate::meta::members_max(feature_level), ..Self::default() }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             version: 1,
             feature_level: limits::FEATURE_LEVEL,
-            group_members_max: limits::GROUP_MEMBERS_MAX as u32,
+            group_members_max: limits::LARGE_MEMBERS_MAX as u32,
             body_bytes_max: limits::BODY_BYTES_MAX as u32,
             dedup_window_ms: limits::DEDUP_WINDOW_MS,
             devices_per_user_max: limits::DEVICES_PER_USER_MAX as u32,
@@ -528,6 +537,8 @@ pub enum Control {
     FenceDone { shard: ShardId, node: NodeId, lowest: Incarnation },
     /// An operator sets limits on clients, or gives them back to the nodes' own configuration (none).
     SetClientLimits { changes: Vec<(LimitName, Option<u32>)> },
+    /// An operator raises the feature level, once all nodes know the rules of the new one. A level that is reached is kept.
+    RaiseLevel { level: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,6 +53,8 @@ pub use txn::Txn;
 pub enum Fatal {
     #[error("a command of the log cannot be decoded; this binary is too old or the log is damaged: {0}")]
     Undecodable(#[from] CodecError),
+    #[error("the log goes on at feature level {0}, this binary knows {max}: start a newer one", max = flotilla_proto::limits::FEATURE_LEVEL)]
+    NewerLevel(u32),
     #[error("a stored row is damaged (table {table}); reinstall this shard's state by snapshot")]
     Damaged { table: &'static str },
     #[error("storage failed: {0}")]

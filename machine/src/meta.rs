@@ -16,6 +16,7 @@ use flotilla_proto::plant::{self, Plant};
 use flotilla_proto::slots::{self, SlotTable};
 use serde::{Deserialize, Serialize};
 
+use crate::apply::Stop;
 use crate::command::{Settings, Stamp};
 use crate::hot::HotRows;
 use crate::reply::Rejection;
@@ -190,11 +191,8 @@ impl Meta {
         Ok(Self {
             shard,
             clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
-            settings: table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings {
-                version: 0,
-                feature_level: 1,
-                ..Settings::default()
-            }),
+            settings: table::get::<SettingsTable>(rows, &())?
+                .unwrap_or(Settings { version: 0, ..Settings::at_level(1) }),
             slots: table::get::<SlotsTable>(rows, &())?,
         })
     }
@@ -260,7 +258,8 @@ impl Meta {
     }
 
     /// Takes settings of a higher version; older ones, or the same again, change nothing.
-    pub fn set_settings(&mut self, txn: &mut Txn<'_>, settings: &Settings) -> Result<(), Rejection> {
+    pub fn set_settings(&mut self, txn: &mut Txn<'_>, settings: &Settings) -> Result<(), Stop> {
+        check_level(settings.feature_level)?;
         check_settings(settings)?;
         if settings.version > self.settings.version {
             table::put::<SettingsTable>(txn, &(), settings);
@@ -270,9 +269,21 @@ impl Meta {
     }
 }
 
+/// A level above what this binary knows stops it: to refuse what others take would part this replica from them.
+pub fn check_level(level: u32) -> Result<(), Fatal> {
+    if level <= limits::FEATURE_LEVEL { Ok(()) } else { Err(Fatal::NewerLevel(level)) }
+}
+
+/// Without pull mode a message writes a row for each member.
+pub fn members_max(level: u32) -> u32 {
+    let max = if level >= limits::PULL_LEVEL { limits::LARGE_MEMBERS_MAX } else { limits::GROUP_MEMBERS_MAX };
+    max as u32
+}
+
 /// Settings outside of what the formats and the row bound can carry are refused.
 pub fn check_settings(settings: &Settings) -> Result<(), Rejection> {
-    let fits = settings.group_members_max as usize <= limits::GROUP_MEMBERS_MAX
+    let members_max = members_max(settings.feature_level);
+    let fits = settings.group_members_max <= members_max
         && settings.group_members_max >= 1
         && settings.body_bytes_max as usize <= limits::BODY_BYTES_MAX
         && settings.devices_per_user_max as usize <= limits::DEVICES_PER_USER_MAX
@@ -356,6 +367,10 @@ mod tests {
         let fewer = Settings { group_members_max: 3, ..Settings::default() };
         meta.set_settings(&mut txn, &fewer).expect("within limits, but of the same version");
         assert_eq!(meta.settings, Settings::default());
+        let newer = Settings::at_level(limits::FEATURE_LEVEL + 1);
+        assert!(matches!(meta.set_settings(&mut txn, &newer), Err(Stop::Fatal(Fatal::NewerLevel(_)))));
+        let large = Settings { feature_level: 2, ..Settings::default() };
+        assert!(matches!(meta.set_settings(&mut txn, &large), Err(Stop::Rejected(_))), "not without pull mode");
         let partial = SlotTable::from_owners(9, vec![ShardId(1)]);
         assert!(meta.set_slots(&mut txn, &partial).is_err());
     }

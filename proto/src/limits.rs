@@ -30,9 +30,10 @@ pub const ACKS_PER_FRAME_MAX: usize = 1_000;
 pub const WINDOW_ENTRIES: usize = 256;
 pub const WINDOW_ENTRIES_PER_CONV: usize = 128;
 
-/// Users in one creation or addition; and members of a group or channel at a level without pull mode.
+/// Users in one creation or addition, and members in one page; and members of a group at a level without pull mode.
 pub const GROUP_MEMBERS_MAX: usize = 500;
-/// Members of a group or channel since there is pull mode, and those of them on one user shard (one row names them all).
+/// Members of a group or channel since there is pull mode (default), and those of them on one user shard (one row names them
+/// all).
 pub const LARGE_MEMBERS_MAX: usize = 10_000;
 pub const MEMBERS_PER_TARGET_MAX: usize = 3_000;
 /// Above the first, heads are no longer written to every member's row; below the second they are again (defaults).
@@ -75,7 +76,7 @@ pub const NOTIFY_USERS_PER_COMMAND_MAX: usize = ROWS_PER_COMMAND_MAX / (DEVICES_
 pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 /// Sessions that one step of a sweep ends at most; each has an index row, and its user's presence.
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
-/// The newest rules of `apply`. A cluster keeps the level that it was made with.
+/// The newest rules of `apply`. A cluster keeps the level that it was made with until an operator raises it.
 pub const FEATURE_LEVEL: u32 = 3;
 /// From this level on limits on clients are changed at run time, and users log in by one-time codes.
 pub const CLIENT_LIMITS_LEVEL: u32 = 3;
@@ -97,6 +98,8 @@ pub const SUBSCRIPTIONS_PER_REQUEST_MAX: usize = 100;
 pub const PULLED_WAITING_MAX: usize = 1_024;
 /// Conversations in pull mode whose entries wait for the pump of their shard.
 pub const PULLED_PENDING_MAX: usize = 8_192;
+/// Devices of which a gateway remembers that they have their places in pull mode.
+pub const PLACED_REMEMBERED_MAX: usize = 65_536;
 /// Users of one conversation whose standing is asked for at once.
 pub const STANDINGS_MAX: usize = 500;
 /// Contacts of a user, and users that it blocks.

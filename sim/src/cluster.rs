@@ -212,24 +212,27 @@ impl Cluster {
 
     /// As `flotilla init` does it; returns when every node serves.
     pub async fn init(&self, shards: u16) -> anyhow::Result<()> {
-        let args = InitArgs { nodes: self.addrs(), shards, insecure_peers: true, wait: 60 };
+        let args = InitArgs {
+            nodes: self.addrs(),
+            shards,
+            insecure_peers: true,
+            wait: 60,
+            feature_level: limits::FEATURE_LEVEL,
+        };
         tokio::spawn(self.look());
         self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await
     }
 
     /// Shortens the time for which what was sent is remembered, and has groups in pull mode early, where the options say so.
     pub async fn remember_for(&self, options: &Options) -> anyhow::Result<()> {
-        // Above every version that the cluster makes of its own.
-        let mut settings = Settings { version: u64::MAX, ..Settings::default() };
         if !options.dedup_window.is_zero() {
-            settings.dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
+            let dedup_window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
+            // Above every version that the cluster makes of its own.
+            let settings = Settings { version: u64::MAX, dedup_window_ms, ..Settings::default() };
+            self.tell_all(options, &Command::SetSettings(settings)).await?;
         }
         if let Some((above, below)) = options.pull {
-            settings.feature_level = settings.feature_level.max(limits::PULL_LEVEL);
             self.tell_all(options, &Command::SetPullRule(PullRule { version: 1, above, below })).await?;
-        }
-        if options.pull.is_some() || !options.dedup_window.is_zero() {
-            self.tell_all(options, &Command::SetSettings(settings)).await?;
         }
         Ok(())
     }

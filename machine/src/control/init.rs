@@ -24,6 +24,7 @@ pub fn init(ctx: &mut Ctx<'_, '_>, command: &Control) -> Outcome {
     if !slots.is_whole() {
         return Err(Rejection::Validation("a slot table names an owner for every slot".into()).into());
     }
+    meta::check_level(settings.feature_level)?;
     meta::check_settings(settings)?;
     check_rows(placement, nodes, keys)?;
     let replicas = placement.iter().flat_map(|(_, replicas)| replicas);

@@ -20,7 +20,7 @@ use flotilla_proto::limits;
 use crate::apply::{Ctx, Outcome, Stop};
 use crate::command::{Control, NodeInfo};
 use crate::effect::Effect;
-use crate::meta::Meta;
+use crate::meta::{self, Meta};
 use crate::query::{Answer, ControlState, NodeRow};
 use crate::reply::{Rejection, Reply};
 use crate::table::{self, Rows, Table, View};
@@ -39,6 +39,7 @@ pub fn apply(ctx: &mut Ctx<'_, '_>, command: &Control) -> Outcome {
         Control::ForgetReplica { shard, replica } => forget_replica(ctx, *shard, *replica),
         Control::FenceDone { shard, node, lowest } => fence_done(ctx, *shard, *node, *lowest),
         Control::SetClientLimits { changes } => client_limits::set(ctx, changes),
+        Control::RaiseLevel { level } => raise_level(ctx, *level),
     }
 }
 
@@ -112,6 +113,26 @@ fn lapse_node(ctx: &mut Ctx<'_, '_>, node: NodeId, incarnation: Incarnation) -> 
     row.lapsed = true;
     owe_fence(ctx.txn, node, Incarnation(incarnation.0.saturating_add(1)))?;
     table::put::<NodeTable>(ctx.txn, &node, &row);
+    changed(ctx, cluster);
+    Ok(Reply::Done)
+}
+
+/// With it goes what the level allows: as many members as a cluster has that is made at it, where nobody has set another number.
+fn raise_level(ctx: &mut Ctx<'_, '_>, level: u32) -> Outcome {
+    meta::check_level(level)?;
+    let cluster = cluster(ctx.txn)?;
+    let Some(mut settings) = table::get::<ControlSettingsTable>(ctx.txn, &())? else {
+        return Err(Rejection::NotFound.into());
+    };
+    if level <= settings.feature_level {
+        return Ok(Reply::Done);
+    }
+    if settings.group_members_max == meta::members_max(settings.feature_level) {
+        settings.group_members_max = meta::members_max(level);
+    }
+    settings.feature_level = level;
+    settings.version = settings.version.saturating_add(1);
+    table::put::<ControlSettingsTable>(ctx.txn, &(), &settings);
     changed(ctx, cluster);
     Ok(Reply::Done)
 }

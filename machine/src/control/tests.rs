@@ -32,12 +32,16 @@ fn init() -> Control {
 }
 
 fn init_at(feature_level: u32) -> Control {
+    init_with(Settings::at_level(feature_level))
+}
+
+fn init_with(settings: Settings) -> Control {
     let replicas = || (1..=3).map(|n| replica(n, 1)).collect::<Vec<_>>();
     Control::Init {
         cluster: ClusterId(7),
         epoch: Epoch(1),
         slots: SlotTable::even(2),
-        settings: Settings { feature_level, ..Settings::default() },
+        settings,
         placement: (0..=2).map(|s| (ShardId(s), replicas())).collect(),
         nodes: (1..=3).map(info).collect(),
         keys: vec![KeyRow { id: 1, public: [1; 32], wrapped: vec![2; 48].into() }],
@@ -48,8 +52,12 @@ struct Group(Shard);
 
 impl Group {
     fn new() -> Self {
+        Self::made(Settings::default())
+    }
+
+    fn made(settings: Settings) -> Self {
         let mut group = Self(Shard::bare(ShardId::CONTROL));
-        assert_eq!(group.run(init()), Reply::Done);
+        assert_eq!(group.run(init_with(settings)), Reply::Done);
         group
     }
 
@@ -205,6 +213,23 @@ fn limits_are_set_within_their_ranges_and_given_back() {
 }
 
 #[test]
+fn a_level_is_raised_and_never_lowered() {
+    let mut group = Group::made(Settings::at_level(2));
+    let raise = |level| Control::RaiseLevel { level };
+    let settings = |group: &Group| group.state().settings;
+    let before = settings(&group).version;
+    assert_eq!(group.run(raise(limits::PULL_LEVEL)), Reply::Done);
+    let raised = settings(&group);
+    assert_eq!((raised.feature_level, raised.group_members_max), (limits::PULL_LEVEL, 10_000));
+    assert!(raised.version > before, "shards take it");
+    assert_eq!(group.run(raise(1)), Reply::Done);
+    assert_eq!(settings(&group), raised);
+    let mut group = Group::made(Settings { group_members_max: 50, ..Settings::at_level(2) });
+    group.run(raise(limits::PULL_LEVEL));
+    assert_eq!(settings(&group).group_members_max, 50, "somebody has set it");
+}
+
+#[test]
 fn an_answer_to_an_older_fence_settles_nothing() {
     let mut group = Group::new();
     group.register(1, 1);
@@ -270,6 +295,7 @@ fn any_control() -> impl Strategy<Value = Control> {
             .prop_map(|(shard, node, n)| Control::FenceDone { shard, node, lowest: Incarnation(n) }),
         1 => prop::collection::vec((prop::sample::select(LimitName::ALL.to_vec()), prop::option::of(any::<u32>())), 0..6)
             .prop_map(|changes| Control::SetClientLimits { changes }),
+        1 => (0..=limits::FEATURE_LEVEL).prop_map(|level| Control::RaiseLevel { level }),
     ]
 }
 

@@ -72,7 +72,13 @@ async fn serve(args: &DevArgs, dir: &Path, kept: bool) -> anyhow::Result<()> {
         .map(|n| NodeAddr { node: NodeId(n), addr: format!("127.0.0.1:{}", args.peer_port + n - 1) })
         .collect();
     wait_for_ports(&mut nodes, &addrs).await?;
-    let init = InitArgs { nodes: addrs.clone(), shards: args.shards, insecure_peers: false, wait: 60 };
+    let init = InitArgs {
+        nodes: addrs.clone(),
+        shards: args.shards,
+        insecure_peers: false,
+        wait: 60,
+        feature_level: limits::FEATURE_LEVEL,
+    };
     let plan = init::init(&init).await?;
     demo_users(args).await?;
     print_welcome(args, dir, kept, &plan.cluster.to_string(), &nodes, &addrs);

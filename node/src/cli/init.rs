@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use flotilla_machine::command::KeyRow;
+use flotilla_machine::command::{KeyRow, NodeInfo, Settings};
 use flotilla_proto::ids::ClusterId;
 use flotilla_proto::limits;
 use tokio::time::Instant;
@@ -29,6 +29,9 @@ pub struct InitArgs {
     /// Return only when every node serves, at most this many seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub wait: u64,
+    /// Rules of an older version, so that nodes of it can be part of the cluster; `cluster feature-level` raises them
+    #[arg(long, default_value_t = limits::FEATURE_LEVEL, hide = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::FEATURE_LEVEL)))]
+    pub feature_level: u32,
 }
 
 pub async fn run(args: InitArgs) -> anyhow::Result<()> {
@@ -46,7 +49,7 @@ pub async fn init(args: &InitArgs) -> anyhow::Result<Plan> {
         Some(plan) => go_on(args, &nodes, plan).await?,
         None => {
             let infos = nodes.iter().map(|(_, d)| d.node.clone()).collect();
-            let (plan, secret) = mint(infos, args.shards)?;
+            let (plan, secret) = mint(infos, args.shards, Settings::at_level(args.feature_level))?;
             adopt(args, &plan, secret).await?;
             plan
         }
@@ -122,7 +125,7 @@ async fn go_on(args: &InitArgs, nodes: &[(&NodeAddr, Description)], plan: Plan) 
     Ok(plan)
 }
 
-fn mint(nodes: Vec<flotilla_machine::command::NodeInfo>, shards: u16) -> anyhow::Result<(Plan, [u8; 32])> {
+fn mint(nodes: Vec<NodeInfo>, shards: u16, settings: Settings) -> anyhow::Result<(Plan, [u8; 32])> {
     let mut secret = [0; 32];
     secret[..16].copy_from_slice(&random_u128().to_be_bytes());
     secret[16..].copy_from_slice(&random_u128().to_be_bytes());
@@ -130,7 +133,7 @@ fn mint(nodes: Vec<flotilla_machine::command::NodeInfo>, shards: u16) -> anyhow:
     let private = key.private.context("a fresh key has its private half")?;
     let wrapped = wrap::wrap(&secret, key.id, &private)?;
     let row = KeyRow { id: key.id, public: key.public, wrapped: wrapped.into() };
-    Ok((plan::make(ClusterId(random_u128()), nodes, shards, vec![row])?, secret))
+    Ok((plan::make(ClusterId(random_u128()), nodes, shards, settings, vec![row])?, secret))
 }
 
 pub(super) async fn describe(at: &NodeAddr, insecure: bool) -> anyhow::Result<Description> {

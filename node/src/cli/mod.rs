@@ -4,6 +4,7 @@ pub mod api;
 pub mod ask;
 pub mod dev;
 pub mod digest;
+pub mod feature_level;
 pub mod heaps;
 pub mod init;
 pub mod inspect;
@@ -56,6 +57,8 @@ pub enum ClusterCommand {
     Digest(digest::DigestArgs),
     /// Show or change, while it runs, how much clients may do
     Limits(limits::LimitsArgs),
+    /// Show or raise the level of rules that the cluster keeps to
+    FeatureLevel(feature_level::FeatureLevelArgs),
     /// Take a node back whose data directory is lost
     Rejoin(rejoin::RejoinArgs),
 }
@@ -70,6 +73,7 @@ impl Cli {
             Command::Api(args) => api::run(&args),
             Command::Cluster { command: ClusterCommand::Rejoin(args) } => block_on(rejoin::run(args)),
             Command::Cluster { command: ClusterCommand::Limits(args) } => block_on(limits::run(args)),
+            Command::Cluster { command: ClusterCommand::FeatureLevel(args) } => block_on(feature_level::run(args)),
             Command::Cluster { command: ClusterCommand::Status(args) } => block_on(status::run(args)),
             Command::Cluster { command: ClusterCommand::Digest(args) } => block_on(digest::run(args)),
             Command::Chat(args) => block_on(talk::chat(args)),

@@ -37,6 +37,11 @@ pub async fn serve(cluster: &Arc<Cluster>, request: AdminRequest) -> AdminReply 
             Ok(limits) => AdminReply::Limits(limits),
             Err(why) => AdminReply::Refused(why),
         },
+        AdminRequest::Level => level(cluster),
+        AdminRequest::RaiseLevel { level: wanted } => match raise_level(cluster, wanted).await {
+            Ok(()) => AdminReply::Level { known: limits::FEATURE_LEVEL, cluster: wanted },
+            Err(why) => AdminReply::Refused(why),
+        },
     }
 }
 
@@ -80,6 +85,40 @@ fn was_set(outcome: Result<Reply, CallError>) -> Result<(), String> {
             Err("the control group did not answer in time; it may have been done: ask again".into())
         }
     }
+}
+
+fn level(cluster: &Cluster) -> AdminReply {
+    match cluster.tables.current() {
+        Some(state) => AdminReply::Level { known: limits::FEATURE_LEVEL, cluster: state.settings.feature_level },
+        None => AdminReply::Refused("this node belongs to no cluster".into()),
+    }
+}
+
+/// A node that does not know the level would stop at the first command of it. So each must say that it does, also one that is
+/// away now: it might come back as what it was.
+async fn raise_level(cluster: &Arc<Cluster>, level: u32) -> Result<(), String> {
+    if level > limits::FEATURE_LEVEL {
+        return Err(format!("this node knows level {} at most: start newer ones first", limits::FEATURE_LEVEL));
+    }
+    let state = control_state(cluster).await.ok_or("the control group does not answer: try again in a moment")?;
+    if level < state.settings.feature_level {
+        return Err(format!("the cluster is at level {}, and a level is never lowered", state.settings.feature_level));
+    }
+    for row in state.nodes.iter().filter(|row| row.info.node != cluster.info.node) {
+        let node = row.info.node;
+        match ask(cluster, &row.info, &AdminRequest::Level).await {
+            Ok(AdminReply::Level { known, .. }) if known >= level => {}
+            Ok(AdminReply::Level { known, .. }) => {
+                return Err(format!("node {node} knows level {known} at most: start a newer one there first"));
+            }
+            Ok(_) => return Err(format!("node {node} gave an answer of another kind; is it older?")),
+            Err(why) => return Err(format!("every node must say that it knows the level: {why}")),
+        }
+    }
+    tracing::info!(level, "an operator raises the feature level");
+    was_set(cluster.shard_command(ShardId::CONTROL, &Command::Control(Control::RaiseLevel { level })).await)?;
+    cluster.control_changed.notify_one();
+    Ok(())
 }
 
 fn describe(cluster: &Cluster) -> Description {

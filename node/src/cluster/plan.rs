@@ -24,7 +24,13 @@ pub enum PlanError {
 }
 
 /// Shards dealt to nodes in turn: shard s prefers node s mod N as its leader, and the next ones hold its other replicas.
-pub fn make(cluster: ClusterId, mut nodes: Vec<NodeInfo>, shards: u16, keys: Vec<KeyRow>) -> Result<Plan, PlanError> {
+pub fn make(
+    cluster: ClusterId,
+    mut nodes: Vec<NodeInfo>,
+    shards: u16,
+    settings: Settings,
+    keys: Vec<KeyRow>,
+) -> Result<Plan, PlanError> {
     if nodes.is_empty() {
         return Err(PlanError::NoNodes);
     }
@@ -43,15 +49,7 @@ pub fn make(cluster: ClusterId, mut nodes: Vec<NodeInfo>, shards: u16, keys: Vec
     };
     let mut placement = vec![(ShardId::CONTROL, replicas(0, odd(nodes.len().min(CONTROL_VOTERS_MAX))))];
     placement.extend((1..=shards).map(|s| (ShardId(s), replicas(usize::from(s) - 1, REPLICAS))));
-    Ok(Plan {
-        cluster,
-        epoch: Epoch(1),
-        slots: SlotTable::even(shards),
-        settings: Settings::default(),
-        nodes,
-        placement,
-        keys,
-    })
+    Ok(Plan { cluster, epoch: Epoch(1), slots: SlotTable::even(shards), settings, nodes, placement, keys })
 }
 
 /// The largest odd number up to `n`: an even group is no safer than the odd one below it. Two nodes keep both: one
@@ -70,7 +68,8 @@ mod tests {
 
     #[test]
     fn leaders_and_replicas_are_dealt_evenly() {
-        let plan = make(ClusterId(1), vec![node(3), node(1), node(2), node(4)], 16, vec![]).expect("valid");
+        let plan = make(ClusterId(1), vec![node(3), node(1), node(2), node(4)], 16, Settings::default(), vec![])
+            .expect("valid");
         assert_eq!(plan.placement[0].1.len(), 3, "an odd control group");
         for n in 1..=4 {
             let leads = plan.placement[1..].iter().filter(|(_, r)| r[0].node == NodeId(n)).count();
@@ -81,8 +80,14 @@ mod tests {
 
     #[test]
     fn a_plan_that_cannot_work_is_refused() {
-        assert_eq!(make(ClusterId(1), vec![], 16, vec![]), Err(PlanError::NoNodes));
-        assert_eq!(make(ClusterId(1), vec![node(1), node(1)], 16, vec![]), Err(PlanError::Twice(NodeId(1))));
-        assert_eq!(make(ClusterId(1), vec![node(1)], 2_000, vec![]), Err(PlanError::Shards(2_000)));
+        assert_eq!(make(ClusterId(1), vec![], 16, Settings::default(), vec![]), Err(PlanError::NoNodes));
+        assert_eq!(
+            make(ClusterId(1), vec![node(1), node(1)], 16, Settings::default(), vec![]),
+            Err(PlanError::Twice(NodeId(1)))
+        );
+        assert_eq!(
+            make(ClusterId(1), vec![node(1)], 2_000, Settings::default(), vec![]),
+            Err(PlanError::Shards(2_000))
+        );
     }
 }

@@ -225,6 +225,12 @@ pub enum AdminRequest {
     Limits {
         changes: Vec<(LimitName, Option<u32>)>,
     },
+    /// The level that this node knows and the one that the cluster is at.
+    Level,
+    /// Raises the level of the cluster, if every node of it knows it.
+    RaiseLevel {
+        level: u32,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -236,6 +242,7 @@ pub enum AdminReply {
     Digest { index: u64, digest: Hash32 },
     Refused(String),
     Limits(ClientLimits),
+    Level { known: u32, cluster: u32 },
 }
 
 /// One node as an operator sees it.

@@ -43,14 +43,12 @@ pub struct NewGroup {
     pub members: Vec<UserId>,
     #[serde(default)]
     pub history: HistoryAccess,
-    /// Not in the documents before a cluster has channels.
     #[serde(default)]
-    #[schemars(skip)]
     pub kind: GroupKind,
 }
 
-/// In a channel only admins and the owner write; its size is no matter.
-#[derive(Clone, Copy, Default, Deserialize)]
+/// In a channel only admins and the owner write.
+#[derive(Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupKind {
     #[default]

@@ -60,6 +60,8 @@ pub struct Faults {
     /// The outcome of the next open is unknown: it has not been done, and may be by whoever takes it from `lost_open`.
     pub lose_open: bool,
     pub lost_open: Option<Command>,
+    /// No fault: how often somebody has asked whether a device lacks its places.
+    pub unplaced_asked: usize,
 }
 
 pub struct Fake {
@@ -116,7 +118,7 @@ impl Fake {
 
     /// The newest rules hold.
     pub fn raise_level(&self, level: u32) {
-        let settings = Settings { version: 9, feature_level: level, ..Settings::default() };
+        let settings = Settings { version: 9, ..Settings::at_level(level) };
         assert_eq!(self.apply(Command::SetSettings(settings)), Reply::Done);
         self.node.send_modify(|node| node.level = level);
     }
@@ -363,6 +365,7 @@ impl Backend for Fake {
             if self.faults().refuses.as_ref().is_some_and(|refuses| refuses(&query)) {
                 return Err(CallError::Unavailable);
             }
+            self.faults().unplaced_asked += usize::from(matches!(query, Query::Unplaced { .. }));
             Ok(self.ask(&query))
         }
         .boxed()

@@ -23,6 +23,7 @@ use flotilla_machine::user::inbox::{InboxTable, Row};
 use flotilla_proto::ids::{
     Cid, ConvId, Count, DeviceId, Generation, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
 };
+use flotilla_proto::limits;
 use flotilla_raft::group::Facts as GroupFacts;
 use flotilla_raft::state::Pointer;
 use flotilla_raft::types::{Membership, Payload};
@@ -148,7 +149,8 @@ pub struct World {
     pub newest: Option<ConvId>,
     /// What a device has acked, by the session on which it did.
     pub acked: BTreeMap<(DeviceId, ConvId), BTreeMap<SessionNo, Seq>>,
-    /// From how many members on a group is in pull mode, and below how many it goes back. None: pull mode is not known yet.
+    /// Above how many members a group is in pull mode, and below how many it goes back; as the product has it, until a run says
+    /// otherwise.
     pub pull: Option<(u32, u32)>,
 }
 
@@ -184,7 +186,7 @@ impl World {
             told: BTreeMap::new(),
             newest: None,
             acked: BTreeMap::new(),
-            pull: None,
+            pull: Some((limits::PUSH_MEMBERS_MAX, limits::PUSH_MEMBERS_BACK)),
         }
     }
 

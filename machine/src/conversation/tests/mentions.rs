@@ -68,7 +68,7 @@ fn the_first_message_of_a_direct_conversation_may_name_the_peer() {
 #[test]
 fn nothing_is_kept_below_the_level_and_that_is_said() {
     let mut room = Room::group("alice", &["bob"]);
-    room.machine.one(Command::SetSettings(Settings { version: 8, feature_level: 2, ..Settings::default() }));
+    room.machine.one(Command::SetSettings(Settings { version: 8, ..Settings::at_level(2) }));
     room.does("alice", naming(&["bob"]));
     assert_eq!(asked(&room.machine, &room.conv, &named("bob"), 0, 9), Answer::NotFound);
     raised(&mut room.machine);

@@ -55,7 +55,7 @@ fn a_channel_owes_its_members_their_parts_and_nothing_per_message() {
 #[test]
 fn a_level_without_pull_mode_knows_no_channels_and_pushes_to_any_group() {
     let old = |mut room: Room| {
-        let settings = Settings { version: 9, feature_level: limits::PULL_LEVEL - 1, ..Settings::default() };
+        let settings = Settings { version: 9, ..Settings::at_level(limits::PULL_LEVEL - 1) };
         assert_eq!(room.machine.one(Command::SetSettings(settings)), Reply::Done);
         let rule = PullRule { version: 1, above: 3, below: 3 };
         let told = room.machine.one(Command::SetPullRule(rule));

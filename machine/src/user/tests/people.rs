@@ -118,7 +118,7 @@ fn contacts_are_listed_renamed_removed_and_bounded() {
 #[test]
 fn rules_of_an_older_cluster_stay_as_they_were() {
     let mut shard = Shard::new();
-    shard.run(Command::SetSettings(Settings { version: 5, feature_level: 1, ..Settings::default() }));
+    shard.run(Command::SetSettings(Settings { version: 5, ..Settings::at_level(1) }));
     let ann = shard.user("ann");
     let device = shard.device(&ann, 1);
     let number = shard.open(&ann, device);

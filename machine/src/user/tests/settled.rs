@@ -110,7 +110,7 @@ fn a_hidden_read_mark_is_hers_alone_until_the_next_read_after_showing_it_again()
 #[test]
 fn an_older_cluster_hides_nothing_and_says_so() {
     let (mut shard, ann, _, _, conv) = stage();
-    shard.run(Command::SetSettings(Settings { version: 5, feature_level: 1, ..Settings::default() }));
+    shard.run(Command::SetSettings(Settings { version: 5, ..Settings::at_level(1) }));
     let hide = set(&ann, &conv, ConvChange { hide_read: Some(true), ..ConvChange::default() });
     assert!(matches!(shard.rejected(hide), Rejection::Validation(_)));
     shard.done(set(&ann, &conv, ConvChange { pinned: Some(true), ..ConvChange::default() }));
