@@ -95,8 +95,9 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted)
             (try_open(shared, hello, &caller.user, device, install, wanted).await.map_err(open_code)?, Rev(0))
         }
     };
-    // A device that has caught up once has its places.
+    // A device that has caught up once has its places, and a user without revisions has no conversations.
     if since == Rev(0)
+        && opened.rev > Rev(0)
         && let Err(error) = pulled::place(shared, &caller.user, device).await
     {
         // Nobody will use the session that is open now.

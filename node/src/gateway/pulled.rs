@@ -3,7 +3,9 @@
 //! A session subscribes by looking ([`stand`]); a request without a session asks once ([`stand_once`]). A device that is new
 //! takes its places before its first `ready` ([`place`]).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use flotilla_machine::command::PulledHead;
 use flotilla_machine::query::{InboxRow, RowsPage, Standing};
@@ -72,13 +74,37 @@ pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], f
     all.into_inner()
 }
 
+/// Devices that are known to have their places: one that has them never lacks one again, for whatever comes later gives
+/// every registered device its cursor. So each is asked about once.
+#[derive(Default)]
+pub struct Placed(Mutex<BTreeSet<DeviceId>>);
+
+impl Placed {
+    fn has(&self, device: DeviceId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&device)
+    }
+
+    fn put(&self, device: DeviceId) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= limits::PLACED_REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert(device);
+    }
+}
+
 /// Has a device that is new take its place in every conversation in pull mode; nothing is done for others. Below the
 /// level of pull mode nothing is asked: 1. nodes are upgraded one by one, 2. the leader of the user's shard still runs a
 /// build that does not know the question, 3. no new device of its users would get in.
 pub async fn place(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
-    if shared.node().level < limits::PULL_LEVEL {
-        return Ok(());
+    if shared.node().level >= limits::PULL_LEVEL && !shared.placed.has(device) {
+        place_all(shared, user, device).await?;
+        shared.placed.put(device);
     }
+    Ok(())
+}
+
+async fn place_all(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
     let route = Route::User(user.clone());
     // Any state that knows the device will do: rows that are in pull mode since it was registered have its place already.
     let mut freshness = Freshness::Any { min_seq: None };
@@ -91,8 +117,9 @@ pub async fn place(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(
                 freshness = Freshness::Linearizable;
                 continue;
             }
-            // The device is gone: whoever asked finds out by itself.
-            _ => return Ok(()),
+            // The device is gone, for good: whoever asked finds out by itself.
+            Answer::NotFound => return Ok(()),
+            _ => return Err(CallError::Unavailable),
         };
         if rows.is_empty() {
             return Ok(());

@@ -128,6 +128,26 @@ async fn a_leader_of_an_older_build_is_not_asked_for_places_that_cannot_be() {
     assert!(stream.until(r#""t":"caught_up""#).await, "{}", stream.text);
 }
 
+#[tokio::test]
+async fn a_device_is_asked_about_its_places_once_and_not_at_all_where_there_can_be_none() {
+    let node = node().await;
+    let mut ann = node.caught_up("ann", "1").await;
+    assert_eq!(node.fake.faults().unplaced_asked, 0, "no conversations yet");
+    channel(&node, &[]).await;
+    ann.entry().await;
+    drop(ann);
+    for _ in 0..3 {
+        node.caught_up("ann", "2").await;
+    }
+    assert_eq!(node.fake.faults().unplaced_asked, 2, "where it takes its place, and that none is left");
+    assert_eq!(node.get("/v1/inbox", "dev:ann").await.0, 200);
+    let asked = node.fake.faults().unplaced_asked;
+    for _ in 0..3 {
+        assert_eq!(node.get("/v1/inbox", "dev:ann").await.0, 200);
+    }
+    assert_eq!(node.fake.faults().unplaced_asked, asked);
+}
+
 /// The `rev` of a device that has caught up: it has its places.
 struct RevTokenOf;
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::errors;
 use super::pool::Pool;
+use super::pulled::Placed;
 use super::rates::Rates;
 use super::withdrawals::Withdrawals;
 use crate::auth::courier::{Courier, Delivery};
@@ -185,6 +186,7 @@ pub struct Shared {
     pub streams: Turns,
     pub figures: Figures,
     pub withdrawals: Withdrawals,
+    pub placed: Placed,
     pub pool: Pool,
     /// (user, device) that were found in order, and when.
     checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
@@ -228,6 +230,7 @@ impl Shared {
             exports: Arc::new(Semaphore::new(limits::EXPORTS_AT_ONCE)),
             streams: Turns::default(),
             figures: Figures::new(registry),
+            placed: Placed::default(),
             withdrawals: Withdrawals::new(withdrawals_given_up),
             pool: Pool::default(),
             checked: Mutex::default(),
