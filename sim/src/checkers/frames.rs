@@ -3,6 +3,7 @@
 //! before the session began (bounded duplicates); a gap hides nothing; a page of history leaves nothing out and is not older
 //! than what the device has; a `conv` frame is a committed revision of the row, in order.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use flotilla_client::history::{Op, Record};
@@ -207,25 +208,37 @@ pub fn on_conv(world: &World, user: &UserId, conv: &Conv) -> Result<Rev, String>
     Err(format!("{} is shown as {told:?}, its row says {:?}", conv.conv, due(row)))
 }
 
-/// In pull mode nobody tells the row of heads: it is shown as the conversation stood at the head that is shown, with the
-/// membership of the row or a later one that the log had made by then.
+/// In pull mode nobody tells the row of heads: it is shown as the conversation stood at one head that the gateway knows, with the
+/// membership of the row or a later one that the log had made by then. A device elsewhere may have acked more than this gateway
+/// knows: then the row's own head is shown, with the rest as it stood where the gateway knows it.
 fn stands(world: &World, user: &UserId, conv: &Conv, row: &Row) -> Vec<Row> {
     let model = world.models.get(&conv.conv).map(|(model, _)| model);
     let Some(model) = model.filter(|_| row.part.mode == Mode::Pull && is_member(&row.part)) else { return Vec::new() };
-    let (Some(line), true) = (model.lines.get(&conv.head), conv.head >= row.head) else { return Vec::new() };
-    let own = model.lines.range(..=conv.head).filter(|(_, line)| line.kind == "message" && line.from == *user);
-    let n_sent = own.map(|(_, line)| line.n).max().unwrap_or_default();
-    let later = model.past.range((user.clone(), row.part.mseq)..=(user.clone(), conv.head)).map(|(_, part)| part);
-    let stand = |part: &MembershipPart| {
-        let mut row = row.clone();
-        row.part.clone_from(part);
-        (row.head, row.n_head, row.n_sent) = (conv.head, line.n, row.n_sent.max(n_sent));
-        if is_member(part) {
-            row.last_ts = row.last_ts.max(line.ts);
-        }
-        row
+    let known = match conv.head.cmp(&row.head) {
+        Ordering::Less => return Vec::new(),
+        Ordering::Equal => Seq(1)..=conv.head,
+        Ordering::Greater => conv.head..=conv.head,
     };
-    later.chain([&row.part]).map(stand).collect()
+    let (mut n_sent, mut stood) = (row.n_sent, Vec::new());
+    for (seq, line) in model.lines.range(..=conv.head) {
+        if line.kind == "message" && line.from == *user {
+            n_sent = n_sent.max(line.n);
+        }
+        if !known.contains(seq) {
+            continue;
+        }
+        let later = model.past.range((user.clone(), row.part.mseq)..=(user.clone(), (*seq).max(row.part.mseq)));
+        for part in later.map(|(_, part)| part).chain([&row.part]) {
+            let mut row = row.clone();
+            row.part.clone_from(part);
+            (row.head, row.n_head, row.n_sent) = (row.head.max(*seq), row.n_head.max(line.n), n_sent);
+            if is_member(part) {
+                row.last_ts = row.last_ts.max(line.ts);
+            }
+            stood.push(row);
+        }
+    }
+    stood
 }
 
 fn in_order(connection: Option<&mut Connection>, rev: Rev, conv: &Conv) -> Result<u64, String> {
