@@ -126,11 +126,15 @@ impl Cluster {
 
     /// Makes one cluster of the running nodes; tried again while they come up.
     pub async fn init(&mut self) -> anyhow::Result<()> {
+        self.init_with(&[]).await
+    }
+
+    pub async fn init_with(&mut self, args: &[&str]) -> anyhow::Result<()> {
         let list: Vec<String> = self.nodes.iter().map(|n| format!("{}={}", n.number, n.peer_addr)).collect();
         let deadline = Instant::now() + READY_LIMIT;
         loop {
             let mut command = Command::new(&self.bin);
-            command.args(["init", "--nodes", &list.join(",")]).stdin(Stdio::null());
+            command.args(["init", "--nodes", &list.join(",")]).args(args).stdin(Stdio::null());
             let output = tokio::task::spawn_blocking(move || command.output()).await??;
             if output.status.success() {
                 return Ok(());
