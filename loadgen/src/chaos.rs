@@ -21,6 +21,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(20);
 const SPREAD: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Options {
     /// Kill and restart nodes meanwhile, one after the other (local cluster only)
     #[arg(long)]

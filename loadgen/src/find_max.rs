@@ -16,6 +16,7 @@ use crate::workload::{self, Shape, Workload};
 const KEPT_UP: f64 = 0.97;
 
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Options {
     /// Raise the rate until the bound breaks, and print the knee; --rate is where it begins
     #[arg(long)]

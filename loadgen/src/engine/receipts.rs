@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use flotilla_proto::ids::ConvKind;
+use flotilla_proto::limits::PUSH_MEMBERS_MAX;
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -18,7 +20,12 @@ impl Engine {
     /// Counts the conversations of which the last delivery is not known by `limit`.
     pub(super) fn look_for_receipts(&mut self, limit: At) -> anyhow::Result<()> {
         let every = self.conversations.len().div_ceil(ASKED_MAX).max(1);
-        let mut waiting: Vec<usize> = (0..self.conversations.len()).step_by(every).collect();
+        // In pull mode senders hear nothing of deliveries.
+        let pushed = |at: &usize| {
+            let conversation = &self.conversations[*at];
+            conversation.id.kind() != ConvKind::Channel && conversation.members.len() <= PUSH_MEMBERS_MAX as usize
+        };
+        let mut waiting: Vec<usize> = (0..self.conversations.len()).step_by(every).filter(pushed).collect();
         loop {
             let mut asked = Vec::new();
             for conv in waiting.drain(..) {
