@@ -40,6 +40,9 @@ pub struct Place {
     /// Local nodes
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
+    /// Shards of the local nodes
+    #[arg(long, global = true, default_value_t = limits::SHARDS_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=i64::from(limits::SHARDS_MAX)))]
+    pub shards: u16,
     /// Where local nodes keep their data, in a new folder that is deleted at the end [default: the temporary folder]
     #[arg(long, global = true, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
@@ -129,6 +132,7 @@ pub struct Local {
     pids: Pids,
     bin: PathBuf,
     env: Vec<(String, String)>,
+    shards: u16,
     _dir: TempDir,
 }
 
@@ -172,7 +176,7 @@ impl Local {
             });
         }
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Ok(Self { nodes, pids: Pids::default(), bin: binary(place)?, env, _dir: dir })
+        Ok(Self { nodes, pids: Pids::default(), bin: binary(place)?, env, shards: place.shards, _dir: dir })
     }
 
     /// Starts the process of a node that has none.
@@ -223,9 +227,9 @@ impl Local {
 
     async fn init(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
-        let peers = self.peers();
+        let (peers, shards) = (self.peers(), self.shards.to_string());
         loop {
-            match self.flotilla(&["init", "--nodes", &peers]).await {
+            match self.flotilla(&["init", "--nodes", &peers, "--shards", &shards]).await {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(POLL * 5).await,
@@ -277,8 +281,8 @@ impl Local {
         loop {
             let leaders = self.leaders().await.unwrap_or_default();
             let led = |node: &Node| leaders.iter().filter(|(_, leader)| leader.0 == node.number).count();
-            let least = usize::from(limits::SHARDS_DEFAULT) / nodes;
-            if leaders.len() > usize::from(limits::SHARDS_DEFAULT) && self.nodes.iter().all(|node| led(node) >= least) {
+            let least = usize::from(self.shards) / nodes;
+            if leaders.len() > usize::from(self.shards) && self.nodes.iter().all(|node| led(node) >= least) {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "leaders are not spread in time: {leaders:?}");
