@@ -4,6 +4,8 @@
 //! The encoding is versioned; a replica that cannot decode a command stops (skipping it would diverge), so a newer one is
 //! proposed only in a cluster of its level.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use flotilla_proto::codec::{self, CodecError};
 use flotilla_proto::entry::What;
@@ -271,6 +273,25 @@ impl Command {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         codec::decode(COMMAND_VERSION, bytes, limits::COMMAND_BYTES_MAX)
+    }
+
+    /// Whether an encoded command is a shard's own work, driven by rows: no person waits for its reply, so it may wait a
+    /// moment for other commands.
+    pub fn is_patient(bytes: &[u8]) -> bool {
+        static PATIENT: LazyLock<Vec<u32>> = LazyLock::new(|| {
+            let patient = [
+                Command::Notify(vec![]),
+                Command::ClearDirty { target: ShardId(0), items: vec![] },
+                Command::Marks(vec![]),
+                Command::Receipts(vec![]),
+                Command::ClearReceiptDue { items: vec![] },
+                Command::PeerMarks(vec![]),
+                Command::ClearReceiptDirty { items: vec![] },
+            ];
+            let encoded = patient.iter().filter_map(|command| command.encode().ok());
+            encoded.filter_map(|bytes| codec::variant(COMMAND_VERSION, &bytes)).collect()
+        });
+        codec::variant(COMMAND_VERSION, bytes).is_some_and(|variant| PATIENT.contains(&variant))
     }
 
     /// The feature level from which a log may hold it. Below that a replica may run an older build, which cannot decode it and

@@ -37,6 +37,13 @@ pub fn encode_into<T: Serialize>(version: u8, value: &T, out: &mut Vec<u8>) -> R
     options().with_no_limit().serialize_into(out, value).map_err(CodecError::Encode)
 }
 
+/// Which variant of an enum was encoded, without decoding the rest. None for another version.
+pub fn variant(version: u8, bytes: &[u8]) -> Option<u32> {
+    let (found, rest) = bytes.split_first()?;
+    let variant = rest.first_chunk().filter(|_| *found == version)?;
+    Some(u32::from_le_bytes(*variant))
+}
+
 /// Accepts exactly `version`; `bytes` beyond `limit` are refused before anything is allocated.
 pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8], limit: usize) -> Result<T, CodecError> {
     let (found, rest) = bytes.split_first().ok_or(CodecError::Empty)?;

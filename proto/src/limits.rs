@@ -60,6 +60,9 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 /// append after the other, so more would not be committed earlier, and each costs every replica an entry.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
 
+/// So long at most a shard's own work waits for other commands to share a proposal with.
+pub const PROPOSAL_PATIENCE_MS: u64 = 20;
+
 /// Rows of one replica's state that are kept in memory because commands ask for them again and again.
 pub const HOT_ROWS_BYTES_MAX: usize = 1024 * 1024;
 /// Users of one shard whose live sessions its leader remembers.

@@ -3,6 +3,9 @@
 //!
 //! Invariant: a dirty row is cleared only up to what its target has durably answered for. One pump per target, so that a
 //! lagging target delays no other; a new leader rescans all rows.
+//!
+//! A target pushes the entries at once and answers when the heads are durable, which it does not hurry with. So a pump asks
+//! again before it has an answer, but not for every entry: see [`Pump::pace`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +18,16 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
 use flotilla_raft::{ProposeError, path};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Cluster;
 use super::leader::Leader;
 use super::pending::{Pending, Taken};
+use super::told::{Parcel, Told};
 use super::wire::{NodeReply, NodeRequest};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -30,6 +37,8 @@ const CLEAR_GATHER: Duration = Duration::from_millis(100);
 /// Before a clear that was not taken is proposed again, and how often.
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
 const CLEAR_TRIES: usize = 50;
+/// Requests to one target that are not answered for.
+const ASKED_MAX: usize = 3;
 
 /// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only.
 #[derive(Default)]
@@ -95,13 +104,23 @@ async fn rescan(leader: &Leader) -> Vec<ShardId> {
     }
 }
 
+struct Asked {
+    parcel: Parcel,
+    at: Instant,
+    taken: bool,
+}
+
 struct Pump {
     cluster: Arc<Cluster>,
     leader: Arc<Leader>,
     target: ShardId,
-    /// Answered by the target, and not yet cleared in the log: head and parts.
-    answered: BTreeMap<ConvId, (Seq, Seq)>,
-    /// When the first of them was answered for.
+    asked: FuturesUnordered<BoxFuture<'static, Asked>>,
+    /// How long the target took for its last answer.
+    took: Duration,
+    /// No request before.
+    next_ask: Instant,
+    told: Told,
+    /// When the first of those that wait for a clear was answered for.
     answered_at: Instant,
     clearing: Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>,
     backoff: Duration,
@@ -147,13 +166,16 @@ enum Cleared {
 
 impl Pump {
     fn new(cluster: Arc<Cluster>, leader: Arc<Leader>, target: ShardId) -> Self {
-        let (answered, answered_at) = (BTreeMap::new(), Instant::now());
+        let now = Instant::now();
         Self {
             cluster,
             leader,
             target,
-            answered,
-            answered_at,
+            asked: FuturesUnordered::new(),
+            took: Duration::ZERO,
+            next_ask: now,
+            told: Told::default(),
+            answered_at: now,
             clearing: None,
             backoff: BACKOFF_MIN,
             look: Look::default(),
@@ -170,28 +192,37 @@ impl Pump {
                 self.on_cleared(cleared);
             }
             self.start_clearing();
-            if self.look.looking {
-                let items = self.next_items().await;
-                if !items.is_empty() && !self.send(items).await {
-                    self.look.wanted();
-                }
-                continue;
-            }
-            if !self.named.is_empty() {
-                let items = self.named_items().await;
-                if !items.is_empty() && !self.send(items).await {
-                    self.look.wanted();
+            let ask_at = self.ask_at();
+            if ask_at.is_some_and(|at| at <= Instant::now()) {
+                let items = if self.look.looking { self.next_items().await } else { self.named_items().await };
+                if !items.is_empty() {
+                    self.ask(items);
                 }
                 continue;
             }
             let clear_at = self.clear_at();
             tokio::select! {
                 biased;
+                Some(asked) = self.asked.next() => self.on_answer(asked),
                 cleared = ended(&mut self.clearing) => self.on_cleared(cleared),
                 taken = wake.take() => self.on_woken(taken),
                 () = at(clear_at) => {}
+                () = at(ask_at) => {}
             }
         }
+    }
+
+    /// When the target may be asked for more; none while there is nothing to ask for, or enough on its way.
+    fn ask_at(&self) -> Option<Instant> {
+        let room = self.asked.len() < ASKED_MAX && self.told.bytes_max() > 0;
+        let wanted = self.look.looking || !self.named.is_empty();
+        (room && wanted).then_some(self.next_ask)
+    }
+
+    /// Between two requests a part of the time that the target takes to answer: what comes meanwhile rides with the second.
+    /// So a target with little to do has its entries at once, and one that is busy is asked seldom.
+    fn pace(&self) -> Duration {
+        if self.asked.is_empty() { Duration::ZERO } else { self.took / ASKED_MAX as u32 }
     }
 
     fn on_woken(&mut self, taken: Taken<ConvId, ()>) {
@@ -204,11 +235,12 @@ impl Pump {
 
     /// The rows of named conversations that the target has not answered for, as many as go at once.
     async fn named_items(&mut self) -> Vec<DirtyItem> {
-        let answered = |conv: &ConvId| self.answered.get(conv).map_or(Seq::ZERO, |(head, _)| *head);
         let named = self.named.iter().take(limits::NOTIFY_CONVERSATIONS_MAX);
-        let convs: Vec<_> = named.map(|conv| (conv.clone(), answered(conv))).collect();
-        let query =
-            Query::DirtyOf { target: self.target, convs: convs.clone(), bytes_max: limits::NOTIFY_BYTES_MAX as u32 };
+        // From what it has answered for, not from what is on its way: that may be lost, and each request must hold all that
+        // heads say of the entries between.
+        let convs: Vec<_> = named.map(|conv| (conv.clone(), self.told.answered_head(conv))).collect();
+        let bytes_max = self.told.bytes_max() as u32;
+        let query = Query::DirtyOf { target: self.target, convs: convs.clone(), bytes_max };
         let (items, more) = self.read(&query).await;
         // Names are answered for in order, until the bytes are full.
         let last = items.last().filter(|_| more).map(|item| item.notify.conv.clone());
@@ -217,10 +249,10 @@ impl Pump {
                 self.named.remove(&conv);
             }
         }
-        self.owed(items)
+        self.told.owed(items)
     }
 
-    async fn read(&self, query: &Query) -> (Vec<DirtyItem>, bool) {
+    async fn read(&mut self, query: &Query) -> (Vec<DirtyItem>, bool) {
         loop {
             match self.leader.group.query(query).await {
                 Ok(Answer::Dirty { items, more }) => return (items, more),
@@ -232,12 +264,6 @@ impl Pump {
         }
     }
 
-    fn owed(&self, items: Vec<DirtyItem>) -> Vec<DirtyItem> {
-        let mut owed: Vec<_> = items.into_iter().filter(|item| !self.is_answered(item)).collect();
-        owed.iter_mut().for_each(|item| self.trim(item));
-        owed
-    }
-
     /// The next rows of the walk that the target has not answered for; none at its end.
     async fn next_items(&mut self) -> Vec<DirtyItem> {
         loop {
@@ -245,36 +271,23 @@ impl Pump {
                 target: self.target,
                 after: self.look.after.clone(),
                 limit: limits::NOTIFY_CONVERSATIONS_MAX as u32,
-                bytes_max: limits::NOTIFY_BYTES_MAX as u32,
+                bytes_max: self.told.bytes_max() as u32,
             };
             let (items, more) = self.read(&query).await;
             self.look.on_page(items.last().map(|item| item.notify.conv.clone()), more);
-            let owed = self.owed(items);
+            let owed = self.told.owed(items);
             if !owed.is_empty() || self.look.after.is_none() {
                 return owed;
             }
         }
     }
 
-    fn is_answered(&self, item: &DirtyItem) -> bool {
-        self.answered
-            .get(&item.notify.conv)
-            .is_some_and(|(head, parts)| item.notify.head <= *head && item.parts <= *parts)
-    }
-
-    /// Entries that the target has answered for were pushed: not again, only because their row is not cleared yet.
-    fn trim(&self, item: &mut DirtyItem) {
-        if let Some((head, _)) = self.answered.get(&item.notify.conv) {
-            item.entries.retain(|entry| entry.seq > *head);
-        }
-    }
-
     /// When the next clear is due; none while one is in the log or nothing waits for it.
     fn clear_at(&self) -> Option<Instant> {
-        if self.clearing.is_some() || self.answered.is_empty() {
+        if self.clearing.is_some() || self.told.answered.is_empty() {
             return None;
         }
-        if self.answered.len() >= limits::COMMAND_ITEMS_MAX {
+        if self.told.answered.len() >= limits::COMMAND_ITEMS_MAX {
             return Some(Instant::now());
         }
         // All pumps of a leadership clear at the same times, so that their clears share an entry of the log.
@@ -283,38 +296,51 @@ impl Pump {
         Some(self.leader.since + CLEAR_GATHER.saturating_mul((since / period) as u32 + 1))
     }
 
-    /// Whether the target has answered for them.
-    async fn send(&mut self, items: Vec<DirtyItem>) -> bool {
+    fn ask(&mut self, items: Vec<DirtyItem>) {
         stamp("notify", &items);
-        let owed: Vec<_> = items.iter().map(|i| (i.notify.conv.clone(), (i.notify.head, i.parts))).collect();
-        if owed.len() == 1 && owed[0].1.0.0.is_multiple_of(16) && plant::on(Plant::SkipNotify) {
-            self.answered.extend(owed);
-            return true;
+        let parcel = Parcel::of(&items);
+        self.told.goes(&parcel);
+        if plant::on(Plant::SkipNotify) && items.len() == 1 && items[0].notify.head.0.is_multiple_of(16) {
+            return self.on_answer(Asked { parcel, at: Instant::now(), taken: true });
         }
         let request = NodeRequest::Notify { shard: self.target, items };
-        let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+        let (cluster, target, now) = (self.cluster.clone(), self.target, Instant::now());
+        let deadline = now + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
         if plant::on(Plant::ClearDirtyEarly) {
-            let (cluster, target) = (self.cluster.clone(), self.target);
             tokio::spawn(async move { cluster.at_leader(target, request, deadline, true).await.ok() });
-            self.answered.extend(owed);
-            return true;
+            return self.on_answer(Asked { parcel, at: now, taken: true });
         }
-        match self.cluster.at_leader(self.target, request, deadline, true).await {
-            Ok(NodeReply::Done) => {
-                self.backoff = BACKOFF_MIN;
-                if self.answered.is_empty() {
-                    self.answered_at = Instant::now();
-                }
-                self.answered.extend(owed);
-                true
+        let shard = self.leader.shard;
+        self.asked.push(Box::pin(async move {
+            let answer = cluster.at_leader(target, request, deadline, true).await;
+            let taken = matches!(answer, Ok(NodeReply::Done));
+            if !taken {
+                let why = answer.err();
+                tracing::debug!(%shard, %target, ?why, "target did not take its heads");
+                cluster.metrics.fanout_retries.inc();
             }
-            other => {
-                let why = other.err();
-                tracing::debug!(shard = %self.leader.shard, target = %self.target, ?why, "target did not take its heads");
-                self.cluster.metrics.fanout_retries.inc();
-                tokio::time::sleep(self.backoff).await;
+            Asked { parcel, at: now, taken }
+        }));
+        self.next_ask = now + self.pace();
+    }
+
+    fn on_answer(&mut self, Asked { parcel, at, taken }: Asked) {
+        let now = Instant::now();
+        if taken && self.told.answered.is_empty() {
+            self.answered_at = now;
+        }
+        self.told.ended(&parcel, taken);
+        if taken {
+            (self.took, self.backoff) = (now - at, BACKOFF_MIN);
+            if self.asked.is_empty() {
+                self.next_ask = now;
+            }
+        } else {
+            self.look.wanted();
+            // Others that fail beside it are of the same kind.
+            if self.next_ask <= now {
+                self.next_ask = now + self.backoff;
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-                false
             }
         }
     }
@@ -325,7 +351,7 @@ impl Pump {
         if self.clear_at().is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let answered = self.answered.iter().take(limits::COMMAND_ITEMS_MAX);
+        let answered = self.told.answered.iter().take(limits::COMMAND_ITEMS_MAX);
         let items: Vec<_> = answered
             .map(|(conv, (head, parts))| ClearDirty { conv: conv.clone(), head: *head, parts: *parts })
             .collect();
@@ -354,9 +380,7 @@ impl Pump {
         // What was answered while this clear was in the log waits for the next one from now on.
         self.answered_at = Instant::now();
         for item in items {
-            if self.answered.get(&item.conv) == Some(&(item.head, item.parts)) {
-                self.answered.remove(&item.conv);
-            }
+            self.told.cleared(&item.conv, (item.head, item.parts));
         }
         if cleared == Cleared::NotDone {
             self.look.wanted();

@@ -37,6 +37,7 @@ pub mod strain;
 pub mod subscribers;
 pub mod subscriptions;
 pub mod tables;
+mod told;
 pub mod typing;
 pub mod watchers;
 pub mod wire;

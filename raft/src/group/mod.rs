@@ -12,6 +12,7 @@ mod batch;
 mod error;
 mod facts;
 mod open;
+mod patience;
 mod proposer;
 mod reads;
 mod stamp;
@@ -116,7 +117,9 @@ impl Group {
         }
         path::commands("queued", [&command]);
         let (answer, reply) = oneshot::channel();
-        self.inner.proposals.try_send(proposer::Queued { command, lane, answer }).map_err(|error| match error {
+        let is_patient = machine::Command::is_patient(&command);
+        let queued = proposer::Queued { command, lane, is_patient, answer };
+        self.inner.proposals.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;

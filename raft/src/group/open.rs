@@ -10,6 +10,7 @@ use openraft::RaftNetworkFactory;
 use openraft::network::NetSnapshot;
 use openraft::storage::RaftLogStorage as _;
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::Instant;
 
 use super::error::StartError;
 use super::proposer::Proposer;
@@ -40,6 +41,8 @@ pub struct GroupOptions {
     pub lanes: ApplyLanes,
     pub hooks: Arc<dyn Hooks>,
     pub display: DisplayClock,
+    /// Groups of one node hand in what may wait at the same times, counted from this one.
+    pub beat: Instant,
     /// Newest entries kept in memory, `limits::LOG_CACHE_BYTES_MAX` or less.
     pub log_cache_bytes: usize,
 }
@@ -106,7 +109,7 @@ fn covers(pointer: Pointer, purged: Option<u64>) -> Result<Pointer, StateError> 
 }
 
 fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
-    let GroupOptions { shard, replica: own, timings, hooks, display, .. } = options;
+    let GroupOptions { shard, replica: own, timings, hooks, display, beat, .. } = options;
     let (proposals, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(READ_QUEUE_MAX);
     let (publish, leadership) = watch::channel(Leadership::default());
@@ -116,7 +119,7 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
         Watcher { raft: raft.clone(), shard, leadership: publish, hooks: hooks.clone(), stopping: stopping.clone() };
     supervise(hooks.clone(), Some(shard), "the watcher of a group", watcher.run());
     let proposer =
-        Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: timings.tick, display };
+        Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: timings.tick, display, beat };
     supervise(hooks.clone(), Some(shard), "the proposer of a group", proposer.run());
     let timeout = timings.election_max * 2;
     let reader = Reads { raft: raft.clone(), own, queue: read_queue, timeout };

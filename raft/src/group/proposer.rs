@@ -1,8 +1,8 @@
 //! Gathers what waits into proposals, stamps them, and gives every caller its reply.
 //!
 //! Invariants:
-//! - At most `PROPOSALS_IN_FLIGHT_MAX` proposals are unanswered; what waits behind them forms the next batch. Nothing
-//!   lingers while there is room.
+//! - At most `PROPOSALS_IN_FLIGHT_MAX` proposals are unanswered; what waits behind them forms the next batch. Nothing that
+//!   a person waits for lingers while there is room; the shard's own work waits a moment for company ([`super::patience`]).
 //! - A command is put into the log at most once. `NotLeader`, `Overloaded` and `Stopped` prove that it was not.
 //! - A proposal is appended only in the term that it was stamped for.
 
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::Leadership;
 use super::batch::{Batcher, Item};
 use super::error::{ProposeError, propose_error};
+use super::patience::Patience;
 use super::stamp::Stamper;
 use crate::path;
 use crate::seam::clock::DisplayClock;
@@ -34,6 +35,7 @@ pub(super) struct Queued {
     pub command: Bytes,
     /// Whose slot it concerns; see [`super::batch`].
     pub lane: Option<Slot>,
+    pub is_patient: bool,
     pub answer: Answer,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct Proposer {
     /// A leader with nothing to propose stamps a tick this often.
     pub tick: Duration,
     pub display: DisplayClock,
+    /// See [`super::patience`].
+    pub beat: Instant,
 }
 
 /// The callers of one proposal and what became of it.
@@ -74,6 +78,7 @@ struct Running {
     last_proposal: Instant,
     /// Taken from the queue, and no place in the batch that it came to.
     held: Batcher<Queued>,
+    patience: Patience<Queued>,
 }
 
 /// What to do next.
@@ -88,12 +93,14 @@ enum Turn {
 
 impl Proposer {
     pub async fn run(self) {
+        let patience = Patience::new(self.beat);
         let running = Running {
             proposer: self,
             in_flight: FuturesUnordered::new(),
             stamper: Stamper::default(),
             last_proposal: Instant::now(),
             held: Batcher::default(),
+            patience,
         };
         running.run().await;
     }
@@ -104,8 +111,8 @@ impl Running {
         loop {
             match self.turn().await {
                 Turn::Finished(finished) => finish(finished),
-                Turn::Command(first) => self.on_command(Some(first)).await,
-                Turn::Held => self.on_command(None).await,
+                Turn::Command(first) => self.on_command(first).await,
+                Turn::Held => self.hand_in(None).await,
                 Turn::Tick => self.on_tick().await,
                 Turn::Look => {}
                 Turn::End => break,
@@ -119,25 +126,35 @@ impl Running {
     async fn turn(&mut self) -> Turn {
         let leads = self.proposer.leadership.borrow_and_update().leads;
         let room = self.in_flight.len() < PROPOSALS_IN_FLIGHT_MAX;
-        if room && !self.held.is_empty() {
+        // Without leadership commands are refused at once, whatever is still in flight from before.
+        if (room && !self.held.is_empty()) || (!leads && !self.patience.is_empty()) {
             return Turn::Held;
         }
+        let due = self.patience.due().filter(|_| room);
         let tick_at = self.last_proposal + self.proposer.tick;
         tokio::select! {
             biased;
             Some(finished) = self.in_flight.next() => Turn::Finished(finished),
             changed = self.proposer.leadership.changed() => if changed.is_ok() { Turn::Look } else { Turn::End },
-            // Without leadership commands are refused at once, whatever is still in flight from before.
             first = self.proposer.queue.recv(), if room || !leads => first.map_or(Turn::End, Turn::Command),
+            () = tokio::time::sleep_until(due.unwrap_or(tick_at)), if due.is_some() => Turn::Held,
             () = tokio::time::sleep_until(tick_at), if leads && self.in_flight.is_empty() => Turn::Tick,
         }
     }
 
-    async fn on_command(&mut self, first: Option<Queued>) {
+    async fn on_command(&mut self, first: Queued) {
+        if first.is_patient && self.proposer.leadership.borrow().leads {
+            self.patience.add(first, Instant::now());
+        } else {
+            self.hand_in(Some(first)).await;
+        }
+    }
+
+    async fn hand_in(&mut self, first: Option<Queued>) {
         let leadership = *self.proposer.leadership.borrow();
         // Commands whose callers have gone are left out.
-        let queue = &mut self.proposer.queue;
-        let batch = self.held.next(first, || queue.try_recv().ok());
+        let (patience, queue) = (&mut self.patience, &mut self.proposer.queue);
+        let batch = self.held.next(first, || patience.pop().or_else(|| queue.try_recv().ok()));
         if leadership.leads {
             self.propose(leadership.term, batch).await;
         } else {
@@ -152,7 +169,7 @@ impl Running {
         let leadership = *self.proposer.leadership.borrow();
         let command = Command::Tick.encode().expect("a tick has no content");
         let (answer, _nobody_waits) = oneshot::channel();
-        self.propose(leadership.term, vec![Queued { command, lane: None, answer }]).await;
+        self.propose(leadership.term, vec![Queued { command, lane: None, is_patient: false, answer }]).await;
     }
 
     async fn propose(&mut self, term: u64, batch: Vec<Queued>) {

@@ -110,6 +110,8 @@ pub struct GroupStatus {
 /// The groups of this node.
 pub struct Groups {
     options: SetOptions,
+    /// See [`GroupOptions::beat`].
+    beat: Instant,
     peers: Arc<Peers>,
     table: Arc<Table>,
     writer: LogWriter,
@@ -134,7 +136,7 @@ impl Groups {
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
         let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone());
         let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
-        Arc::new(Self { options, peers, table, writer, lanes, stop, tender, moving, busy })
+        Arc::new(Self { options, beat: Instant::now(), peers, table, writer, lanes, stop, tender, moving, busy })
     }
 
     pub fn node(&self) -> NodeId {
@@ -192,6 +194,7 @@ impl Groups {
             lanes: self.lanes.clone(),
             hooks,
             display,
+            beat: self.beat,
             log_cache_bytes,
         }
     }

@@ -197,6 +197,7 @@ impl Cluster {
             lanes: process.lanes.clone(),
             hooks: process.hooks.clone(),
             display: clock::local(),
+            beat: tokio::time::Instant::now(),
             log_cache_bytes: 4_096,
         };
         let group = Group::open(options, Links { wire: self.wire.clone(), from: node }).await?;

@@ -3,7 +3,7 @@ mod cluster;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use flotilla_machine::Reply;
+use flotilla_machine::{Command, Reply};
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -54,6 +54,36 @@ async fn commands_that_wait_share_entries_and_each_gets_its_own_reply() {
     assert!(after - before < 500, "{} entries for 2,000 commands", after - before);
     assert!(knows(&leader, 999).await);
     cluster.converge().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shards_own_work_rides_with_what_goes_anyway_and_goes_alone_at_the_beat() {
+    let cluster = Cluster::start(1, timings()).await;
+    let leader = cluster.leader().await;
+    let entries = async || leader.read_barrier().await.expect("it is its own quorum");
+    let own_work = || leader.propose(encoded(&Command::Marks(vec![])));
+    let before = entries().await;
+    // Handed in together, the first two wait for the third.
+    let (one, other, urgent) = tokio::join!(own_work(), own_work(), leader.propose(encoded(&register(1))));
+    assert_eq!((one.is_ok(), other.is_ok(), urgent), (true, true, Ok(Reply::Done)));
+    assert_eq!(entries().await - before, 1, "one entry for all three");
+    assert!(own_work().await.is_ok(), "nothing else comes");
+    assert_eq!(entries().await - before, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shards_own_work_that_waits_is_answered_when_the_leadership_ends() {
+    let cluster = Cluster::start(3, timings()).await;
+    let leader = cluster.leader().await;
+    cluster.wire.isolate(leader.replica().node.0);
+    let asked = join_all((0..3).map(|_| leader.propose(encoded(&Command::Marks(vec![])))));
+    let another = || cluster.groups.values().any(|g| g.is_leader() && g.replica() != leader.replica());
+    let deposed = async {
+        eventually("the others elect", another).await;
+        cluster.wire.heal();
+    };
+    let (answers, ()) = futures::future::join(asked, deposed).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
