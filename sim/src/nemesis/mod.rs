@@ -72,21 +72,28 @@ async fn one(Timed { lasts, fault, .. }: &Timed, cluster: &Cluster, chat: &Chat)
         Fault::CrashAt { node, point, passes, keep_permille, any } => {
             let name = |node: usize| format!("node{}", cluster.seats[node].number);
             // A node that is not asked to stop never passes some of them.
-            if point.starts_with("shutdown.") && cluster.seats[*node].running().is_some() {
+            let asked = point.starts_with("shutdown.") && cluster.seats[*node].running().is_some();
+            if asked {
+                cluster.say(format!("asks node{} to stop", cluster.seats[*node].number));
                 cluster.seats[*node].stop.notify_one();
             }
             let began = Instant::now();
             let places = if *any { (0..cluster.seats.len()).map(name).collect() } else { vec![name(*node)] };
             let patience = lasts.max(if *any { RARE_PATIENCE } else { POINT_PATIENCE });
-            let Some(at) = points::passed(places, point, *passes, patience).await else {
+            let passed = points::passed(places, point, *passes, patience).await;
+            let at = passed.and_then(|at| (0..cluster.seats.len()).find(|node| name(*node) == at));
+            if asked && at != Some(*node) {
+                // It may still be on its way to its end, and nobody else would start it again.
+                again(cluster, *node, STEP).await;
+            }
+            let Some(at) = at else {
                 cluster.revive(*node);
                 return format!("never passed {point}");
             };
-            let node = (0..cluster.seats.len()).find(|node| name(*node) == at).unwrap_or(*node);
-            cluster.say(format!("{at} has passed {point}"));
-            cluster.kill(node, Disk::Lost, *keep_permille);
+            cluster.say(format!("{} has passed {point}", name(at)));
+            cluster.kill(at, Disk::Lost, *keep_permille);
             sleep(lasts.saturating_sub(began.elapsed()).max(STEP)).await;
-            cluster.restart(node);
+            cluster.restart(at);
             return format!("crash at {point}");
         }
         Fault::Pause { node } => {
