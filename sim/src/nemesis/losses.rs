@@ -10,7 +10,7 @@ use flotilla_storage::watermark::WatermarkStore as _;
 use tokio::time::{Instant, sleep};
 
 use super::damage::{self, Rows};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Seat};
 use crate::options::Disk;
 
 /// A node that starts serves by then, if it can.
@@ -106,7 +106,9 @@ pub async fn roll_back(cluster: &Cluster, node: usize, lasts: Duration) -> Strin
     let image = seat.disk.copy_durable();
     cluster.restart(node);
     sleep(lasts).await;
-    let is_in = || seat.running().is_some_and(|life| life.is_ready());
+    let serves = |seat: &&Seat| seat.running().is_some_and(|life| life.is_ready());
+    // Without a majority beside it nobody could take it back.
+    let is_in = || serves(&seat) && cluster.seats.iter().filter(serves).count() > cluster.seats.len() / 2 + 1;
     // Where nobody can be asked the control group's replica goes on with what it has, which is outside of what is promised.
     let is_quiet = || cluster.watch.with_world(|world| world.broken.keys().all(|kind| *kind == "roll-back"));
     let end = Instant::now() + QUIET;
