@@ -74,14 +74,17 @@ impl Options {
 }
 
 impl Options {
-    /// Pull mode in a third of the seeds, at sizes that a run's groups cross.
+    /// Pull mode in a third of the seeds. In most of them a group goes back to push mode when two of its members are away, and
+    /// over again when they are back; else at any size that a run has.
     fn pulled(&mut self) {
         let mut rng = stream(self.seed, 7);
         if rng.random_range(0..3) > 0 {
             return;
         }
-        let above = rng.random_range(1..=4);
-        self.pull = Some((above, rng.random_range(above.min(2)..=above)));
+        let any = rng.random_range(1..=4);
+        let below = rng.random_range(any.min(2)..=any);
+        let two_less = u32::try_from(self.users + self.load.strangers).unwrap_or(u32::MAX) - 1;
+        self.pull = Some(if rng.random_bool(0.7) { (two_less, two_less) } else { (any, below) });
         self.channels = rng.random_range(0..=1);
     }
 
