@@ -138,6 +138,16 @@ fn new_device(stage: &Stage) -> Told<'_> {
         stage.moves(&alice, stage.other(&[log])).await?;
         // Both of his devices are on one machine.
         stage.moves(&bob, inbox).await?;
+        // A mark of his that brings the head to his row while the new device waits gives that one the place of before, which
+        // shows it more than it needs. Here it shall have nothing but what the channel's leader says.
+        let marked = async || {
+            stage.cluster.watch.with_world(|world| {
+                let device = world.sessions.get("bob").map(|(device, _)| *device);
+                let cursors = device.and_then(|device| world.cursors.get(&device));
+                cursors.and_then(|cursors| cursors.get(&channel)).is_some_and(|cursor| *cursor >= head)
+            })
+        };
+        stage.until("liveness: his acknowledgement is durable", marked).await?;
         let second = stage.second(&bob).await?;
         stage.stop(log);
         second.opens().await?;
