@@ -16,6 +16,7 @@ pub mod control;
 pub mod conversation;
 pub mod effect;
 mod hot;
+mod level;
 mod lookup;
 pub mod meta;
 pub mod query;
