@@ -188,7 +188,7 @@ async fn delivered(
 ) -> Result<(), String> {
     until(cluster, "all is delivered", patience, async || {
         records.extend(recorder.take());
-        missing(chat, &heads(records)).await
+        missing(cluster, chat, &heads(records)).await
     })
     .await
 }
@@ -279,7 +279,7 @@ async fn quiet(cluster: &Cluster, chat: &Chat, recorder: &Recorder, records: &mu
 }
 
 /// What is not delivered yet.
-async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
+async fn missing(cluster: &Cluster, chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
     for (index, person) in chat.people.iter().enumerate() {
         let Some(status) = person.handle().status().await else {
             return Some(format!("I3 no-loss: the device of {} is gone", person.user));
@@ -298,6 +298,9 @@ async fn missing(chat: &Chat, heads: &BTreeMap<ConvId, Seq>) -> Option<String> {
             let (Some(head), true) = (heads.get(conv), members.contains(&chat.user_of(index))) else { continue };
             // What a second place has acked does not come to the first.
             let stored = status.positions.get(conv).copied().unwrap_or(Seq(0)).max(person.has_elsewhere(conv));
+            // What lies below the place that it was given first is not its own; whether that place is right is judged where it
+            // is written (`checkers/inbox`). In a channel nothing may come above it.
+            let stored = stored.max(cluster.watch.with_world(|world| world.begins(person.label(), conv)));
             if stored < *head {
                 return Some(format!("I3 no-loss: {} has {conv} up to {stored}, accepted is {head}", person.user));
             }

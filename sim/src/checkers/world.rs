@@ -155,6 +155,14 @@ pub struct World {
 }
 
 impl World {
+    /// The place that a device was given first in a conversation.
+    pub fn begins(&self, label: &str, conv: &ConvId) -> Seq {
+        let Some((device, _)) = self.sessions.get(label) else { return Seq::ZERO };
+        let from = (*device, conv.clone(), Seq::ZERO);
+        let places = self.first_cursors.range(from..).take_while(|(of, at, _)| of == device && at == conv);
+        places.map(|(_, _, seq)| *seq).max().unwrap_or_default()
+    }
+
     pub fn new(disks: Vec<MemDisk>) -> Self {
         Self {
             disks,

@@ -192,6 +192,11 @@ impl Person {
         !self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Its device in the history.
+    pub fn label(&self) -> &str {
+        &self.config.label
+    }
+
     /// Up to where second places have stored a conversation.
     pub fn has_elsewhere(&self, conv: &ConvId) -> Seq {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).get(conv).copied().unwrap_or_default()
