@@ -236,7 +236,9 @@ fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
                     head: s.head,
                     n_head: s.n_head,
                     revs: s.revs,
-                    entries: entries.iter().filter(|entry| entry.seq >= s.from).cloned().collect(),
+                    // What others may have above its own head, it must not: a later push may bring the head of a new stay,
+                    // and what was said between the two would lie below it.
+                    entries: entries.iter().filter(|entry| (s.from..=s.head).contains(&entry.seq)).cloned().collect(),
                 };
                 cluster.sessions.deliver(&s.to, &push);
             }
