@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flotilla_machine::query::SessionNews;
+use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_raft::path;
@@ -225,6 +226,12 @@ pub async fn run_silence(cluster: Arc<Cluster>, lease: Duration) {
     }
 }
 
+/// What of a push's entries is a session's own. Others of the conversation may have more above its head: 1. it was removed,
+/// 2. it is in again, and knows that head, 3. the push of its first stay comes late: what was said between lies below.
+fn own(entries: &[Arc<Entry>], from: Seq, head: Seq) -> Vec<Arc<Entry>> {
+    entries.iter().filter(|entry| (from..=head).contains(&entry.seq)).cloned().collect()
+}
+
 fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
     match item {
         PushItem::Head { conv, entries, sessions } => {
@@ -236,9 +243,7 @@ fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
                     head: s.head,
                     n_head: s.n_head,
                     revs: s.revs,
-                    // What others may have above its own head, it must not: a later push may bring the head of a new stay,
-                    // and what was said between the two would lie below it.
-                    entries: entries.iter().filter(|entry| (s.from..=s.head).contains(&entry.seq)).cloned().collect(),
+                    entries: own(&entries, s.from, s.head),
                 };
                 cluster.sessions.deliver(&s.to, &push);
             }
@@ -256,7 +261,36 @@ fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::entry::What;
+
     use super::*;
+
+    fn entry(seq: u64) -> Arc<Entry> {
+        let from = UserId::parse("ann").expect("valid");
+        Arc::new(Entry {
+            conv: ConvId::group(&from, Cid(1)),
+            seq: Seq(seq),
+            n: Count(0),
+            msg_id: MsgId(seq),
+            ts: TsMs(seq),
+            from,
+            device: DeviceId(1),
+            cid: Cid(seq.into()),
+            kind: "delete".into(),
+            what: Some(What::Delete { target: Seq(1) }),
+            body_hash: Hash32::default(),
+            chain: Hash32::default(),
+        })
+    }
+
+    #[test]
+    fn of_a_push_nobody_keeps_what_lies_outside_of_the_own_stay() {
+        let entries: Vec<_> = (2..=5).map(entry).collect();
+        let seqs = |from, head| own(&entries, Seq(from), Seq(head)).iter().map(|entry| entry.seq.0).collect::<Vec<_>>();
+        assert_eq!(seqs(0, 5), [2, 3, 4, 5], "who stayed");
+        assert_eq!(seqs(1, 3), [2, 3], "who was removed by 3");
+        assert_eq!(seqs(5, 5), [5], "who came back with 5");
+    }
 
     #[tokio::test]
     async fn a_broken_connection_unsettles_the_streams_that_it_carried_and_no_others() {
