@@ -193,9 +193,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Says to the other members that `user` types. May be lost.
     fn typing(&self, conv: ConvId, user: UserId);
 
-    /// The session (the id of an [`AttachGuard`]) hears of these conversations in pull mode from now on, by `Push::Head`. Where
-    /// its user stands in each now, as `Standing::users[0]`; none: nobody can tell, and a push will.
-    fn pulled(&self, session: u64, user: UserId, convs: Vec<ConvId>) -> BoxFuture<'_, Vec<Option<Standing>>>;
+    /// The session (the id of an [`AttachGuard`]) hears of these conversations in pull mode from now on, by `Push::Head`; each
+    /// with the `mseq` of the part in its row. Where its user stands in each now, as `Standing::users[0]`; none: nobody can
+    /// tell, and a push will.
+    fn pulled(&self, session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>>;
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;

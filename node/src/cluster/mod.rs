@@ -259,7 +259,7 @@ impl Backend for ClusterBackend {
         self.0.type_in(conv, user);
     }
 
-    fn pulled(&self, session: u64, user: UserId, convs: Vec<ConvId>) -> BoxFuture<'_, Vec<Option<Standing>>> {
+    fn pulled(&self, session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>> {
         Box::pin(async move { self.0.pulled(session, &user, &convs).await })
     }
 

@@ -22,12 +22,12 @@ use super::wire::{NodeReply, NodeRequest, StreamPosition, Subscription};
 const ROUNDS: usize = 3;
 
 impl Cluster {
-    /// The session hears of these conversations from now on. Where its user stands in each; none: nobody can tell now, and a
-    /// push will.
-    pub async fn pulled(&self, session: u64, user: &UserId, convs: &[ConvId]) -> Vec<Option<Standing>> {
+    /// The session hears of these conversations from now on; each with the seq of the part that its row has. Where its user
+    /// stands in each; none: nobody can tell now, and a push will.
+    pub async fn pulled(&self, session: u64, user: &UserId, convs: &[(ConvId, Seq)]) -> Vec<Option<Standing>> {
         let mut missing: Vec<ConvId> = Vec::new();
-        for conv in convs {
-            if self.sessions.want(session, user, conv).is_none() {
+        for (conv, mseq) in convs {
+            if self.sessions.want(session, user, conv, *mseq).is_none() {
                 missing.push(conv.clone());
             }
         }
@@ -45,12 +45,13 @@ impl Cluster {
             }
             let asks = by_shard.into_iter().map(|(shard, asks)| self.subscribe(shard, asks));
             let answered = futures::future::join_all(asks).await;
-            missing.retain(|conv| self.sessions.standing(session, conv).is_none());
+            // Whoever is no member any more hears it from its own row.
+            missing.retain(|conv| self.sessions.awaits(session, conv));
             if answered.iter().any(Option::is_none) {
                 break;
             }
         }
-        convs.iter().map(|conv| self.sessions.standing(session, conv)).collect()
+        convs.iter().map(|(conv, _)| self.sessions.standing(session, conv)).collect()
     }
 
     pub fn on_pulled(&self, conv: &ConvId, entries: Vec<Entry>) {

@@ -201,11 +201,16 @@ impl SessionTable {
 
     // Conversations in pull mode.
 
-    pub fn want(&self, id: u64, user: &UserId, conv: &ConvId) -> Option<Standing> {
+    /// `mseq` of the user's part in the row that says so.
+    pub fn want(&self, id: u64, user: &UserId, conv: &ConvId, mseq: Seq) -> Option<Standing> {
         let mut inner = self.lock();
         // One that has gone meanwhile wants nothing.
         inner.sessions.get(&id)?;
-        inner.subscriptions.want(id, user, conv)
+        inner.subscriptions.want(id, user, conv, mseq)
+    }
+
+    pub fn awaits(&self, id: u64, conv: &ConvId) -> bool {
+        self.lock().subscriptions.awaits(id, conv)
     }
 
     pub fn standing(&self, id: u64, conv: &ConvId) -> Option<Standing> {

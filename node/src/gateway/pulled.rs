@@ -36,7 +36,7 @@ pub async fn stand(shared: &Shared, session: u64, user: &UserId, rows: &mut [Inb
     if pulled.is_empty() {
         return Vec::new();
     }
-    let convs = pulled.iter().map(|row| row.conv.clone()).collect();
+    let convs = pulled.iter().map(|row| (row.conv.clone(), row.part.mseq)).collect();
     let standings = shared.backend.pulled(session, user.clone(), convs).await;
     let mut behind = Vec::new();
     for (row, standing) in pulled.iter_mut().zip(standings) {

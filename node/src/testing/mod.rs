@@ -258,12 +258,12 @@ fn seen(answer: Answer) -> Vec<Seen> {
 }
 
 impl Backend for Fake {
-    fn pulled(&self, _session: u64, user: UserId, convs: Vec<ConvId>) -> BoxFuture<'_, Vec<Option<Standing>>> {
+    fn pulled(&self, _session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>> {
         let stand = |conv: ConvId| match self.ask(&Query::Standing { conv, users: vec![user.clone()] }) {
             Answer::Standing(standing) if !self.faults().logs_down => Some(standing),
             _ => None,
         };
-        let standings = convs.into_iter().map(stand).collect();
+        let standings = convs.into_iter().map(|(conv, _)| stand(conv)).collect();
         async move { standings }.boxed()
     }
 
