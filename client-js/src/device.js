@@ -406,7 +406,7 @@ export class Device {
     this.#rev = caughtUp.rev;
     work.changes.push({ t: 'rev', rev: caughtUp.rev });
     this.#reads.onCaughtUp();
-    for (const cid of this.#outbox.stale(this.#clock.wall())) this.#finish(cid, { state: 'unknown', why: 'stale' }, work);
+    for (const cid of this.#outbox.stale(this.#clock.now(), this.#clock.wall())) this.#finish(cid, { state: 'unknown', why: 'stale' }, work);
     if (this.#link) this.#link.caughtUp = true;
     if (this.#watched.length > 0) this.watch(this.#watched).catch(() => {});
     this.#tell({ ...this.status, state: 'online' });

@@ -211,10 +211,11 @@ export class Outbox {
     return expired;
   }
 
-  /** Commands that are too old to be sent again without asking the person. @param {number} wall @returns {string[]} */
-  stale(wall) {
-    const old = (/** @type {Command} */ c) => wall - Math.max(c.saved_ms, c.asked_ms ?? 0) > limits.CLIENT_RESEND_MS;
-    return [...this.#items.values()].filter(item => old(item.command)).map(item => item.command.cid);
+  /** Commands that are too old to be sent again without asking the person. @param {number} now @param {number} wall @returns {string[]} */
+  stale(now, wall) {
+    // Nothing is younger than this process knows it to be, as in `next`.
+    const age = (/** @type {Item} */ { command, since }) => Math.max(wall - Math.max(command.saved_ms, command.asked_ms ?? 0), now - since);
+    return [...this.#items.values()].filter(item => age(item) > limits.CLIENT_RESEND_MS).map(item => item.command.cid);
   }
 
   /** When something changes by itself: a pause ends or an answer is overdue. @param {number} now @returns {number} */

@@ -127,8 +127,10 @@ test('an overdue answer is unknown and asked for again with its age', () => {
   assert.equal(outbox.expire(limits.CLIENT_ANSWER_TIMEOUT_MS), 1);
   assert.equal(outbox.flying, 0);
   assert.deepEqual(sent(outbox, 8_000), [['1', undefined, 8]]);
-  assert.deepEqual(outbox.stale(10_000 + limits.CLIENT_RESEND_MS), []);
-  assert.deepEqual(outbox.stale(10_001 + limits.CLIENT_RESEND_MS), ['1']);
+  assert.deepEqual(outbox.stale(8_000, 10_000 + limits.CLIENT_RESEND_MS), []);
+  assert.deepEqual(outbox.stale(8_000, 10_001 + limits.CLIENT_RESEND_MS), ['1']);
+  assert.deepEqual(outbox.stale(limits.CLIENT_RESEND_MS, 0), [], 'a wall clock that was set back');
+  assert.deepEqual(outbox.stale(1 + limits.CLIENT_RESEND_MS, 0), ['1'], 'makes nothing younger');
 });
 
 test('a rejection after an attempt without a clear answer is unknown', () => {

@@ -293,7 +293,7 @@ impl Actor {
     }
 
     fn give_up_stale(&mut self, work: &mut Work) {
-        for cid in self.outbox.stale(clock::wall_ms()) {
+        for cid in self.outbox.stale(self.now_ms(), clock::wall_ms()) {
             let why = "older than this device resends by itself";
             self.outbox.finish(cid);
             self.record(Op::Unknown { cid, why: why.into() });

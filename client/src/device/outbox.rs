@@ -43,6 +43,14 @@ struct Item {
     in_doubt: bool,
 }
 
+impl Item {
+    /// Never too young: the command was saved before its first attempt, and a wall clock that was set back makes nothing younger
+    /// than this process knows it to be.
+    fn age_ms(&self, now_ms: u64, wall_ms: u64) -> u64 {
+        wall_ms.saturating_sub(self.command.saved_ms).max(now_ms.saturating_sub(self.since_ms))
+    }
+}
+
 /// The commands of one conversation.
 #[derive(Debug)]
 struct Queue {
@@ -103,10 +111,8 @@ impl Outbox {
         let (queue, at) = self.queues.values_mut().find_map(|q| sendable(q, now_ms).map(|at| (q, at)))?;
         let after = at.checked_sub(1).map(|before| queue.items[before].command.cid);
         let item = &mut queue.items[at];
-        // Never too young: the command was saved before its first attempt, a part of a second counts whole, and a wall clock
-        // that was set back makes nothing younger than this process knows it to be.
-        let known_ms = wall_ms.saturating_sub(item.command.saved_ms).max(now_ms.saturating_sub(item.since_ms)).max(1);
-        let age_s = (item.attempts > 0).then(|| known_ms.div_ceil(1_000));
+        // A part of a second counts whole.
+        let age_s = (item.attempts > 0).then(|| item.age_ms(now_ms, wall_ms).max(1).div_ceil(1_000));
         item.state = State::Flying { until_ms: now_ms + limits::CLIENT_ANSWER_TIMEOUT_MS };
         item.attempts += 1;
         item.after = after;
@@ -226,8 +232,8 @@ impl Outbox {
     }
 
     /// Commands that are too old to be sent again without asking the person.
-    pub fn stale(&self, wall_ms: u64) -> Vec<Cid> {
-        let old = |i: &&Item| wall_ms.saturating_sub(i.command.saved_ms) > limits::CLIENT_RESEND_MS;
+    pub fn stale(&self, now_ms: u64, wall_ms: u64) -> Vec<Cid> {
+        let old = |i: &&Item| i.age_ms(now_ms, wall_ms) > limits::CLIENT_RESEND_MS;
         self.queues.values().flat_map(|q| &q.items).filter(old).map(|i| i.command.cid).collect()
     }
 
@@ -438,8 +444,8 @@ mod tests {
         assert_eq!(outbox.expire(limits::CLIENT_ANSWER_TIMEOUT_MS), 1);
         assert_eq!(outbox.flying(), 0);
         assert_eq!(sent(&mut outbox, 8_000), [(1, None, Some(8))]);
-        assert!(outbox.stale(10_000 + limits::CLIENT_RESEND_MS).is_empty());
-        assert_eq!(outbox.stale(10_001 + limits::CLIENT_RESEND_MS), [Cid(1)]);
+        assert!(outbox.stale(8_000, 10_000 + limits::CLIENT_RESEND_MS).is_empty());
+        assert_eq!(outbox.stale(8_000, 10_001 + limits::CLIENT_RESEND_MS), [Cid(1)]);
     }
 
     #[test]
@@ -450,6 +456,8 @@ mod tests {
         outbox.disconnected(2_000);
         let Some((_, ClientFrame::Send(again))) = outbox.next(31_500, 4_000) else { panic!("is sent again") };
         assert_eq!(again.age_s, Some(31), "30.5 s by the clock that only goes on");
+        assert!(outbox.stale(1_000 + limits::CLIENT_RESEND_MS, 4_000).is_empty());
+        assert_eq!(outbox.stale(1_001 + limits::CLIENT_RESEND_MS, 4_000), [Cid(1)], "and it is given up by that clock");
     }
 
     #[test]
