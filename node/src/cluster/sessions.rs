@@ -1,10 +1,11 @@
 //! The sessions attached to this gateway, and the one place where pushes are handed to them.
 //!
 //! Invariant: a push that does not fit a session's queue is never forgotten silently: the session is marked and gets
-//! `Resync` as soon as there is room. A session is attached before it is opened, so pushes without a known number are
-//! handed over too (the device is the same; repeats are dropped further down).
+//! `Resync` as soon as there is room; in pull mode, where no row tells of a head, each head that did not fit is handed again. A
+//! session is attached before it is opened, so pushes without a known number are handed over too (the device is the same;
+//! repeats are dropped further down).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_machine::effect::Ended;
@@ -30,6 +31,8 @@ struct Attached {
     pushes: mpsc::Sender<Box<Push>>,
     /// Something did not fit the queue.
     lost: bool,
+    /// Conversations in pull mode of which a head did not fit; at most the user's.
+    heads_lost: BTreeSet<ConvId>,
     /// What ends the session and did not fit the queue: it must not become a mere `Resync`.
     ending: Option<Push>,
     /// Ends of sessions of this device heard before this one had its number: one of them may be its own.
@@ -70,6 +73,7 @@ impl SessionTable {
             rev: Rev(0),
             pushes,
             lost: false,
+            heads_lost: BTreeSet::new(),
             ending: None,
             early: Vec::new(),
         };
@@ -123,7 +127,9 @@ impl SessionTable {
             match (session.number, push) {
                 (None, Push::End(why)) => session.end_early(to.number, *why),
                 (Some(number), _) if number != to.number => {}
-                _ => session.hand(push.clone()),
+                _ => {
+                    session.hand(push.clone());
+                }
             }
         }
     }
@@ -239,17 +245,26 @@ impl SessionTable {
         hole
     }
 
-    /// Gives `Resync` to sessions that lost a push and have room again. Called by a timer.
+    /// Gives `Resync` to sessions that lost a push and have room again, and the heads that did not fit. Called by a timer.
     pub fn repair(&self) {
         let mut inner = self.lock();
         let Inner { sessions, subscriptions, .. } = &mut *inner;
-        for (id, session) in sessions.iter_mut().filter(|(_, s)| s.lost) {
-            let owed = session.ending.clone().unwrap_or(Push::Resync);
-            session.lost = session.pushes.try_send(Box::new(owed)).is_err();
-            if !session.lost {
-                // In pull mode no row tells of a head that was lost.
-                subscriptions.heads_of(*id).into_iter().for_each(|tell| session.hand(tell.push));
+        for (id, session) in sessions.iter_mut() {
+            if session.lost {
+                let owed = session.ending.clone().unwrap_or(Push::Resync);
+                session.lost = session.pushes.try_send(Box::new(owed)).is_err();
             }
+            // Half of the queue is left to what comes meanwhile: or that would be lost in its turn, for ever.
+            let Attached { heads_lost, pushes, .. } = session;
+            heads_lost.retain(|conv| {
+                if pushes.capacity() <= pushes.max_capacity() / 2 {
+                    return true;
+                }
+                match subscriptions.head_of(*id, conv) {
+                    Some(push) => matches!(pushes.try_send(Box::new(push)), Err(TrySendError::Full(_))),
+                    None => subscriptions.awaits(*id, conv),
+                }
+            });
         }
     }
 }
@@ -257,24 +272,26 @@ impl SessionTable {
 impl Inner {
     fn tell(&mut self, tells: Vec<Tell>) {
         for Tell { session, push } in tells {
-            if let Some(session) = self.sessions.get_mut(&session) {
-                session.hand(push);
+            let Some(session) = self.sessions.get_mut(&session) else { continue };
+            let conv = if let Push::Head { conv, .. } = &push { Some(conv.clone()) } else { None };
+            if !session.hand(push) {
+                session.heads_lost.extend(conv);
             }
         }
     }
 }
 
 impl Attached {
-    fn hand(&mut self, push: Push) {
-        if let Err(TrySendError::Full(push)) = self.pushes.try_send(Box::new(push)) {
-            if matches!(*push, Push::Typing { .. }) {
-                return;
-            }
+    /// False: it did not fit.
+    fn hand(&mut self, push: Push) -> bool {
+        let Err(TrySendError::Full(push)) = self.pushes.try_send(Box::new(push)) else { return true };
+        if !matches!(*push, Push::Typing { .. }) {
             self.lost = true;
             if matches!(*push, Push::End(_) | Push::Close(_)) {
                 self.ending.get_or_insert(*push);
             }
         }
+        false
     }
 
     fn end_early(&mut self, number: SessionNo, why: Ended) {
@@ -288,6 +305,8 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_machine::query::StandingOf;
+    use flotilla_proto::member::{Interval, MembershipPart, Mode};
 
     fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, mpsc::Receiver<Box<Push>>) {
         let (tx, rx) = mpsc::channel(room);
@@ -312,6 +331,66 @@ mod tests {
         assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)), "the lost one is announced once there is room");
         table.repair();
         assert!(rx.try_recv().is_err());
+    }
+
+    /// The leader says at this head that the user is a member since 1.
+    fn stands(table: &SessionTable, user: &UserId, conv: &ConvId, head: u64) {
+        let stay = Interval { from: Seq(1), n_before: Count(0), until: None, n_until: Count(0), history_from: Seq(1) };
+        let part = MembershipPart { mseq: Seq(1), intervals: vec![stay], mode: Mode::Pull, role: None };
+        let users = vec![Some(StandingOf { part, n_sent: Count(0) })];
+        let (head, n_head, last_id, last_ts) = (Seq(head), Count(head), MsgId(head), TsMs(head));
+        let standing = Standing { mode: Mode::Pull, head, n_head, last_id, last_ts, users };
+        table.on_standing(&Subscription { conv: conv.clone(), users: vec![user.clone()] }, Some(standing));
+    }
+
+    #[test]
+    fn a_head_that_was_lost_waits_while_those_of_others_are_asked_for() {
+        let table = SessionTable::default();
+        let (guard, mut rx) = attach(&table, 1, 4);
+        let (other, _rx) = attach(&table, 2, 4);
+        let [alice, bob] = ["alice", "bob"].map(|name| UserId::parse(name).expect("valid"));
+        let conv = ConvId::channel(&alice, Cid(1));
+        for (id, user) in [(guard.id, &alice), (other.id, &bob)] {
+            table.want(id, user, &conv, Seq(1));
+            stands(&table, user, &conv, 7);
+        }
+        // The stream begins anew, and the queue is full by then.
+        table.subscriptions(|_| true, true, false);
+        (0..4).for_each(|_| table.deliver(&to(1, 1), &Push::Resync));
+        stands(&table, &alice, &conv, 9);
+        while rx.try_recv().is_ok() {}
+        table.repair();
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
+        stands(&table, &bob, &conv, 9);
+        table.repair();
+        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Head { head: Seq(9), .. })));
+    }
+
+    #[test]
+    fn who_has_more_conversations_in_pull_mode_than_the_queue_holds_hears_of_each_once() {
+        let table = SessionTable::default();
+        let (guard, mut rx) = attach(&table, 1, 4);
+        let alice = UserId::parse("alice").expect("valid");
+        let convs: BTreeSet<ConvId> = (0..11).map(|n| ConvId::channel(&alice, Cid(n))).collect();
+        for conv in &convs {
+            table.want(guard.id, &alice, conv, Seq(1));
+            stands(&table, &alice, conv, 7);
+        }
+        let (mut heads, mut resyncs) = (Vec::new(), 0);
+        for _ in 0..20 {
+            while let Ok(push) = rx.try_recv() {
+                match *push {
+                    Push::Head { conv, head, .. } => heads.push((conv, head)),
+                    Push::Resync => resyncs += 1,
+                    other => panic!("not expected: {other:?}"),
+                }
+            }
+            table.repair();
+            assert!(rx.len() <= 3, "room is left for what comes meanwhile");
+        }
+        assert_eq!((heads.len(), resyncs), (convs.len(), 1), "and that is the end of it");
+        heads.sort();
+        assert_eq!(heads, convs.into_iter().map(|conv| (conv, Seq(7))).collect::<Vec<_>>());
     }
 
     #[test]

@@ -134,15 +134,11 @@ impl Subscriptions {
         Some(Standing { mode: Mode::Pull, head, n_head, last_id, last_ts, users: vec![Some(standing)] })
     }
 
-    /// All heads that a session was told of: it may have lost some.
-    pub fn heads_of(&self, session: u64) -> Vec<Tell> {
-        let convs = self.by_session.get(&session).into_iter().flatten();
-        let tell = |conv: &ConvId| {
-            let standing = self.view(session, conv)?;
-            let own = standing.users.first()?.as_ref()?;
-            Some(Tell { session, push: head(conv, &own.part, (standing.head, standing.n_head), Vec::new()) })
-        };
-        convs.filter_map(tell).collect()
+    /// The head of a conversation for a session that lost it. None: not now, while an answer is awaited, or its own row knows.
+    pub fn head_of(&self, session: u64, conv: &ConvId) -> Option<Push> {
+        let standing = self.view(session, conv)?;
+        let own = standing.users.first()?.as_ref()?;
+        Some(head(conv, &own.part, (standing.head, standing.n_head), Vec::new()))
     }
 
     pub fn forget(&mut self, session: u64) {
