@@ -13,6 +13,7 @@ use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::slots;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -110,26 +111,82 @@ impl Cluster {
 
 /// Renews subscriptions, and asks for what was not answered.
 pub async fn run(cluster: Arc<Cluster>) {
-    let mut renewed = Instant::now();
+    let shards = || if cluster.sessions.has_subscriptions() { cluster.data_shards() } else { Vec::new() };
+    let ask = |shard, renew| {
+        let asks = cluster.sessions.subscriptions(cluster.owner_of(shard)?, false, renew);
+        if asks.is_empty() {
+            return None;
+        }
+        Some(cluster.spawn_vital("asking for conversations in pull mode", ask_one(cluster.clone(), shard, asks)))
+    };
+    let (every, renew) = (limits::SUBSCRIPTION_RETRY_MS, limits::SUBSCRIPTION_RENEW_MS);
+    in_rounds(Duration::from_millis(every), Duration::from_millis(renew), shards, ask).await;
+}
+
+async fn ask_one(cluster: Arc<Cluster>, shard: ShardId, asks: Vec<Subscription>) {
+    if cluster.subscribe(shard, asks).await.is_none() {
+        tracing::debug!(%shard, "the shard did not answer for conversations in pull mode, asking again");
+    }
+}
+
+/// Asks each shard again and again, with `true` when it is time to renew; one task per shard at a time. A shard without a leader
+/// holds up its own only: they wait for as long as a request may take, and the lease is several of them.
+async fn in_rounds(
+    every: Duration,
+    renew_every: Duration,
+    shards: impl Fn() -> Vec<ShardId>,
+    mut ask: impl FnMut(ShardId, bool) -> Option<JoinHandle<()>>,
+) {
+    let mut running: BTreeMap<ShardId, JoinHandle<()>> = BTreeMap::new();
+    let mut renewed: BTreeMap<ShardId, Instant> = BTreeMap::new();
     loop {
-        tokio::time::sleep(Duration::from_millis(limits::SUBSCRIPTION_RETRY_MS)).await;
-        if !cluster.sessions.has_subscriptions() {
-            continue;
+        tokio::time::sleep(every).await;
+        running.retain(|_, task| !task.is_finished());
+        for shard in shards() {
+            if running.contains_key(&shard) {
+                continue;
+            }
+            let last = renewed.entry(shard).or_insert_with(Instant::now);
+            let renew = last.elapsed() >= renew_every;
+            if renew {
+                *last = Instant::now();
+            }
+            running.extend(ask(shard, renew).map(|task| (shard, task)));
         }
-        let renew = renewed.elapsed() >= Duration::from_millis(limits::SUBSCRIPTION_RENEW_MS);
-        if renew {
-            renewed = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shard_that_does_not_answer_holds_up_no_other() {
+        let asked: Mutex<BTreeMap<ShardId, Vec<bool>>> = Mutex::default();
+        let enough = tokio::sync::Notify::new();
+        let (healthy, sick) = (ShardId(1), ShardId(2));
+        let ask = |shard, renew| {
+            let mut asked = asked.lock().expect("no panic");
+            asked.entry(shard).or_default().push(renew);
+            if asked.get(&healthy).is_some_and(|of| of.len() > 4 && of.contains(&true)) {
+                enough.notify_one();
+            }
+            Some(tokio::spawn(async move {
+                if shard == sick {
+                    std::future::pending::<()>().await;
+                }
+            }))
+        };
+        let ms = Duration::from_millis;
+        let rounds = in_rounds(ms(2), ms(20), || vec![sick, healthy], ask);
+        tokio::select! {
+            biased;
+            () = enough.notified() => {}
+            () = rounds => {}
+            () = tokio::time::sleep(ms(30_000)) => panic!("nobody asks: {asked:?}"),
         }
-        let shards = cluster.data_shards().into_iter().filter_map(|shard| {
-            let asks = cluster.sessions.subscriptions(cluster.owner_of(shard)?, false, renew);
-            (!asks.is_empty()).then_some((shard, asks))
-        });
-        // A shard without a leader holds up its own only for a request's deadline, and the lease is several of them.
-        let asks = shards.map(|(shard, asks)| cluster.subscribe(shard, asks));
-        let asks: Vec<_> = asks.collect();
-        let failed = futures::future::join_all(asks).await.iter().filter(|answer| answer.is_none()).count();
-        if failed > 0 {
-            tracing::debug!(failed, "shards that did not answer for conversations in pull mode, asking again");
-        }
+        assert_eq!(asked.lock().expect("no panic")[&sick], [false], "one question at a time");
     }
 }
