@@ -18,6 +18,8 @@ use super::leader::Leader;
 use super::wire::PushItem;
 
 const LEASE: Duration = Duration::from_millis(limits::SUBSCRIPTION_MS);
+/// Between two sweeps for places, when there are none.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Of {
@@ -27,10 +29,30 @@ struct Of {
 }
 
 #[derive(Default)]
-pub struct Subscribers(Mutex<BTreeMap<ConvId, Of>>);
+struct All {
+    convs: BTreeMap<ConvId, Of>,
+    /// When those without a gateway were looked for last.
+    swept: Option<Instant>,
+}
+
+impl All {
+    /// Whether there is a place for one more. All of them are looked at for it, so not for each that asks: every push to the
+    /// others waits meanwhile.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let full = |convs: &BTreeMap<_, _>| convs.len() >= limits::SUBSCRIBED_CONVERSATIONS_MAX;
+        if full(&self.convs) && self.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP_EVERY) {
+            self.swept = Some(now);
+            self.convs.retain(|_, of| of.gateways.values().any(|until| *until > now));
+        }
+        !full(&self.convs)
+    }
+}
+
+#[derive(Default)]
+pub struct Subscribers(Mutex<All>);
 
 impl Subscribers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ConvId, Of>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -38,13 +60,10 @@ impl Subscribers {
     pub fn add<'c>(&self, gateway: NodeId, convs: impl Iterator<Item = &'c ConvId>, now: Instant) -> bool {
         let mut all = self.lock();
         for conv in convs {
-            if all.len() >= limits::SUBSCRIBED_CONVERSATIONS_MAX && !all.contains_key(conv) {
-                all.retain(|_, of| of.gateways.values().any(|until| *until > now));
-                if all.len() >= limits::SUBSCRIBED_CONVERSATIONS_MAX {
-                    return false;
-                }
+            if !all.convs.contains_key(conv) && !all.has_room(now) {
+                return false;
             }
-            all.entry(conv.clone()).or_default().gateways.insert(gateway, now + LEASE);
+            all.convs.entry(conv.clone()).or_default().gateways.insert(gateway, now + LEASE);
         }
         true
     }
@@ -52,17 +71,17 @@ impl Subscribers {
     /// Who is to be told, and what they were told last. None: nobody.
     fn of(&self, conv: &ConvId, now: Instant) -> Option<(Vec<NodeId>, Option<Seq>)> {
         let mut all = self.lock();
-        let of = all.get_mut(conv)?;
+        let of = all.convs.get_mut(conv)?;
         of.gateways.retain(|_, until| *until > now);
         if of.gateways.is_empty() {
-            all.remove(conv);
+            all.convs.remove(conv);
             return None;
         }
         Some((of.gateways.keys().copied().collect(), of.told))
     }
 
     fn set_told(&self, conv: &ConvId, seq: Seq) {
-        if let Some(of) = self.lock().get_mut(conv) {
+        if let Some(of) = self.lock().convs.get_mut(conv) {
             of.told = of.told.max(Some(seq));
         }
     }
@@ -128,5 +147,21 @@ mod tests {
         assert!(subscribers.add(NodeId(1), [conv(1)].iter(), later));
         assert_eq!(subscribers.of(&conv(1), later), Some((vec![NodeId(1)], None)), "told of nothing again");
         assert_eq!(subscribers.of(&conv(2), later), None);
+    }
+
+    #[tokio::test]
+    async fn without_a_place_left_not_all_are_looked_at_for_each_that_asks() {
+        let subscribers = Subscribers::default();
+        let start = Instant::now();
+        let many: Vec<ConvId> = (0..limits::SUBSCRIBED_CONVERSATIONS_MAX as u128).map(conv).collect();
+        assert!(subscribers.add(NodeId(1), many.iter(), start));
+        let new = conv(u128::MAX);
+        let end = start + LEASE;
+        let just_before = end.checked_sub(SWEEP_EVERY / 2).expect("later than the start");
+        assert!(!subscribers.add(NodeId(1), [&new].into_iter(), just_before));
+        assert!(subscribers.add(NodeId(1), many.iter().take(1), just_before), "who has a place keeps it");
+        assert!(!subscribers.add(NodeId(1), [&new].into_iter(), end), "all others are over, but nobody looks so soon");
+        assert!(subscribers.add(NodeId(1), [&new].into_iter(), just_before + SWEEP_EVERY));
+        assert_eq!(subscribers.lock().convs.len(), 2);
     }
 }
