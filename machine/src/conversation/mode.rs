@@ -5,13 +5,19 @@
 //! part with the new mode, and its seq as `mseq`. So what the old mode owed is owed until every user shard has confirmed the
 //! new mode, with the head at the switch: the dirty rows and rosters hold it, like every change of membership.
 //!
+//! A group may be above the threshold before it can switch: it grew at a level without pull mode. It switches with its next
+//! change of membership that has room for telling all its members (`ROWS_PER_COMMAND_MAX`). With 500 members on more than 246
+//! shards none has: such a group stays in push mode, and as small as groups are there, until enough of them have left.
+//!
 //! Table `pull_rule`, key `06`: the thresholds, if they are others than the defaults. Read on changes of membership only.
+
+use std::collections::BTreeMap;
 
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::Mode;
 
-use super::plan::{Asked, Plan, Step, row_of};
+use super::plan::{Asked, Change, Plan, Step, row_of};
 use super::tables::roster::Rosters;
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome, Stop};
@@ -57,9 +63,16 @@ pub fn settle(asked: &Asked<'_>, plan: &mut Plan) -> Result<(), Stop> {
     if plan.changes.is_empty() || !asked.meta.has_level(limits::PULL_LEVEL) {
         return Ok(());
     }
-    let mode = mode_after(asked, plan)?;
+    let rule = rule(asked.rows)?;
+    let mut mode = mode_after(asked, plan, &rule);
     if mode != plan.conversation.mode && plan.conversation.head > Seq::ZERO {
-        tell_all(asked, plan)?;
+        let others = others(asked, plan)?;
+        if is_late(plan, &rule) && !plan.has_room_for(asked.meta, others.keys()) {
+            check_push(plan)?;
+            mode = plan.conversation.mode;
+        } else {
+            plan.changes.extend(others);
+        }
     }
     plan.conversation.mode = mode;
     for change in plan.changes.values_mut() {
@@ -68,24 +81,46 @@ pub fn settle(asked: &Asked<'_>, plan: &mut Plan) -> Result<(), Stop> {
     Ok(())
 }
 
-fn mode_after(asked: &Asked<'_>, plan: &Plan) -> Result<Mode, Fatal> {
+fn mode_after(asked: &Asked<'_>, plan: &Plan, rule: &PullRule) -> Mode {
     if asked.append.conv.kind() == ConvKind::Channel {
-        return Ok(Mode::Pull);
+        return Mode::Pull;
     }
-    let count = |step: Step| plan.changes.values().filter(|change| change.step == step).count() as u32;
-    let members = (plan.conversation.members() + count(Step::Joins)).saturating_sub(count(Step::Leaves));
-    let rule = rule(asked.rows)?;
-    Ok(match plan.conversation.mode {
+    let members = members_after(plan);
+    match plan.conversation.mode {
         Mode::Push if members > rule.above => Mode::Pull,
         Mode::Pull if members < rule.below => Mode::Push,
         same => same,
-    })
+    }
 }
 
-/// Every member whom the entry does not touch anyway. They are few: the switch is at a small number of members, both ways.
-fn tell_all(asked: &Asked<'_>, plan: &mut Plan) -> Result<(), Fatal> {
+fn count(plan: &Plan, step: Step) -> u32 {
+    plan.changes.values().filter(|change| change.step == step).count() as u32
+}
+
+fn members_after(plan: &Plan) -> u32 {
+    (plan.conversation.members() + count(plan, Step::Joins)).saturating_sub(count(plan, Step::Leaves))
+}
+
+/// It was above the threshold before this entry. One that crosses it by adding too many at once shall add fewer.
+fn is_late(plan: &Plan, rule: &PullRule) -> bool {
+    plan.conversation.mode == Mode::Push && plan.conversation.members() > rule.above
+}
+
+/// A message in push mode writes a row for each member.
+fn check_push(plan: &Plan) -> Result<(), Rejection> {
+    let grows = count(plan, Step::Joins) > 0;
+    if grows && members_after(plan) as usize > limits::GROUP_MEMBERS_MAX {
+        return Err(Rejection::ConversationFull);
+    }
+    Ok(())
+}
+
+/// Every member whom the entry does not touch anyway, with a part of this entry. They are few: the switch is at a small number
+/// of members, both ways, and a late one is bounded by what fits.
+fn others(asked: &Asked<'_>, plan: &Plan) -> Result<BTreeMap<UserId, Change>, Fatal> {
     let conv = &asked.append.conv;
-    for target in plan.conversation.targets.clone() {
+    let mut others = BTreeMap::new();
+    for target in &plan.conversation.targets {
         let roster = table::get::<Rosters>(asked.rows, &(conv.clone(), target.shard))?.unwrap_or_default();
         for listed in roster.users.into_iter().filter(|listed| listed.current) {
             if plan.changes.contains_key(&listed.user) {
@@ -93,16 +128,16 @@ fn tell_all(asked: &Asked<'_>, plan: &mut Plan) -> Result<(), Fatal> {
             }
             if let Some(mut row) = row_of(asked.rows, conv, &listed.user)? {
                 row.part.mseq = asked.seq;
-                plan.change(listed.user, row, Step::Stays);
+                others.insert(listed.user, Change { row, step: Step::Stays });
             }
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 /// A row names all members of one user shard.
 pub fn check_targets(asked: &Asked<'_>, plan: &Plan) -> Result<(), Rejection> {
-    let mut counts: std::collections::BTreeMap<ShardId, usize> = Default::default();
+    let mut counts: BTreeMap<ShardId, usize> = BTreeMap::new();
     counts.extend(plan.conversation.targets.iter().map(|target| (target.shard, target.members as usize)));
     for (user, _) in plan.changes.iter().filter(|(_, change)| change.step == Step::Joins) {
         if let Some(shard) = asked.meta.shard_of_user(user) {

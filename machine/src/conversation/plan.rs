@@ -72,6 +72,22 @@ impl Plan {
     pub fn change(&mut self, user: UserId, row: MemberRow, step: Step) {
         self.changes.insert(user, Change { row, step });
     }
+
+    /// A command touches a bounded number of rows. Only a change of many members that live on hundreds of shards comes near.
+    pub fn has_room_for<'u>(&self, meta: &Meta, more: impl ExactSizeIterator<Item = &'u UserId>) -> bool {
+        const FIXED: usize = 8;
+        let members = self.changes.len() + more.len();
+        let changed = FIXED + members + self.redact.len();
+        // Each of them on a shard of its own, with a roster and something owed.
+        if changed + 2 * members + self.conversation.targets.len() <= limits::ROWS_PER_COMMAND_MAX {
+            return true;
+        }
+        let mut targets: BTreeSet<ShardId> = more.filter_map(|user| meta.shard_of_user(user)).collect();
+        targets.extend(self.changes.keys().filter_map(|user| meta.shard_of_user(user)));
+        let rosters = targets.len();
+        targets.extend(self.conversation.targets.iter().map(|t| t.shard));
+        changed + rosters + targets.len() <= limits::ROWS_PER_COMMAND_MAX
+    }
 }
 
 pub fn plan(rows: &Txn<'_>, meta: &Meta, append: &Append) -> Result<Plan, Stop> {
@@ -120,20 +136,8 @@ pub fn check_peers<'u>(append: &Append, joining: impl Iterator<Item = &'u UserId
     if missing.is_empty() { Ok(()) } else { Err(Rejection::NeedPeers(missing)) }
 }
 
-/// A command touches a bounded number of rows. Only a change of many members that live on hundreds of shards comes near.
 fn check_rows(meta: &Meta, plan: &Plan) -> Result<(), Rejection> {
-    const FIXED: usize = 8;
-    if plan.changes.len() + plan.redact.len() + FIXED + plan.conversation.targets.len()
-        <= limits::ROWS_PER_COMMAND_MAX / 2
-    {
-        return Ok(());
-    }
-    let mut targets = BTreeSet::new();
-    targets.extend(plan.changes.keys().filter_map(|user| meta.shard_of_user(user)));
-    let rosters = targets.len();
-    targets.extend(plan.conversation.targets.iter().map(|t| t.shard));
-    let rows = FIXED + plan.changes.len() + plan.redact.len() + rosters + targets.len();
-    if rows <= limits::ROWS_PER_COMMAND_MAX {
+    if plan.has_room_for(meta, std::iter::empty()) {
         Ok(())
     } else {
         Err(Rejection::Validation("too many members at once: use several steps".into()))

@@ -3,6 +3,7 @@
 use flotilla_proto::entry::{HistoryAccess, What};
 use flotilla_proto::ids::*;
 use flotilla_proto::member::MembershipPart;
+use flotilla_proto::slots::SlotTable;
 
 use crate::command::*;
 use crate::conversation::plan::row_of;
@@ -28,7 +29,12 @@ impl Room {
     }
 
     pub fn at(conv: ConvId) -> Self {
-        Self { machine: Machine::with_slots(scene::HOME, &scene::slots()), conv, cids: 100 }
+        Self::among(&scene::slots(), conv)
+    }
+
+    /// The conversation's slot must be the home shard's.
+    pub fn among(slots: &SlotTable, conv: ConvId) -> Self {
+        Self { machine: Machine::with_slots(scene::HOME, slots), conv, cids: 100 }
     }
 
     /// A group of `owner` and others, made.

@@ -4,12 +4,14 @@ use flotilla_proto::entry::{Role, What};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::Mode;
+use flotilla_proto::slots::{self, SlotTable};
 
 use super::kit::*;
 use crate::command::*;
 use crate::query::{Answer, Query, Standing};
 use crate::reply::{Rejection, Reply};
 use crate::testing::arb::named;
+use crate::testing::scene;
 
 /// At the level of pull mode; groups of more than three are in it until they have fewer than three.
 fn raise(room: &mut Room) {
@@ -135,4 +137,72 @@ fn a_channel_whose_owner_leaves_has_an_heir() {
     let mut room = channel("alice", &["bob"]);
     room.does("alice", leave());
     assert_eq!(room.part("bob").role, Some(Role::Owner), "few have an heir");
+}
+
+/// A group that is not made yet, and users on hundreds of shards.
+fn scattered() -> (Room, Vec<String>) {
+    let conv = ConvId::group(&named("u0"), Cid(1));
+    let mut owners: Vec<ShardId> = (0..limits::SLOTS).map(|slot| ShardId(2 + slot % 1_000)).collect();
+    owners[usize::from(slots::of_conversation(&conv).0)] = scene::HOME;
+    let names = (0..limits::GROUP_MEMBERS_MAX).map(|n| format!("u{n}"));
+    (Room::among(&SlotTable::from_owners(1, owners), conv), names.collect())
+}
+
+/// All of them in a group from before pull mode.
+fn grown() -> (Room, Vec<String>) {
+    let (mut room, names) = scattered();
+    let old = Settings { version: 8, ..Settings::at_level(limits::PULL_LEVEL - 1) };
+    assert_eq!(room.machine.one(Command::SetSettings(old)), Reply::Done);
+    for (n, some) in names.chunks(100).enumerate() {
+        let some: Vec<&str> = some.iter().map(String::as_str).collect();
+        let (cid, what) = if n == 0 { (Cid(1), creation(&some[1..])) } else { (Cid(2 + n as u128), add(&some)) };
+        let checked = some.iter().map(|name| named(name)).collect();
+        let step = Append { cid, checked, ..room.command("u0", what) };
+        room.accepted(step);
+    }
+    let now = Settings { version: 9, ..Settings::at_level(limits::PULL_LEVEL) };
+    assert_eq!(room.machine.one(Command::SetSettings(now)), Reply::Done);
+    (room, names)
+}
+
+#[test]
+fn a_group_too_scattered_to_tell_all_at_once_stays_in_push_mode_until_it_is_smaller() {
+    let (mut room, mut names) = grown();
+    let joins = |room: &mut Room, who: &str| Append { checked: vec![named(who)], ..room.command("u0", add(&[who])) };
+    room.does(&names.pop().expect("many"), leave());
+    assert_eq!(room.row().mode, Mode::Push);
+    let again = joins(&mut room, "again");
+    room.accepted(again);
+    let one_more = joins(&mut room, "one-more");
+    assert_eq!(room.rejected(one_more), Rejection::ConversationFull, "in push mode groups are no larger");
+    names.push("again".into());
+    let told = room.row().targets.len();
+    assert!(told > 300, "{told} shards");
+    while room.row().mode == Mode::Push {
+        let leaves = room.command(&names.pop().expect("it fits some day"), leave());
+        let rows = room.machine.rows_written(Command::Append(leaves.clone()));
+        assert!(rows <= limits::ROWS_PER_COMMAND_MAX, "{rows} rows");
+        room.accepted(leaves);
+    }
+    let switch = room.row().head;
+    assert!(names.len() > 300, "{} members are left", names.len());
+    for who in &names {
+        assert_eq!((room.part(who).mode, room.part(who).mseq), (Mode::Pull, switch), "{who}");
+    }
+    let one_more = joins(&mut room, "one-more");
+    room.accepted(one_more);
+}
+
+#[test]
+fn who_crosses_the_threshold_by_adding_too_many_at_once_shall_add_fewer() {
+    let (mut room, names) = scattered();
+    let some: Vec<&str> = names.iter().map(String::as_str).collect();
+    let checked: Vec<UserId> = names.iter().map(|name| named(name)).collect();
+    let create = room.command("u0", creation(&some[1..90]));
+    room.accepted(Append { cid: Cid(1), checked: checked.clone(), ..create });
+    let many = Append { checked: checked.clone(), ..room.command("u0", add(&some[90..490])) };
+    assert!(matches!(room.rejected(many), Rejection::Validation(why) if why.contains("several steps")));
+    let fewer = Append { checked, ..room.command("u0", add(&some[90..200])) };
+    room.accepted(fewer);
+    assert_eq!(room.row().mode, Mode::Pull);
 }
