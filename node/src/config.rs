@@ -4,12 +4,14 @@
 //! Nothing here reaches `apply`: settings that decide what is accepted are replicated state.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use flotilla_proto::ids::UserId;
 use flotilla_proto::limits;
 use serde::Deserialize;
 
+use crate::auth::issuer;
 use crate::outgoing::Url;
 
 /// How clients prove who they are.
@@ -150,20 +152,8 @@ pub struct Config {
     pub logins_per_minute: u32,
     pub connections_per_address: usize,
     pub code_webhook: Option<(Url, PathBuf)>,
-    pub issuer: Option<IssuerSettings>,
+    pub issuer: Option<issuer::Settings>,
     pub trust_file: Option<PathBuf>,
-}
-
-/// Whose tokens are taken beside the cluster's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IssuerSettings {
-    pub issuer: String,
-    pub audience: String,
-    pub keys: Url,
-    pub user_claim: String,
-    pub user_prefix: String,
-    pub leeway_s: u64,
-    pub ask_s: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +259,7 @@ fn code_webhook(s: &Settings) -> Result<Option<(Url, PathBuf)>, ConfigError> {
     }
 }
 
-fn issuer(s: &Settings) -> Result<Option<IssuerSettings>, ConfigError> {
+fn issuer(s: &Settings) -> Result<Option<issuer::Settings>, ConfigError> {
     let parts = [
         ("issuer", s.issuer.is_some()),
         ("issuer_audience", s.issuer_audience.is_some()),
@@ -305,14 +295,14 @@ fn issuer(s: &Settings) -> Result<Option<IssuerSettings>, ConfigError> {
         let what = format!("{user_prefix:?} cannot begin a user's id (a-z, 0-9, `_`, `.`, `-`)");
         return Err(ConfigError::Wrong { name: "issuer_user_prefix", what });
     }
-    Ok(Some(IssuerSettings {
+    Ok(Some(issuer::Settings {
         issuer: s.issuer.clone().unwrap_or_default(),
         audience: s.issuer_audience.clone().unwrap_or_default(),
         keys: url("issuer_keys", s.issuer_keys.as_deref().unwrap_or_default())?,
         user_claim: s.issuer_user_claim.clone().unwrap_or_else(|| "sub".into()),
         user_prefix,
         leeway_s,
-        ask_s,
+        ask_every: Duration::from_secs(ask_s),
     }))
 }
 
@@ -461,7 +451,7 @@ mod tests {
         assert!(config(plain).expect_err("codes in the clear").contains("must be https"));
         let issuer = "issuer = \"me\"\nissuer_audience = \"chat\"\nissuer_keys = \"http://127.0.0.1:9/k\"";
         let whole = config(issuer).expect("whole").issuer.expect("set");
-        assert_eq!((whole.user_claim.as_str(), whole.leeway_s, whole.ask_s), ("sub", 60, 30));
+        assert_eq!((whole.user_claim.as_str(), whole.leeway_s, whole.ask_every.as_secs()), ("sub", 60, 30));
         assert!(config("issuer_leeway_s = 5").expect_err("alone").contains("issuer is not"));
         let empty = issuer.replace("\"chat\"", "\"\"");
         assert!(config(&empty).expect_err("any audience").contains("empty"));

@@ -27,8 +27,9 @@ const FRESH: Duration = Duration::from_secs(10 * 60);
 const STALE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const FETCH_LIMIT: Duration = Duration::from_secs(4);
 
-#[derive(Clone)]
-pub struct Config {
+/// Whose tokens are taken beside the cluster's own, as an operator has set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
     /// `iss`, letter by letter.
     pub issuer: String,
     /// One of `aud`.
@@ -40,6 +41,11 @@ pub struct Config {
     pub leeway_s: u64,
     /// Between two questions for keys.
     pub ask_every: Duration,
+}
+
+#[derive(Clone)]
+pub struct Config {
+    pub settings: Settings,
     pub outgoing: Outgoing,
 }
 
@@ -94,7 +100,7 @@ struct Held {
 }
 
 pub struct Issuer {
-    config: Config,
+    settings: Settings,
     keys: Arc<Keys>,
 }
 
@@ -120,19 +126,19 @@ fn decoded(part: &str) -> Result<Vec<u8>, IssuerError> {
 }
 
 impl Issuer {
-    pub fn new(config: Config) -> Self {
+    pub fn new(Config { settings, outgoing }: Config) -> Self {
         let keys = Arc::new(Keys {
-            url: config.keys.clone(),
-            ask_every: config.ask_every,
-            outgoing: config.outgoing.clone(),
+            url: settings.keys.clone(),
+            ask_every: settings.ask_every,
+            outgoing,
             held: Mutex::default(),
             turn: Arc::default(),
         });
-        Self { config, keys }
+        Self { settings, keys }
     }
 
     pub fn name(&self) -> &str {
-        &self.config.issuer
+        &self.settings.issuer
     }
 
     /// The user that the token names, as text. `now_s`: Unix seconds.
@@ -169,11 +175,11 @@ impl Issuer {
 
     /// Of a token whose signature is right.
     fn user_of(&self, claims: &Map<String, Value>, now_s: u64) -> Result<String, IssuerError> {
-        let (now, leeway) = (now_s as f64, self.config.leeway_s as f64);
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.config.issuer) {
+        let (now, leeway) = (now_s as f64, self.settings.leeway_s as f64);
+        if claims.get("iss").and_then(Value::as_str) != Some(&self.settings.issuer) {
             return Err(IssuerError::Claim("it is of another issuer"));
         }
-        let ours = |value: &Value| value.as_str() == Some(&self.config.audience);
+        let ours = |value: &Value| value.as_str() == Some(&self.settings.audience);
         let meant = match claims.get("aud") {
             Some(Value::Array(all)) => all.iter().any(ours),
             Some(one) => ours(one),
@@ -197,8 +203,8 @@ impl Issuer {
         if date("iat", "`iat` is not a date")?.is_some_and(|iat| now + leeway < iat) {
             return Err(IssuerError::Claim("it was issued in the future"));
         }
-        match claims.get(&self.config.user_claim).and_then(Value::as_str) {
-            Some(name) if !name.is_empty() => Ok(format!("{}{name}", self.config.user_prefix)),
+        match claims.get(&self.settings.user_claim).and_then(Value::as_str) {
+            Some(name) if !name.is_empty() => Ok(format!("{}{name}", self.settings.user_prefix)),
             _ => Err(IssuerError::Claim("it does not name a user")),
         }
     }

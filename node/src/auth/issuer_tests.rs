@@ -83,8 +83,8 @@ fn ed_token(kid: &str, key: &Ed25519KeyPair, claims: &Value) -> String {
     format!("{text}.{}", b64(key.sign(text.as_bytes())))
 }
 
-fn issuer(keys: &Url) -> Issuer {
-    Issuer::new(Config {
+fn config(keys: &Url) -> Config {
+    let settings = Settings {
         issuer: "https://id.example".into(),
         audience: "chat".into(),
         keys: keys.clone(),
@@ -92,8 +92,12 @@ fn issuer(keys: &Url) -> Issuer {
         user_prefix: "x-".into(),
         leeway_s: 10,
         ask_every: Duration::from_millis(300),
-        outgoing: Outgoing::new(None).expect("no file to read"),
-    })
+    };
+    Config { settings, outgoing: Outgoing::new(None).expect("no file to read") }
+}
+
+fn issuer(keys: &Url) -> Issuer {
+    Issuer::new(config(keys))
 }
 
 #[tokio::test]
@@ -259,8 +263,8 @@ async fn a_client_that_hangs_up_does_not_end_the_question_for_keys() {
     let key = ed_key();
     let server = Server::serve(json!({"keys": [ed_jwk("k1", &key)]})).await;
     let held_up = server.held_up.lock().await;
-    let mut config = issuer(&server.url).config;
-    config.ask_every = Duration::from_secs(600);
+    let mut config = config(&server.url);
+    config.settings.ask_every = Duration::from_secs(600);
     let issuer = Arc::new(Issuer::new(config));
     let token = ed_token("k1", &key, &claims());
     let (theirs, made_up) = (issuer.clone(), ed_token("made up", &key, &claims()));

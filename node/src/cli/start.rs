@@ -123,17 +123,8 @@ fn delivery(config: &Config) -> anyhow::Result<Delivery> {
 }
 
 fn issuer(config: &Config) -> anyhow::Result<Option<issuer::Config>> {
-    let Some(s) = config.issuer.clone() else { return Ok(None) };
-    Ok(Some(issuer::Config {
-        issuer: s.issuer,
-        audience: s.audience,
-        keys: s.keys,
-        user_claim: s.user_claim,
-        user_prefix: s.user_prefix,
-        leeway_s: s.leeway_s,
-        ask_every: Duration::from_secs(s.ask_s),
-        outgoing: outgoing(config)?,
-    }))
+    let Some(settings) = config.issuer.clone() else { return Ok(None) };
+    Ok(Some(issuer::Config { settings, outgoing: outgoing(config)? }))
 }
 
 fn is_loopback(addr: &str) -> bool {

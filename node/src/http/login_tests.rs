@@ -215,7 +215,7 @@ async fn a_token_of_the_issuer_logs_in_and_never_into_an_account_with_a_password
     let x = b64(key.public_key().as_ref());
     let set = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x }] });
     let server = Server::start(vec![], set.to_string()).await;
-    let config = issuer::Config {
+    let settings = issuer::Settings {
         issuer: "https://id.example".into(),
         audience: "chat".into(),
         keys: server.url.clone(),
@@ -223,8 +223,8 @@ async fn a_token_of_the_issuer_logs_in_and_never_into_an_account_with_a_password
         user_prefix: String::new(),
         leeway_s: 60,
         ask_every: Duration::from_secs(30),
-        outgoing: Outgoing::new(None).expect("no file to read"),
     };
+    let config = issuer::Config { settings, outgoing: Outgoing::new(None).expect("no file to read") };
     let node = Node::with(Options { issuer: Some(config), ..Options::default() }).await;
     let token = |sub: &str, exp: u64| {
         let claims = json!({ "iss": "https://id.example", "aud": "chat", "sub": sub, "exp": exp });
