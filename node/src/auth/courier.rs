@@ -15,7 +15,7 @@ use flotilla_proto::limits;
 use hyper::{Method, StatusCode, header};
 use ring::hmac;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::code::{Address, Made};
 use crate::metrics::{Counter, Registry};
@@ -57,6 +57,11 @@ pub struct Courier {
 #[derive(Debug)]
 pub struct Full;
 
+/// Room for one code that is not made yet: whoever has it is not turned away once the code counts.
+pub struct Place {
+    _held: Option<OwnedSemaphorePermit>,
+}
+
 impl Courier {
     pub fn new(delivery: Delivery, registry: &Registry) -> Self {
         let counter = |result| {
@@ -71,17 +76,25 @@ impl Courier {
         matches!(self.delivery, Delivery::Off)
     }
 
-    /// Returns at once.
-    pub fn send(&self, to: &Address, code: &Made, now: impl Fn() -> u64 + Send + 'static) -> Result<(), Full> {
+    pub fn place(&self) -> Result<Place, Full> {
         match &self.delivery {
-            Delivery::Off => Ok(()),
+            Delivery::Off | Delivery::Log => Ok(Place { _held: None }),
+            Delivery::Webhook(_) => {
+                let place = self.places.clone().try_acquire_owned();
+                place.map(|place| Place { _held: Some(place) }).map_err(|_| Full)
+            }
+        }
+    }
+
+    /// Returns at once.
+    pub fn send(&self, place: Place, to: &Address, code: &Made, now: impl Fn() -> u64 + Send + 'static) {
+        match &self.delivery {
+            Delivery::Off => {}
             Delivery::Log => {
                 tracing::warn!(to = to.text, code = code.digits, "one-time code (shown because of --auth dev)");
                 self.delivered.inc();
-                Ok(())
             }
             Delivery::Webhook(webhook) => {
-                let place = self.places.clone().try_acquire_owned().map_err(|_| Full)?;
                 let body = json!({
                     "channel": to.channel.name(), "to": to.text, "code": code.digits, "id": code.id,
                     "expires_in_s": limits::CODE_LIFE_MS / 1_000,
@@ -98,7 +111,6 @@ impl Courier {
                     }
                     drop(place);
                 });
-                Ok(())
             }
         }
     }

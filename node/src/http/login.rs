@@ -152,6 +152,9 @@ pub async fn request_code(ask: Ask<CodeWanted, Nobody>) -> Result<CodeSent, Erro
     let (key, peer, shared) = (ask.key()?, ask.peer, &ask.shared);
     let (codes, address) = (codes(shared)?, address(&ask.params.address)?);
     let user = codes.user(&address);
+    // Before anything is counted: a code that was issued and never sent would keep the next ones waiting.
+    let place = shared.courier.place();
+    let place = place.map_err(|_| ErrorBody::new(ErrorCode::Overloaded, "too many codes are on their way"))?;
     if !shared.try_login(peer, &user) {
         return Err(accounts::too_many(shared));
     }
@@ -159,8 +162,7 @@ pub async fn request_code(ask: Ask<CodeWanted, Nobody>) -> Result<CodeSent, Erro
     let command = Command::IssueCode { user: user.clone(), code: codes.hash(&user, &code.digits), request: key };
     execute(shared, &user, command).await?;
     let clock = shared.clock.clone();
-    let sent = shared.courier.send(&address, &code, move || clock().0);
-    sent.map_err(|_| ErrorBody::new(ErrorCode::Overloaded, "too many codes are on their way"))?;
+    shared.courier.send(place, &address, &code, move || clock().0);
     Ok(CodeSent { expires_in_ms: limits::CODE_LIFE_MS, again_in_ms: limits::CODE_PAUSE_MS })
 }
 

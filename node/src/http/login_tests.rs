@@ -178,6 +178,26 @@ async fn a_request_that_is_repeated_sends_the_same_code() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_because_too_many_codes_are_on_their_way_has_used_up_none() {
+    let (server, node) = Server::webhook().await;
+    let headers = [("idempotency-key", "6f1c1c1e-7b1b-4c57-9d0e-3b7b5b0a0002")];
+    let body = json!({ "address": "a@b.org" }).to_string();
+    let others: Vec<_> = std::iter::from_fn(|| node.shared.courier.place().ok()).collect();
+    assert_eq!(others.len(), limits::CODES_SENDING_MAX);
+    for _ in 0..=limits::CODE_REPEATS_MAX {
+        let (status, refused) = node.http("POST", "/v1/auth/otp", &headers, &body).await;
+        assert_eq!((status, &refused["code"]), (503, &json!("overloaded")), "{refused}");
+    }
+    drop(others);
+    // One code, the first and all of its repeats.
+    for _ in 0..=limits::CODE_REPEATS_MAX {
+        assert_eq!(node.http("POST", "/v1/auth/otp", &headers, &body).await.0, 200);
+    }
+    let code = server.code(1 + usize::from(limits::CODE_REPEATS_MAX)).await;
+    assert_eq!(verify(&node, "a@b.org", &code).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_webhook_that_stumbles_is_tried_again_and_one_that_refuses_is_not() {
     let server = Server::start(vec![500, 503, 200, 400, 200], String::new()).await;
     let node = Node::with(Options { codes: server.delivery(), ..Options::default() }).await;
