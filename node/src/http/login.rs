@@ -46,10 +46,10 @@ pub struct Methods {
     pub issuer: Option<String>,
 }
 
-/// What this node offers.
+/// What this node offers, as far as the cluster takes it.
 pub fn offered(shared: &Shared) -> Vec<&'static str> {
     let mut methods = vec!["password"];
-    if !shared.courier.is_off() {
+    if !shared.courier.is_off() && shared.node().level >= limits::CODE_LEVEL {
         methods.push("code");
     }
     if shared.issuer.is_some() {

@@ -225,6 +225,8 @@ async fn what_is_not_set_is_not_offered() {
     assert_eq!(node.get("/v1/auth/methods", "").await.1["methods"], json!(["password", "code"]));
     let (_, page) = node.ask("GET", "/v1/page", &[]).await;
     assert!(page.contains("\"methods\":[\"password\",\"code\"]"), "the page learns it too: {page}");
+    node.fake.raise_level(limits::CODE_LEVEL - 1);
+    assert_eq!(node.get("/v1/auth/methods", "").await.1["methods"], json!(["password"]), "the cluster takes no codes");
 }
 
 #[tokio::test]
