@@ -94,33 +94,67 @@ impl Placed {
 }
 
 /// Has a device that is new take its place in every conversation in pull mode; nothing is done for others. Below the
-/// level of pull mode nothing is asked: 1. nodes are upgraded one by one, 2. the leader of the user's shard still runs a
+/// level of pull mode no places are asked for: 1. nodes are upgraded one by one, 2. the leader of the user's shard still runs a
 /// build that does not know the question, 3. no new device of its users would get in.
+///
+/// But the level is what this node has heard of, and the shards may be ahead. A device that is let in without its places lacks
+/// what is said from then on: 1. it gets `ready`, 2. an entry is said, 3. it comes back, and its place is found at the head
+/// behind that, or no head tells of it. So the rows must say that there is nothing to take a place in.
 pub async fn place(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
-    if shared.node().level >= limits::PULL_LEVEL && !shared.placed.has(device) {
-        place_all(shared, user, device).await?;
-        shared.placed.put(device);
+    if shared.placed.has(device) {
+        return Ok(());
     }
+    if shared.node().level >= limits::PULL_LEVEL {
+        place_all(shared, user, device).await?;
+    } else {
+        check_all_pushed(shared, user, device).await?;
+    }
+    shared.placed.put(device);
     Ok(())
+}
+
+/// From any state that knows the device: a row that turns to pull mode since it was registered has its place. None: the device
+/// is gone, for good; whoever asked finds out by itself.
+async fn rows_of(
+    shared: &Shared,
+    user: &UserId,
+    query: Query,
+    freshness: &mut Freshness,
+) -> Result<Option<RowsPage>, CallError> {
+    loop {
+        match shared.backend.query(Route::User(user.clone()), query.clone(), freshness.clone()).await? {
+            Answer::Rows(page) => return Ok(Some(page)),
+            _ if *freshness != Freshness::Linearizable => *freshness = Freshness::Linearizable,
+            Answer::NotFound => return Ok(None),
+            _ => return Err(CallError::Unavailable),
+        }
+    }
+}
+
+/// By a question that every build knows.
+async fn check_all_pushed(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
+    let (mut after, mut freshness) = (None, Freshness::Any { min_seq: None });
+    loop {
+        let query = Query::Rows { user: user.clone(), device, after, limit: limits::INBOX_ROWS_PER_PAGE_MAX as u32 };
+        let Some(page) = rows_of(shared, user, query, &mut freshness).await? else { return Ok(()) };
+        if page.rows.iter().any(|row| row.part.is_pulled()) {
+            tracing::debug!(%user, "a conversation in pull mode: this node has not heard of the feature level yet");
+            return Err(CallError::Unavailable);
+        }
+        after = page.rows.last().filter(|_| page.more).map(|row| row.conv.clone());
+        if after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 async fn place_all(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(), CallError> {
     let route = Route::User(user.clone());
-    // Any state that knows the device will do: rows that are in pull mode since it was registered have its place already.
     let mut freshness = Freshness::Any { min_seq: None };
     for _ in 0..PLACE_ROUNDS {
         let limit = limits::NOTIFY_USERS_PER_COMMAND_MAX as u32;
         let query = Query::Unplaced { user: user.clone(), device, limit };
-        let rows = match shared.backend.query(route.clone(), query, freshness.clone()).await? {
-            Answer::Rows(page) => page.rows,
-            _ if freshness != Freshness::Linearizable => {
-                freshness = Freshness::Linearizable;
-                continue;
-            }
-            // The device is gone, for good: whoever asked finds out by itself.
-            Answer::NotFound => return Ok(()),
-            _ => return Err(CallError::Unavailable),
-        };
+        let Some(RowsPage { rows, .. }) = rows_of(shared, user, query, &mut freshness).await? else { return Ok(()) };
         if rows.is_empty() {
             return Ok(());
         }

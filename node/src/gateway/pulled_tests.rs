@@ -1,7 +1,7 @@
 //! Channels over real sockets, with the real rules and fan-out done at once: nothing of pull mode is seen by clients.
 
 use flotilla_machine::Query;
-use flotilla_proto::frame::ServerFrame;
+use flotilla_proto::frame::{ClientFrame, ServerFrame};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use serde_json::{Value, json};
@@ -126,6 +126,31 @@ async fn a_leader_of_an_older_build_is_not_asked_for_places_that_cannot_be() {
     assert_eq!(status, 200, "{page}");
     let mut stream = node.open("/v1/inbox/stream", "dev:bob", &[]).await;
     assert!(stream.until(r#""t":"caught_up""#).await, "{}", stream.text);
+}
+
+/// While the level is raised a gateway may hear of it after the shards.
+#[tokio::test]
+async fn a_gateway_that_is_behind_the_level_lets_no_device_in_without_its_places() {
+    let node = node().await;
+    node.caught_up("ann", "1").await;
+    node.caught_up("bob", "1").await;
+    let conv = channel(&node, &["bob"]).await;
+    node.fake.node.send_modify(|node| node.level = limits::PULL_LEVEL - 1);
+    let mut new = Client::connect(node.addr, flotilla_proto::frame::Encoding::Json).await;
+    new.say(ClientFrame::Hello(Client::hello_frame("dev:bob", "2"))).await;
+    assert_eq!(new.closed().await, 4006);
+    assert_eq!(node.get("/v1/me", "dev:bob").await.0, 200, "makes the device for http");
+    let (status, refused) = node.get("/v1/inbox", "dev:bob").await;
+    assert_eq!((status, &refused["code"]), (503, &json!("unavailable")), "{refused}");
+    says(&node, &conv).await;
+    node.fake.node.send_modify(|node| node.level = limits::PULL_LEVEL);
+    let mut new = node.caught_up("bob", "2").await;
+    assert_eq!(node.get("/v1/inbox", "dev:bob").await.0, 200);
+    let seq = says(&node, &conv).await;
+    assert_eq!(takes(&mut new, &conv).await, seq, "from its place on");
+    let (_, inbox) = node.get("/v1/inbox?wait=5s", "dev:bob").await;
+    let last = inbox["frames"].as_array().and_then(|frames| frames.last());
+    assert_eq!(last.map(|frame| &frame["d"]["seq"]), Some(&json!(seq)), "{inbox}");
 }
 
 #[tokio::test]
