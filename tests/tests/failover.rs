@@ -14,7 +14,7 @@ use anyhow::Context;
 use flotilla_client::Outcome;
 use flotilla_client::history::{Op, Record};
 use flotilla_client::oracle::{Demand, judge};
-use flotilla_proto::ids::{Cid, ConvId};
+use flotilla_proto::ids::{Cid, ConvId, Seq};
 use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use flotilla_tests::cluster::Cluster;
@@ -58,8 +58,16 @@ async fn time_from_the_leaders_death_to_the_next_accepted() -> anyhow::Result<()
         cluster.all_ready().await?;
     }
     stop.store(true, Ordering::Relaxed);
+    let (mut seats, mut head) = (Vec::new(), Seq::ZERO);
     for talker in talkers {
-        talker.await??;
+        let (seat, last) = talker.await??;
+        seats.push(seat);
+        head = head.max(last);
+    }
+    // Everything is received before the verdict.
+    for seat in seats {
+        seat.holds(&conv, head).await?;
+        seat.handle.close().await;
     }
     let records = scene.recorder.take();
     report(&records);
@@ -68,20 +76,21 @@ async fn time_from_the_leaders_death_to_the_next_accepted() -> anyhow::Result<()
     Ok(())
 }
 
-async fn talk(seat: Seat, peer: &'static str, stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+/// The device, and the last of what it said.
+async fn talk(seat: Seat, peer: &'static str, stop: Arc<AtomicBool>) -> anyhow::Result<(Seat, Seq)> {
     let mut answers = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(BEAT).await;
         answers.push(seat.handle.submit(to(peer), text("still there?")).await?);
     }
+    let mut last = Seq::ZERO;
     for answer in answers {
-        let outcome = answer.answer().await;
-        anyhow::ensure!(matches!(outcome, Outcome::Accepted(_)), "{}: {outcome:?}", seat.label);
+        match answer.answer().await {
+            Outcome::Accepted(accepted) => last = last.max(accepted.seq),
+            other => anyhow::bail!("{}: {other:?}", seat.label),
+        }
     }
-    // Everything is received before the verdict.
-    tokio::time::sleep(CALM).await;
-    seat.handle.close().await;
-    Ok(())
+    Ok((seat, last))
 }
 
 /// One kill: who was connected where, and when each device had its next `accepted`, in milliseconds.

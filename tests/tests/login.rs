@@ -3,20 +3,19 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_client::http::{Http, HttpError};
 use flotilla_proto::ids::Cid;
 use flotilla_tests::cluster::Cluster;
+use flotilla_tests::scene::{LIMIT, eventually};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers every GET with the keys (or with 500 while there are none) and keeps the body of every POST.
 #[derive(Clone)]
@@ -71,15 +70,14 @@ impl Operator {
     }
 
     async fn code(&self, to: &str) -> anyhow::Result<String> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let posted = self.posted.lock().expect("no panic").clone();
-            if let Some(code) = posted.iter().rfind(|p| p["to"] == to).and_then(|p| p["code"].as_str()) {
-                return Ok(code.to_owned());
-            }
-            ensure!(Instant::now() < deadline, "no code came for {to}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut code = None;
+        eventually("a code comes", LIMIT, async || {
+            let posted = self.posted.lock().expect("no panic");
+            code = posted.iter().rfind(|p| p["to"] == to).and_then(|p| p["code"].as_str()).map(str::to_owned);
+            code.is_some()
+        })
+        .await?;
+        code.context("just seen")
     }
 }
 
@@ -195,22 +193,15 @@ async fn tokens_of_the_issuer_are_taken_through_a_rotation_and_its_death() -> an
     // Not up yet: nothing is said of the token.
     assert_eq!(status(&enter(0, &old, "ann").await), 503);
     operator.publish(&[&old]);
-    let deadline = Instant::now() + LIMIT;
     for at in 0..3 {
-        while status(&enter(at, &old, "ann").await) != 200 {
-            ensure!(Instant::now() < deadline, "node {at} never takes it");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        eventually("each node takes it", LIMIT, async || status(&enter(at, &old, "ann").await) == 200).await?;
     }
     let tokens = enter(0, &old, "ann").await?;
     let access = tokens["access_token"].as_str().context("a token")?;
     assert_eq!(Http::new(cluster.nodes[1].url()).with_token(access).get("/v1/me").await?["user"], "ann");
     assert_eq!(status(&enter(0, &new, "ann").await), 401, "not published");
     operator.publish(&[&old, &new]);
-    while status(&enter(0, &new, "bob").await) != 200 {
-        ensure!(Instant::now() < deadline, "the new key is never found");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually("the new key is found", LIMIT, async || status(&enter(0, &new, "bob").await) == 200).await?;
     // Dead: known keys serve, unknown ones are refused.
     *operator.keys.lock().expect("no panic") = None;
     assert_eq!(status(&enter(0, &new, "carol").await), 200);

@@ -5,13 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use flotilla_tests::cluster::{Cluster, binary};
-use tokio::time::Instant;
-
-const LIMIT: Duration = Duration::from_secs(60);
+use flotilla_tests::scene::{LIMIT, eventually};
 
 struct Plain {
     child: Child,
@@ -63,21 +60,22 @@ impl Plain {
     }
 
     async fn sees(&self, wanted: usize) -> anyhow::Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while self.seen()?.len() < wanted {
-            ensure!(Instant::now() < deadline, "{} of {wanted} lines came", self.seen()?.len());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        self.until(&format!("{wanted} lines"), |seen| seen.len() >= wanted).await
     }
 
     async fn said(&self, wanted: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !self.seen()?.values().any(|(_, text)| text == wanted) {
-            ensure!(Instant::now() < deadline, "{wanted:?} never came");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        self.until(wanted, |seen| seen.values().any(|(_, text)| text == wanted)).await
+    }
+
+    /// What it printed wrongly ends the wait.
+    async fn until(&self, what: &str, is: impl Fn(&BTreeMap<u64, (String, String)>) -> bool) -> anyhow::Result<()> {
+        let mut seen = Ok(BTreeMap::new());
+        eventually(what, LIMIT, async || {
+            seen = self.seen();
+            seen.as_ref().map_or(true, &is)
+        })
+        .await?;
+        seen.map(drop)
     }
 
     /// The exit code after the end of its input.
@@ -87,14 +85,13 @@ impl Plain {
     }
 
     async fn exit(&mut self) -> anyhow::Result<Option<i32>> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status.code());
-            }
-            ensure!(Instant::now() < deadline, "it does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut ended = Ok(None);
+        eventually("it ends", LIMIT, async || {
+            ended = self.child.try_wait();
+            !matches!(ended, Ok(None))
+        })
+        .await?;
+        Ok(ended?.and_then(|status| status.code()))
     }
 }
 
