@@ -70,6 +70,10 @@ enum Command {
     Mixed(Measured<workload::mixed::Options>),
     /// Channels of which everybody is online: one to many, in pull mode
     Channel(Measured<workload::channel::Options>),
+    /// Conversations that are long before anything is measured, and pages of their history
+    Long(Measured<workload::long::Options>),
+    /// More conversations than are warm, of many users or of one
+    Many(Measured<workload::many::Options>),
     /// Connections that are logged in and silent: what they cost the nodes
     Idle(idle::Options),
     /// Kill a leader with SIGKILL and see when sends are accepted again (local cluster only)
@@ -154,6 +158,8 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
         Command::Storm(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Mixed(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Channel(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Long(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
+        Command::Many(options) => measured(options.load.workload(), &options.load.shape, &options.how, place).await,
         Command::Idle(options) => idle::command(&options, place).await,
         Command::Failover(options) => failover::command(&options, place).await,
         Command::Restart(options) => restart::command(&options, place).await,

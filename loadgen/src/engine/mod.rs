@@ -85,6 +85,8 @@ pub struct Engine {
     tag: u64,
     /// Devices that were away and came back, once a workload has measured it.
     pub returned: Option<crate::report::Return>,
+    /// How long pages of history took, once a workload has read some.
+    pub pages: Option<crate::report::Latency>,
     /// Histories are kept of so many of the first conversations, if they are direct ones.
     pub kept: usize,
     recorder: Recorder,
@@ -131,6 +133,7 @@ impl Engine {
             next_tick: clock.now(),
             tag: rand::random(),
             returned: None,
+            pages: None,
             kept: 0,
             recorder: Recorder::memory(),
             body,

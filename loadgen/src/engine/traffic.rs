@@ -77,10 +77,16 @@ impl Engine {
         }
     }
 
-    /// Asks for a REST operation over the socket; the answer comes by [`Engine::answer`].
-    pub fn call(&mut self, at: usize, method: &str, key: Option<Cid>, params: Value) -> u32 {
+    /// A request id for something that is no send; the answer comes by [`Engine::answer`].
+    pub fn call_id(&mut self) -> u32 {
         let id = self.next_call;
         self.next_call += 1;
+        id
+    }
+
+    /// Asks for a REST operation over the socket; the answer comes by [`Engine::answer`].
+    pub fn call(&mut self, at: usize, method: &str, key: Option<Cid>, params: Value) -> u32 {
+        let id = self.call_id();
         let frame = ClientFrame::Call(Call { method: method.into(), key, params });
         self.put(at, &ClientMessage { id: Some(id), frame });
         id

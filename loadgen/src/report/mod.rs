@@ -152,6 +152,8 @@ pub struct Report {
     pub chaos: Option<Chaos>,
     #[serde(rename = "return")]
     pub return_: Option<Return>,
+    /// Pages of history, read one after the other.
+    pub pages_ms: Option<Latency>,
     pub bands: Vec<Band>,
     pub series: Vec<Point>,
     pub samples: Vec<Sample>,
@@ -206,6 +208,7 @@ impl Report {
             unanswered: tally.unanswered,
             faults: tally.faults.clone(),
             return_: engine.returned.clone(),
+            pages_ms: engine.pages,
             bands: if warm_up_s > 0.0 { vec![warm_up] } else { vec![] },
             series: tally.seconds.iter().map(point).collect(),
             accept_histogram: coarse(&tally.accept),
@@ -276,6 +279,9 @@ impl Report {
             "  generator  {:.0} % of a core; others on this machine {:.0} %",
             self.generator_cpu_percent, self.others_cpu_percent
         );
+        if let Some(pages) = &self.pages_ms {
+            println!("{}", pages.line("history"));
+        }
         if let Some(back) = &self.return_ {
             let entries = match back.entries {
                 0 => String::new(),

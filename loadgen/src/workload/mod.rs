@@ -1,11 +1,14 @@
 //! The workloads: who is there, who sends to whom, at what pace. Each prepares an engine; [`run`] does the rest.
 //!
 //! - [`direct`] pairs · [`group`] groups, all online · [`offline`] recipients that are away and come back · [`storm`]
-//!   everybody reconnects at once · [`mixed`] a day's shape · [`setup`] what they share
+//!   everybody reconnects at once · [`mixed`] a day's shape ·
+//!   [`long`] long conversations · [`many`] many of them · [`setup`] what they share
 
 pub mod channel;
 pub mod direct;
 pub mod group;
+pub mod long;
+pub mod many;
 pub mod mixed;
 pub mod offline;
 pub mod setup;

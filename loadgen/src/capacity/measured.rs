@@ -1,0 +1,28 @@
+//! The constants of the formulae. CAPACITY.md says how each was measured, and how to measure them on another machine.
+
+use serde::Serialize;
+
+/// Bytes and microseconds; of all nodes together where work is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Measured {
+    /// Cores of the machine that all of this comes from.
+    pub cores: f64,
+    /// Of all three replicas: accepting, logging, syncing, applying one message.
+    pub cpu_us_per_send: f64,
+    /// For each recipient: rows of the inbox, cursors, receipts.
+    pub cpu_us_per_member: f64,
+    /// For each device that is online: the entry's way to it, its ack.
+    pub cpu_us_per_entry: f64,
+    pub memory_per_connection: f64,
+    pub memory_per_node: f64,
+    /// To all disks, at full load; bodies come on top, three times.
+    pub written_per_send: f64,
+    pub written_per_member: f64,
+    /// On one replica, beside the body.
+    pub kept_per_entry: f64,
+    pub kept_per_user: f64,
+    /// Between nodes and to the sender, beside the body.
+    pub network_per_send: f64,
+    /// To one device, beside the body.
+    pub network_per_entry: f64,
+}
