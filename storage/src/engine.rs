@@ -177,10 +177,29 @@ pub trait Engine: Read + 'static {
     /// Writes a consistent copy into `dir`, which must not exist yet. It is verified by opening it.
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError>;
 
+    /// Many rows that are written once begin to come in, or have come; so often as it began, it must end. A hint for sizes.
+    fn bulk(&self, _begins: bool) {}
+
     /// How long the simulated disk wants the caller to wait before the next write or sync answers.
     /// This crate may not sleep; real engines stall by themselves and answer zero.
     fn stall(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// A time of [`Engine::bulk`] writes; it ends when this is dropped.
+pub struct Bulk(Arc<dyn Engine>);
+
+impl Bulk {
+    pub fn begin(engine: &Arc<dyn Engine>) -> Self {
+        engine.bulk(true);
+        Self(engine.clone())
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        self.0.bulk(false);
     }
 }
 

@@ -25,7 +25,7 @@ pub mod rocks;
 pub mod value;
 pub mod watermark;
 
-pub use engine::{Batch, Durability, Engine, Op, Order, Read, Visitor, WriteNo};
+pub use engine::{Batch, Bulk, Durability, Engine, Op, Order, Read, Visitor, WriteNo};
 pub use error::StorageError;
 pub use mem::{Faults, MemDisk, MemEngine};
 #[cfg(feature = "rocksdb")]

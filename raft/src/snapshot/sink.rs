@@ -1,7 +1,7 @@
 //! The receiving side: chunks into a new state generation.
 
 use flotilla_proto::ids::ShardId;
-use flotilla_storage::{Batch, Durability};
+use flotilla_storage::{Batch, Bulk, Durability};
 
 use super::{Generations, Lease, SnapshotChunk, SnapshotError, SnapshotTotal, Sum, rows};
 use crate::keys;
@@ -17,6 +17,7 @@ pub struct SnapshotSink {
     expected: u64,
     sum: Sum,
     total: Option<SnapshotTotal>,
+    _bulk: Bulk,
 }
 
 /// A whole snapshot on this disk that nothing points at yet.
@@ -43,7 +44,8 @@ impl SnapshotSink {
         })
         .await?;
         let generations = generations.clone();
-        Ok(Self { generations, lease, meta, expected: 0, sum: Sum::default(), total: None })
+        let _bulk = Bulk::begin(generations.engine());
+        Ok(Self { generations, lease, meta, expected: 0, sum: Sum::default(), total: None, _bulk })
     }
 
     /// Checks and stores one chunk. After an error the sink is of no use.

@@ -7,6 +7,7 @@
 //!   then, and serves reads; RocksDB's own recovery from a full disk is not relied on.
 //! - [`Engine::synced`] never exceeds what is durable, also when callers write at the same time.
 
+mod buffers;
 mod error;
 mod options;
 mod sync_meter;
@@ -17,6 +18,7 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
@@ -24,6 +26,7 @@ use rocksdb::{DB, WriteBatch, WriteOptions, properties};
 
 pub use options::{OnSync, RocksOptions};
 
+use self::buffers::{Buffers, Size};
 use self::error::{translate, translate_open};
 use self::sync_meter::SyncMeter;
 use self::view::{Tier, View};
@@ -34,6 +37,9 @@ pub struct RocksEngine {
     shared: Arc<Shared>,
     synced: AtomicU64,
     meter: SyncMeter,
+    buffers: Buffers,
+    /// Of a memtable, small and large.
+    buffer_bytes: [usize; 2],
 }
 
 /// What the engine and its views hold on to.
@@ -67,15 +73,22 @@ impl RocksEngine {
     /// Opens or creates the database in `dir`, and locks it.
     pub fn open(dir: &Path, options: RocksOptions) -> Result<Self, StorageError> {
         let rocksdb = options.to_rocksdb().map_err(|error| translate_open(dir, &error))?;
-        Self::open_with(dir, &rocksdb, options.on_sync)
+        let buffer_bytes = [options.write_buffer_bytes, options.write_buffer_bytes_under_load];
+        Self::open_with(dir, &rocksdb, options.on_sync, buffer_bytes)
     }
 
-    fn open_with(dir: &Path, options: &rocksdb::Options, on_sync: Option<OnSync>) -> Result<Self, StorageError> {
+    fn open_with(
+        dir: &Path,
+        options: &rocksdb::Options,
+        on_sync: Option<OnSync>,
+        buffer_bytes: [usize; 2],
+    ) -> Result<Self, StorageError> {
         let db = DB::open(options, dir).map_err(|error| translate_open(dir, &error))?;
         // Recovery flushed what it replayed into synced tables: all that came back is durable.
         let synced = AtomicU64::new(db.latest_sequence_number());
         let shared = Arc::new(Shared::new(db, dir));
-        Ok(Self { shared, synced, meter: SyncMeter::new(on_sync) })
+        let (meter, buffers) = (SyncMeter::new(on_sync), Buffers::new(Instant::now()));
+        Ok(Self { shared, synced, meter, buffers, buffer_bytes })
     }
 
     /// Reads a database that no process has open, or a checkpoint, without changing a byte of it.
@@ -95,6 +108,13 @@ impl RocksEngine {
             table_reader_bytes: figure(properties::ESTIMATE_TABLE_READERS_MEM),
             table_file_bytes: figure(properties::TOTAL_SST_FILES_SIZE),
         }
+    }
+
+    /// Of the next memtable, and of this one where it is not that large yet.
+    fn resize_memtables(&self, size: Size) {
+        let bytes = self.buffer_bytes[usize::from(size == Size::Large)];
+        // What is refused leaves the size as it was, which is as correct.
+        let _ = self.shared.db.set_options(&[("write_buffer_size", &bytes.to_string())]);
     }
 
     fn write_synced(&self, batch: WriteBatch, ops: u64) -> Result<WriteNo, StorageError> {
@@ -131,6 +151,9 @@ impl Read for RocksEngine {
 impl Engine for RocksEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<WriteNo, StorageError> {
         self.shared.check_writable()?;
+        if let Some(size) = self.buffers.wrote(batch.bytes(), Instant::now()) {
+            self.resize_memtables(size);
+        }
         match durability {
             Durability::Synced if batch.is_empty() => self.sync(),
             Durability::Buffered if batch.is_empty() => Ok(self.last_write()),
@@ -149,6 +172,10 @@ impl Engine for RocksEngine {
         synced.map_err(|error| self.shared.fail("a sync", &error))?;
         self.synced.fetch_max(covered.0, Ordering::AcqRel);
         Ok(covered)
+    }
+
+    fn bulk(&self, begins: bool) {
+        self.buffers.bulk(begins);
     }
 
     fn last_write(&self) -> WriteNo {

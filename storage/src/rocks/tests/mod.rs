@@ -22,7 +22,12 @@ fn scratch() -> TempDir {
 }
 
 fn small() -> RocksOptions {
-    RocksOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..Default::default() }
+    RocksOptions {
+        block_cache_bytes: 1 << 20,
+        write_buffer_bytes: 1 << 20,
+        write_buffer_bytes_under_load: 1 << 20,
+        ..Default::default()
+    }
 }
 
 fn open(dir: &Path) -> RocksEngine {
@@ -113,7 +118,7 @@ fn older_log_cut_short_takes_the_newer_one_with_it() {
     // Holds back the flush that would end the older log's life.
     options.set_min_write_buffer_number_to_merge(3);
     options.set_max_write_buffer_number(6);
-    let engine = RocksEngine::open_with(&dir, &options, None).expect("open");
+    let engine = RocksEngine::open_with(&dir, &options, None, [1 << 20; 2]).expect("open");
     let first = log_file(&dir);
     let mut ends = vec![0];
     let mut written = 0u64;
@@ -343,4 +348,27 @@ fn memory_stays_within_the_sizes_given() {
     let stats = engine.stats();
     assert!(stats.table_file_bytes > 0, "{stats:?}");
     assert!(stats.memory_bytes() < 8 << 20, "30 MB written with 3 MiB of buffers and cache: {stats:?}");
+}
+
+/// The size reaches RocksDB: with small memtables this much would be in tables.
+#[test]
+fn memtables_can_be_made_larger_and_smaller_while_the_database_is_open() {
+    let scratch = scratch();
+    let dir = scratch.path().join("db");
+    let options = RocksOptions { write_buffer_bytes_under_load: 32 << 20, ..small() };
+    let engine = RocksEngine::open(&dir, options).expect("open");
+    let fill = |from: u64| {
+        for key in from..from + 80 {
+            let mut batch = Batch::new();
+            batch.put(key.to_be_bytes().to_vec(), vec![7; 100 << 10]);
+            engine.write(batch, Durability::Buffered).expect("written");
+        }
+        engine.stats().memtable_bytes
+    };
+    engine.resize_memtables(Size::Large);
+    // The first memtable may still be one of the old size.
+    assert!(fill(0) > 6 << 20, "{:?}", engine.stats());
+    engine.resize_memtables(Size::Small);
+    fill(1_000);
+    assert!(fill(2_000) < 6 << 20, "{:?}", engine.stats());
 }

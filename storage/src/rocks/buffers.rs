@@ -1,0 +1,125 @@
+//! How large memtables are: small until much is written, so that a node with little to do needs little memory, and small
+//! again while a snapshot comes in.
+//!
+//! A memtable is written out with what is still in it: of a row that was written again, or deleted, only the newest. Log
+//! entries live for seconds and hot rows are written all the time, so a larger memtable spares the disk and the compactions
+//! most of that. The rows of a snapshot are written once: for them a larger memtable is memory and nothing else.
+//!
+//! Invariant: only sizes depend on this. Which one is in force decides nothing that a read or a crash can see.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+/// Over this long is looked at what was written.
+const LOOK: Duration = Duration::from_secs(1);
+/// Bytes a second from which on memtables are large.
+const MUCH: u64 = 4 * MIB;
+/// Bytes a second below which, for so long, they become small again.
+const LITTLE: u64 = MIB / 2;
+const CALM: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    Small,
+    Large,
+}
+
+/// What was written lately, and which size follows.
+pub struct Buffers {
+    bytes: AtomicU64,
+    /// Snapshots that come in.
+    bulk: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    looked: Instant,
+    size: Size,
+    calm: Duration,
+}
+
+impl Buffers {
+    pub fn new(now: Instant) -> Self {
+        let state = State { looked: now, size: Size::Small, calm: Duration::ZERO };
+        Self { bytes: AtomicU64::new(0), bulk: AtomicUsize::new(0), state: Mutex::new(state) }
+    }
+
+    pub fn bulk(&self, begins: bool) {
+        if begins {
+            self.bulk.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.bulk.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a write. Returns the size from now on if it is another one.
+    pub fn wrote(&self, bytes: usize, now: Instant) -> Option<Size> {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        // Another writer is looking already, or it is poisoned by one that panicked: then the size stays.
+        let mut state = self.state.try_lock().ok()?;
+        let bulk = self.bulk.load(Ordering::Relaxed) > 0;
+        let elapsed = now.saturating_duration_since(state.looked);
+        if elapsed < LOOK && !(bulk && state.size == Size::Large) {
+            return None;
+        }
+        let written = self.bytes.swap(0, Ordering::Relaxed);
+        state.looked = now;
+        state.next(written, elapsed, bulk)
+    }
+}
+
+impl State {
+    fn next(&mut self, written: u64, elapsed: Duration, bulk: bool) -> Option<Size> {
+        let rate = (u128::from(written) * 1_000 / elapsed.as_millis().max(1)) as u64;
+        self.calm = if rate < LITTLE { self.calm.saturating_add(elapsed) } else { Duration::ZERO };
+        let size = match self.size {
+            _ if bulk => Size::Small,
+            Size::Small if rate >= MUCH => Size::Large,
+            Size::Large if self.calm >= CALM => Size::Small,
+            same => same,
+        };
+        let changed = size != self.size;
+        self.size = size;
+        changed.then_some(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn memtables_grow_with_the_load_and_shrink_after_a_calm_minute() {
+        let start = Instant::now();
+        let buffers = Buffers::new(start);
+        assert_eq!(buffers.wrote(64 << 20, start), None, "one burst at the start is no load yet");
+        assert_eq!(buffers.wrote(1, start + second(100)), None, "spread over the time since, it is little");
+        assert_eq!(buffers.wrote(8 << 20, start + second(101)), Some(Size::Large));
+        assert_eq!(buffers.wrote(8 << 20, start + second(102)), None, "it is large already");
+        assert_eq!(buffers.wrote(1 << 20, start + second(103)), None);
+        for at in 104..163 {
+            assert_eq!(buffers.wrote(1_000, start + second(at)), None, "not a minute yet: {at}");
+        }
+        assert_eq!(buffers.wrote(1_000, start + second(163)), Some(Size::Small));
+    }
+
+    #[test]
+    fn a_snapshot_makes_them_small_at_once_and_for_as_long_as_it_comes() {
+        let start = Instant::now();
+        let buffers = Buffers::new(start);
+        assert_eq!(buffers.wrote(8 << 20, start + second(1)), Some(Size::Large));
+        buffers.bulk(true);
+        buffers.bulk(true);
+        assert_eq!(buffers.wrote(1, start + second(1)), Some(Size::Small), "in the middle of a second");
+        buffers.bulk(false);
+        assert_eq!(buffers.wrote(100 << 20, start + second(2)), None, "the other one still comes");
+        buffers.bulk(false);
+        assert_eq!(buffers.wrote(100 << 20, start + second(3)), Some(Size::Large));
+    }
+}
