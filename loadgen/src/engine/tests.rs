@@ -179,6 +179,10 @@ impl Workload for OnePair {
 }
 
 fn run(trouble: Trouble) -> (Faults, u64, u64) {
+    run_at(Pace::Open(crate::schedule::Schedule::constant(200.0)), trouble)
+}
+
+fn run_at(pace: Pace, trouble: Trouble) -> (Faults, u64, u64) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let node = Arc::new(Mutex::new(Node { trouble, seq: 0, sends: 0, users: Vec::new() }));
@@ -192,7 +196,7 @@ fn run(trouble: Trouble) -> (Faults, u64, u64) {
     let workload: Arc<dyn Workload> = Arc::new(OnePair);
     workload.prepare(&mut engine).expect("online");
     let load = Load {
-        pace: Pace::Open(crate::schedule::Schedule::constant(200.0)),
+        pace,
         warm_up: Duration::ZERO,
         seconds: Duration::from_millis(300),
         drain: Duration::from_millis(300),
@@ -208,6 +212,12 @@ fn a_node_that_keeps_its_promises_passes() {
     let (faults, unanswered, sent) = run(Trouble::None);
     assert!(faults.none() && unanswered == 0, "{faults:?}, {unanswered} unanswered");
     assert_eq!(sent, 60, "an open loop sends what is due, whatever happens");
+}
+
+#[test]
+fn more_sends_in_flight_than_a_connection_takes_leave_in_order() {
+    let (faults, unanswered, sent) = run_at(Pace::Closed(2 * super::device::IN_FLIGHT_MAX), Trouble::None);
+    assert!(faults.none() && unanswered == 0, "{faults:?}, {unanswered} unanswered of {sent}");
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl Engine {
             return;
         }
         let Some((conv, number)) = self.devices[at].free_slot(id) else { return };
+        self.next_of_backlog(at, now);
         if error.retryable {
             let wait = error.retry_after_ms.map_or(RETRY, Duration::from_millis);
             self.retries.push(Reverse((now.after(wait), conv, number)));
@@ -152,7 +153,6 @@ impl Engine {
                 self.answered(conv, sender, now);
             }
         }
-        self.next_of_backlog(at, now);
     }
 
     fn next_of_backlog(&mut self, at: usize, now: At) {
@@ -163,6 +163,8 @@ impl Engine {
 
     fn on_accepted(&mut self, at: usize, id: u32, seq: u64, chain: u64, now: At) {
         let Some((conv, number)) = self.devices[at].free_slot(id) else { return };
+        // Before the next send is made: it would overtake what waits for a place among the requests.
+        self.next_of_backlog(at, now);
         let conversation = &mut self.conversations[conv as usize];
         if let Some(sent) = conversation.ledger.on_accepted(number, seq, chain, &mut self.tally.faults) {
             let previous = std::mem::replace(&mut conversation.last_accepted, now);
@@ -171,7 +173,6 @@ impl Engine {
             self.tally.of_shard(shard, now, &self.window);
             self.answered(conv, sent.sender, now);
         }
-        self.next_of_backlog(at, now);
     }
 
     fn on_entry(&mut self, at: usize, entry: &frames::Entry<'_>, now: At) {
