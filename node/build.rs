@@ -1,5 +1,5 @@
-//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for types and comments on lines
-//! of their own, with a gzip of each beside it. The API's documents and the page that draws them likewise.
+//! Puts the page into the binary: every file of `web/` and the JavaScript client as they are, but for types, indentation and comments
+//! on lines of their own, with a gzip of each beside it. The API's documents and the page that draws them likewise.
 //!
 //! Three words are filled in, nowhere else is anything changed: `{{version}}` (a hash over all files, part of their paths),
 //! `{{modules}}` (`modulepreload` links, so that no module waits for another) and `{{files}}` (what works offline).
@@ -16,7 +16,14 @@ const DOCS: [&str; 2] = ["docs/api", "node/docs"];
 const LEFT_OUT: [&str; 4] =
     ["client-js/src/node.js", "client-js/src/store/file.js", "client-js/src/store/lock.js", "client-js/src/types.js"];
 /// Fetched when somebody wants them: not part of the first load.
-const ON_DEMAND: [&str; 2] = ["node/web/js/code.js", "node/web/js/views/code.js"];
+const ON_DEMAND: [&str; 6] = [
+    "node/web/js/code.js",
+    "node/web/js/views/code.js",
+    "node/web/js/views/dialogs.js",
+    "node/web/js/views/menus.js",
+    "node/web/js/views/search.js",
+    "node/web/js/views/strip.js",
+];
 /// Served at the root, and filled in.
 const TEMPLATES: [&str; 2] = ["node/web/index.html", "node/web/sw.js"];
 
@@ -57,7 +64,7 @@ fn gather(repository: &Path, roots: &[&str]) -> Result<(Files, String), Box<dyn 
         if path.ends_with(".js") {
             bytes = without_comments(std::str::from_utf8(&bytes)?).into_bytes();
         }
-        if path.ends_with(".json") {
+        if path.ends_with(".json") || path.ends_with(".css") {
             bytes = without_layout(std::str::from_utf8(&bytes)?).into_bytes();
         }
         all.add(path.as_bytes());
@@ -83,7 +90,7 @@ fn pack(path: &str, bytes: &[u8], stem: &Path) -> Result<String, Box<dyn Error>>
     ))
 }
 
-/// The documents are stored for people to read changes in; machines need no indentation.
+/// Written for people to read; machines need no indentation.
 fn without_layout(text: &str) -> String {
     text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
@@ -119,7 +126,7 @@ fn fill_in(files: &mut [(String, Vec<u8>)], version: &str) -> Result<(), Box<dyn
     Ok(())
 }
 
-/// Leaves out comments that have lines for themselves, and types; the lines stay, so that places in the code are the same. A file that
+/// Leaves out comments that have lines for themselves, types, and indentation; the lines stay, so that places in the code are the same. A file that
 /// ends inside a template string was not understood, and stays as it is.
 fn without_comments(text: &str) -> String {
     let (mut kept, mut in_comment, mut in_template) = (String::new(), false, false);
@@ -141,7 +148,7 @@ fn without_comments(text: &str) -> String {
         };
         let was_in_template = in_template;
         in_template ^= rest.matches('`').count() % 2 == 1;
-        kept.push_str(&if was_in_template { rest.to_owned() } else { without_types(rest) });
+        kept.push_str(&if was_in_template { rest.to_owned() } else { without_types(rest).trim_start().to_owned() });
         kept.push('\n');
     }
     if in_template || in_comment { text.to_owned() } else { kept }

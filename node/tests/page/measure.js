@@ -4,7 +4,7 @@
 import { createRequire } from 'node:module';
 import { readFile } from 'node:fs/promises';
 import { MemoryStore, open } from '../../../client-js/src/node.js';
-import { Dev, People, bubble, pause, until } from './support/dev.js';
+import { Dev, People, bubble, firstLoad, pause, until } from './support/dev.js';
 
 const [count = '10000', trace = '/tmp/flotilla-page-trace.json'] = process.argv.slice(2);
 const COUNT = Number(count);
@@ -13,28 +13,13 @@ globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json'
 
 const [dev, people] = await Promise.all([Dev.start(), People.start()]);
 
-/** Bytes over the wire, by type, until the entrance can be used. */
 async function weight() {
-  const context = await people.browserOf({ serviceWorkers: 'block' });
-  const page = await context.newPage();
-  const cdp = await context.newCDPSession(page);
-  await cdp.send('Network.enable');
-  const types = new Map();
-  const bytes = /** @type {Record<string, number[]>} */ ({});
-  cdp.on('Network.responseReceived', (/** @type {any} */ e) => types.set(e.requestId, e.type));
-  cdp.on('Network.loadingFinished', (/** @type {any} */ e) => {
-    const of = (bytes[types.get(e.requestId) ?? 'other'] ??= [0, 0]);
-    of[0] += 1;
-    of[1] += e.encodedDataLength;
-  });
-  await page.goto(dev.urls[0]);
-  await page.getByRole('heading', { name: 'Log in' }).waitFor();
-  await page.waitForLoadState('networkidle');
-  const paint = await page.evaluate(() => Math.round(performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0));
-  const all = Object.values(bytes).reduce(([n, b], [m, c]) => [n + m, b + c], [0, 0]);
-  for (const [type, [n, b]] of Object.entries(bytes)) console.log(`${type}: ${n} requests, ${(b / 1024).toFixed(1)} KiB`);
-  console.log(`first load: ${all[0]} requests, ${(all[1] / 1024).toFixed(1)} KiB over the wire with headers; first contentful paint after ${paint} ms`);
-  await context.close();
+  const { files, paint, bytes } = await firstLoad(people, dev.urls[0]);
+  for (const type of new Set(files.map(f => f.type))) {
+    const of = files.filter(f => f.type === type);
+    console.log(`${type}: ${of.length} requests, ${of.reduce((sum, f) => sum + f.bytes, 0)} bytes`);
+  }
+  console.log(`first load: ${files.length} requests, ${bytes} bytes over the wire with headers; first contentful paint after ${paint} ms`);
 }
 
 async function fill() {

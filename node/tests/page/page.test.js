@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Dev, People, bubble, counters, holds, noBinary, noBrowser, openDirect, shown, until, write } from './support/dev.js';
+import { Dev, People, bubble, counters, firstLoad, holds, noBinary, noBrowser, openDirect, shown, until, write } from './support/dev.js';
 
 const skip = noBinary || noBrowser;
 /** @type {Dev} */ let dev;
@@ -19,6 +19,16 @@ after(async () => {
 
 /** @param {any} page */
 const close = page => page.context().close();
+
+test('the first load is small: what few want comes later', { skip }, async () => {
+  const { files, bytes } = await firstLoad(people, dev.urls[0]);
+  assert.ok(files.length > 40, `all of it is counted: ${files.length} requests`);
+  const names = files.map(f => f.url.split('/node/web/').at(-1));
+  for (const later of ['dialogs', 'menus', 'search', 'strip']) assert.ok(!names.includes(`js/views/${later}.js`), `${later} waits`);
+  // Bytes, not KiB, with all headers.
+  assert.ok(bytes < 100_000, `${bytes} bytes`);
+  console.log(`    first load: ${files.length} requests, ${bytes} bytes`);
+});
 
 test('two people register, write to each other, and see how far their messages came', { skip }, async () => {
   const pages = [];

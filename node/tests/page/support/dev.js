@@ -128,6 +128,28 @@ export class People {
   }
 }
 
+/**
+ * Bytes over the wire, headers included, of a browser that was never here, until the entrance can be used.
+ * @param {People} people @param {string} url
+ */
+export async function firstLoad(people, url) {
+  const context = await people.browserOf({ serviceWorkers: 'block' });
+  const page = await context.newPage();
+  const cdp = await context.newCDPSession(page);
+  await cdp.send('Network.enable');
+  /** @type {Map<string, { type: string, url: string }>} */
+  const known = new Map();
+  const files = /** @type {{ type: string, url: string, bytes: number }[]} */ ([]);
+  cdp.on('Network.responseReceived', (/** @type {any} */ e) => known.set(e.requestId, { type: e.type, url: e.response.url }));
+  cdp.on('Network.loadingFinished', (/** @type {any} */ e) => files.push({ ...(known.get(e.requestId) ?? { type: 'other', url: '' }), bytes: e.encodedDataLength }));
+  await page.goto(url);
+  await page.getByRole('heading', { name: 'Log in' }).waitFor();
+  await page.waitForLoadState('networkidle');
+  const paint = await page.evaluate(() => Math.round(performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0));
+  await context.close();
+  return { files, paint, bytes: files.reduce((sum, file) => sum + file.bytes, 0) };
+}
+
 /** Waits for an expression; Playwright's own way needs `eval`, which the page's policy forbids. @param {any} page @param {string} expression */
 export const holds = (page, expression) => until(() => page.evaluate(expression).catch(() => false), expression, 60_000);
 

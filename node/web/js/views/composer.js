@@ -4,7 +4,7 @@ import { limits, textOf } from '../../../../client-js/src/index.js';
 import { problem } from '../app.js';
 import { announce, h, icon, iconButton, setText } from '../dom.js';
 import { listed } from '../format.js';
-import { emojiMenu } from './menus.js';
+import { menus, use } from '../later.js';
 import { quoteText } from './rows.js';
 
 const HEIGHT_MAX = 180;
@@ -36,7 +36,8 @@ export class Composer {
     this.typingLine = h('p', { class: 'typing', 'aria-hidden': 'true' });
     this.error = h('p', { class: 'form-error composer-error', hidden: true });
     this.gone = h('p', { class: 'composer-gone', hidden: true }, 'You are not a member of this conversation any more. You can still read what you had.');
-    this.row = h('div', { class: 'composer-row' }, iconButton('react', 'Insert an emoji', event => emojiMenu(event.currentTarget, emoji => this.#insert(emoji))), this.input, this.button);
+    const pick = (/** @type {any} */ { currentTarget }) => use(menus, m => m.emojiMenu(currentTarget, emoji => this.#insert(emoji)));
+    this.row = h('div', { class: 'composer-row' }, iconButton('react', 'Insert an emoji', pick), this.input, this.button);
     this.el = h('footer', { class: 'composer' }, this.typingLine, this.aboutBar, this.error, this.row, this.gone);
     this.#set(app.draft(conv));
   }

@@ -2,13 +2,11 @@
 
 import { announce, h, icon, iconButton, setAttr, setText } from '../dom.js';
 import { counted, hue, initials, listed, shortWhen } from '../format.js';
+import { dialogs, menus, search, use } from '../later.js';
 import { settings } from '../rooms.js';
 import { VirtualList } from '../virtual.js';
 import { Composer } from './composer.js';
-import { confirmDelete, groupInfo } from './dialogs.js';
-import { emojiMenu, messageMenu, roomMenu } from './menus.js';
 import { estimate, render, signature } from './rows.js';
-import { Search } from './search.js';
 
 /** Older ones are fetched before the reader is there. */
 const NEAR_TOP_ROWS = 25;
@@ -25,7 +23,8 @@ export class Conversation {
   #readTimer = 0;
   /** @type {any} */
   #marksTimer = 0;
-  #search;
+  /** @type {import('./search.js').Search | null} */
+  #search = null;
   #needle = '';
   #marked = 0;
   /** The row that the keyboard is on. @type {string | null} */
@@ -44,13 +43,13 @@ export class Conversation {
     this.state = h('p', { class: 'bar-state' });
     this.avatar = h('span', { class: 'avatar', 'aria-hidden': 'true', 'data-hue': hue(this.#room.peer ?? conv) });
     const isGroup = this.#room.kind !== 'direct';
-    const head = isGroup ? h('button', { class: 'bar-title', type: 'button', title: 'Members and settings', onclick: () => groupInfo(app, this.#room, shell) }, this.avatar, h('span', {}, this.name, this.state)) : h('div', { class: 'bar-title' }, this.avatar, h('span', {}, this.name, this.state));
+    const head = isGroup ? h('button', { class: 'bar-title', type: 'button', title: 'Members and settings', onclick: () => use(dialogs, d => d.groupInfo(app, this.#room, shell)) }, this.avatar, h('span', {}, this.name, this.state)) : h('div', { class: 'bar-title' }, this.avatar, h('span', {}, this.name, this.state));
     this.viewport = h('div', { class: 'messages', role: 'feed', tabindex: '0', 'aria-label': 'Messages', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onKey(e) });
     this.down = h('button', { class: 'to-end', type: 'button', hidden: true, 'aria-label': 'To the newest message', onclick: () => this.#toEnd() }, icon('down'), h('span', { class: 'badge', hidden: true }));
-    this.#search = new Search(app, this.#thread, { show: (seq, needle) => this.#showFound(seq, needle), close: () => this.#endSearch() });
+    const options = (/** @type {any} */ { currentTarget }) => use(menus, m => m.roomMenu(app, this.#room, shell, currentTarget));
     this.el = h('section', { class: 'conversation', 'aria-label': 'Conversation' },
-      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'Options', event => roomMenu(app, this.#room, shell, event.currentTarget), { 'aria-haspopup': 'menu' })),
-      this.#search.el, h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
+      h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'Options', options, { 'aria-haspopup': 'menu' })),
+      h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
     this.#list = new VirtualList(this.viewport, {
       render: row => render(row, this.#context()),
       signature: row => signature(row, this.#context()),
@@ -104,7 +103,7 @@ export class Conversation {
 
   #actions = {
     react: (/** @type {number} */ seq, /** @type {string} */ emoji) => this.#react(seq, emoji),
-    pick: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => emojiMenu(at, emoji => this.#react(seq, emoji)),
+    pick: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => use(menus, m => m.emojiMenu(at, emoji => this.#react(seq, emoji))),
     reply: (/** @type {number} */ seq) => this.composer.reply(seq),
     more: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => this.#more(seq, at),
     jump: (/** @type {number} */ seq) => void this.#jump(seq),
@@ -231,7 +230,14 @@ export class Conversation {
   // Search.
 
   search() {
-    this.#search.open();
+    void use(search, ({ Search }) => {
+      if (this.#isOver) return;
+      if (!this.#search) {
+        this.#search = new Search(this.#app, this.#thread, { show: (seq, needle) => this.#showFound(seq, needle), close: () => this.#endSearch() });
+        this.el.firstElementChild?.after(this.#search.el);
+      }
+      this.#search.open();
+    });
   }
 
   /** @param {number} seq @param {string} needle */
@@ -263,18 +269,20 @@ export class Conversation {
     const own = message.from === this.#app.user;
     const isAdmin = ['admin', 'owner'].includes(this.#room.state?.role);
     const seenBy = own && this.#room.kind !== 'direct' ? (this.#room.members ?? []).filter(m => m.user !== this.#app.user && m.read >= seq).map(m => m.user) : null;
-    messageMenu(at, {
+    void use(menus, m => m.messageMenu(at, {
       text: message.text,
       reply: () => this.composer.reply(seq),
       edit: own ? () => this.composer.edit(seq) : undefined,
       remove: own || isAdmin ? () => this.#remove(seq) : undefined,
       info: seenBy ? (seenBy.length > 0 ? `Read by ${listed(seenBy.map(user => this.#app.people.name(user)))}` : 'Not read yet') : undefined,
-    });
+    }));
   }
 
   /** @param {number} seq */
-  async #remove(seq) {
-    if (await confirmDelete()) void this.#app.run(() => this.#app.client.delete({ conv: this.conv, seq }));
+  #remove(seq) {
+    void use(dialogs, async d => {
+      if (await d.confirmDelete()) void this.#app.run(() => this.#app.client.delete({ conv: this.conv, seq }));
+    });
   }
 
   #editLast() {
@@ -283,7 +291,7 @@ export class Conversation {
   }
 
   escape() {
-    if (this.#search.isOpen) this.#search.close();
+    if (this.#search?.isOpen) this.#search.close();
     else if (!this.composer.cancel()) this.composer.focus();
   }
 
@@ -332,7 +340,7 @@ export class Conversation {
       case 'e': return own ? (done(), this.composer.edit(seq)) : undefined;
       case '+': return done(), this.#actions.pick(seq, el);
       case 'Enter': return done(), this.#more(seq, el);
-      case 'Delete': return own ? (done(), void this.#remove(seq)) : undefined;
+      case 'Delete': return own ? (done(), this.#remove(seq)) : undefined;
       default:
     }
   }

@@ -1,11 +1,10 @@
 // The frame of the chat: the list at the left, a conversation at the right, the cluster strip below. On a narrow screen one of the two.
 
 import { h } from '../dom.js';
+import { dialogs, fetchRest, use } from '../later.js';
 import { Conversation } from './conversation.js';
-import { newConversation, shortcuts } from './dialogs.js';
 import { Notice } from './notice.js';
 import { Sidebar } from './sidebar.js';
-import { Strip } from './strip.js';
 
 export class Shell {
   #app;
@@ -18,11 +17,12 @@ export class Shell {
     this.leave = leave;
     this.sidebar = new Sidebar(app, this);
     this.notice = new Notice(app, this);
-    this.strip = app.page.control ? new Strip(app, app.page.control) : null;
+    /** @type {import('./strip.js').Strip | null} */
+    this.strip = null;
     this.empty = h('div', { class: 'empty' }, h('span', { class: 'splash-mark', 'aria-hidden': 'true' }), h('h2', {}, 'No conversation open'), h('p', {}, 'Choose one from the list, or start a new one.'),
-      h('button', { class: 'button primary', onclick: () => newConversation(app, (/** @type {string} */ conv) => this.open(conv)) }, 'New conversation'));
+      h('button', { class: 'button primary', onclick: () => use(dialogs, d => d.newConversation(app, (/** @type {string} */ conv) => this.open(conv))) }, 'New conversation'));
     this.main = h('main', { class: 'main' }, this.empty);
-    this.el = h('div', { class: 'shell' }, h('header', { class: 'visually-hidden' }, h('h1', {}, 'Flotilla')), this.sidebar.el, this.main, this.strip?.el, this.notice.el);
+    this.el = h('div', { class: 'shell' }, h('header', { class: 'visually-hidden' }, h('h1', {}, 'Flotilla')), this.sidebar.el, this.main, this.notice.el);
   }
 
   start() {
@@ -31,9 +31,20 @@ export class Shell {
     document.addEventListener('visibilitychange', () => this.#onVisible());
     window.addEventListener('focus', () => this.#conversation?.markRead());
     this.#app.onChange(() => this.#render());
-    this.strip?.start();
+    void this.#addStrip().catch(() => {});
+    fetchRest();
     this.#route();
     this.#onVisible();
+  }
+
+  /** Only nodes of a local cluster let it be worked. */
+  async #addStrip() {
+    const { control } = this.#app.page;
+    if (!control) return;
+    const { Strip } = await import('./strip.js');
+    this.strip = new Strip(this.#app, control);
+    this.notice.el.before(this.strip.el);
+    this.strip.start();
   }
 
   #onVisible() {
@@ -89,7 +100,7 @@ export class Shell {
       const next = this.sidebar.neighbour(event.key === 'ArrowDown' ? 1 : -1);
       if (next) this.open(next);
     } else if (event.key === '?' && !isField(event.target)) {
-      shortcuts();
+      void use(dialogs, d => d.shortcuts());
     } else if (event.key === 'Escape' && !event.defaultPrevented) {
       this.#conversation?.escape();
     }

@@ -3,9 +3,8 @@
 import { directId } from '../../../../client-js/src/index.js';
 import { h, icon, iconButton, setAttr, setText } from '../dom.js';
 import { hue, initials, shortWhen } from '../format.js';
-import { newConversation } from './dialogs.js';
+import { dialogs, menus, use } from '../later.js';
 import { isMuted, settings } from '../rooms.js';
-import { ownMenu, roomMenu } from './menus.js';
 
 /** @typedef {import('../rooms.js').Room} Room */
 
@@ -24,14 +23,14 @@ export class Sidebar {
     this.#shell = shell;
     const name = app.user;
     const open = (/** @type {string} */ conv) => shell.open(conv);
-    this.me = h('button', { class: 'me', type: 'button', 'aria-haspopup': 'menu', onclick: () => ownMenu(app, shell, this.me) },
+    this.me = h('button', { class: 'me', type: 'button', 'aria-haspopup': 'menu', onclick: () => use(menus, m => m.ownMenu(app, shell, this.me)) },
       h('span', { class: 'avatar', 'data-hue': hue(name), 'aria-hidden': 'true' }, initials(name)), (this.name = h('span', { class: 'me-name' }, name)), h('span', { class: 'me-state' }, (this.state = h('span', { class: 'visually-hidden' }))), h('span', { class: 'visually-hidden' }, 'Menu'));
     this.filter = h('input', { type: 'search', placeholder: 'Find a conversation', 'aria-label': 'Find a conversation', oninput: () => this.render(), onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onFilterKey(e) });
     this.list = h('ul', { class: 'rooms', 'aria-label': 'Conversations', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onListKey(e) });
     this.archived = h('button', { class: 'archived', type: 'button', hidden: true, onclick: () => ((this.#withArchived = !this.#withArchived), this.render()) });
     this.empty = h('div', { class: 'rooms-empty', hidden: true });
     this.el = h('nav', { class: 'sidebar', 'aria-label': 'Conversations' },
-      h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct or group)', () => newConversation(app, open))),
+      h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct or group)', () => use(dialogs, d => d.newConversation(app, open)))),
       h('div', { class: 'filter' }, icon('search'), this.filter), h('div', { class: 'rooms-frame' }, this.list, this.archived), this.empty);
   }
 
@@ -118,7 +117,7 @@ export class Sidebar {
     const row = makeRow(room.conv);
     row.link.addEventListener('contextmenu', (/** @type {Event} */ event) => {
       event.preventDefault();
-      roomMenu(this.#app, room, this.#shell, row.link);
+      void use(menus, m => m.roomMenu(this.#app, room, this.#shell, row.link));
     });
     return row;
   }
