@@ -16,13 +16,19 @@ const DOCS: [&str; 2] = ["docs/api", "node/docs"];
 const LEFT_OUT: [&str; 4] =
     ["client-js/src/node.js", "client-js/src/store/file.js", "client-js/src/store/lock.js", "client-js/src/types.js"];
 /// Fetched when somebody wants them: not part of the first load.
-const ON_DEMAND: [&str; 6] = [
+const ON_DEMAND: [&str; 12] = [
+    "client-js/src/export.js",
     "node/web/js/code.js",
     "node/web/js/views/code.js",
+    "node/web/js/views/about.js",
+    "node/web/js/views/dialog.js",
     "node/web/js/views/dialogs.js",
+    "node/web/js/views/group.js",
     "node/web/js/views/menus.js",
     "node/web/js/views/search.js",
+    "node/web/js/views/settings.js",
     "node/web/js/views/strip.js",
+    "node/web/js/views/suggest.js",
 ];
 /// Served at the root, and filled in.
 const TEMPLATES: [&str; 2] = ["node/web/index.html", "node/web/sw.js"];

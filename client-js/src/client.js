@@ -471,6 +471,19 @@ export class FlotillaClient extends Requests {
     return { entries: [...page.entries, ...held], more: page.more };
   }
 
+  /**
+   * Every entry that this user may read, oldest first, as the server has it (bodies in base64url): over HTTP, and not stored.
+   * Throws `unavailable` where it is cut off: then it begins anew.
+   * @param {string} conv @returns {AsyncGenerator<any, void, void>}
+   */
+  async *export(conv) {
+    const { urls, token } = this.#config;
+    const near = this.#status.url;
+    const from = near === undefined ? urls : [near, ...urls.filter(url => url !== near)];
+    const { exportLines } = await import('./export.js');
+    yield* exportLines({ urls: from, token, conv: convId(conv) });
+  }
+
   /** Commands without an answer, in order. @param {string} [conv] @returns {Promise<Command[]>} */
   async outbox(conv) {
     return (await this.#store.commands()).filter(c => conv === undefined || c.conv === conv);

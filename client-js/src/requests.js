@@ -41,6 +41,12 @@ export class Requests {
     return { entries, more };
   }
 
+  /** Seq of the first entry of this time or later; undefined: there is none. @param {string} conv @param {number} ts ms since 1970 @returns {Promise<number | undefined>} */
+  async seqAt(conv, ts) {
+    const { entries } = await this.call(`GET conversations/${conv}/messages`, { at: ts, limit: 1 });
+    return entries[0]?.seq;
+  }
+
   /** Watches who is there; `signal` events follow. @param {string[]} users @returns {Promise<any>} */
   watch(users) {
     return this.#ask({ t: 'presence', d: { watch: users.map(userId) } });

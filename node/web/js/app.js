@@ -2,7 +2,7 @@
 
 import { Audit } from './audit.js';
 import { drawer } from './account.js';
-import { announce } from './dom.js';
+import { complain } from './dom.js';
 import { People } from './people.js';
 import { Rooms } from './rooms.js';
 import { Thread } from './thread.js';
@@ -34,8 +34,9 @@ export class App {
     this.user = client.user;
     const names = drawer(client.user, 'names', {});
     this.rooms = new Rooms(client, { names: names.value, save: names.save });
+    const contacts = drawer(client.user, 'contacts', {});
     const profiles = drawer(client.user, 'profiles', {});
-    this.people = new People(client, { names: profiles.value, save: profiles.save });
+    this.people = new People(client, { names: profiles.value, save: profiles.save }, { names: contacts.value, save: contacts.save });
     this.#dismissed = drawer(client.user, 'dismissed', []);
     this.#drafts = drawer(client.user, 'drafts', {});
     this.rooms.onChange = this.people.onChange = () => this.changed();
@@ -91,6 +92,7 @@ export class App {
     this.people.watch(this.rooms.list().map(room => room.peer).filter(peer => peer !== undefined));
     void this.people.renew();
     void this.people.loadBlocks();
+    void this.people.loadContacts();
     this.people.meet([this.user, ...this.rooms.list().flatMap(room => room.peer ?? [])]);
     for (const room of this.rooms.list()) if (room.kind !== 'direct' && room.name === '') void this.rooms.learnName(room.conv);
     const thread = this.current === null ? undefined : this.#threads.get(this.current);
@@ -176,7 +178,7 @@ export class App {
     try {
       return await command();
     } catch (error) {
-      announce(problem(error), 'alert');
+      complain(problem(error));
       throw error;
     }
   }

@@ -62,15 +62,16 @@ export const listed = names => (names.length < 2 ? names.join('') : `${names.sli
 
 /** What an entry of a group says that is no message. @param {any} entry @param {string} me @param {(user: string) => string} [nameOf] */
 export function eventText(entry, me, nameOf = user => user) {
+  const group = entry.conv?.startsWith('c') ? 'channel' : 'group';
   const who = (/** @type {string} */ user) => (user === me ? 'you' : nameOf(user));
   const from = entry.from === me ? 'You' : nameOf(entry.from);
   switch (entry.kind) {
-    case 'create': return `${from} created the group “${entry.name}”`;
+    case 'create': return `${from} created the ${group} “${entry.name}”`;
     case 'add': return entry.users?.length === 1 && entry.users[0] === entry.from ? `${from} joined` : `${from} added ${listed((entry.users ?? []).map(who))}`;
     case 'remove': return `${from} removed ${who(entry.user)}`;
     case 'leave': return `${from} left`;
     case 'role': return `${from} made ${who(entry.user)} ${entry.role === 'member' ? 'a member' : `an ${entry.role}`}`.replace('an owner', 'the owner');
-    case 'rename': return `${from} named the group “${entry.name}”`;
+    case 'rename': return `${from} named the ${group} “${entry.name}”`;
     case 'history': return entry.history === 'full' ? `${from} let new members see earlier messages` : `${from} hid earlier messages from new members`;
     default: return `${from} sent something that this page does not know`;
   }

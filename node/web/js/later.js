@@ -1,11 +1,13 @@
 // What the first load does without: fetched when somebody wants it, and, once the chat stands, in a quiet moment before anybody
 // does, so that it is there when the node that served the page is not.
 
-import { announce } from './dom.js';
+import { complain } from './dom.js';
 
 export const dialogs = () => import('./views/dialogs.js');
+export const group = () => import('./views/group.js');
 export const menus = () => import('./views/menus.js');
 export const search = () => import('./views/search.js');
+export const suggest = () => import('./views/suggest.js');
 
 const QUIET_MS = 2_000;
 
@@ -15,7 +17,7 @@ export async function use(part, act) {
   try {
     there = await part();
   } catch {
-    return announce('This part of the page could not be fetched. Try again when a node answers.', 'alert');
+    return complain('This part of the page could not be fetched. Try again when a node answers.');
   }
   act(there);
 }
@@ -23,6 +25,6 @@ export async function use(part, act) {
 /** What could not be fetched now is fetched when it is wanted. */
 export function fetchRest() {
   setTimeout(async () => {
-    for (const part of [menus, dialogs, search]) await part().catch(() => {});
+    for (const part of [menus, search, suggest]) await part().catch(() => {});
   }, QUIET_MS);
 }

@@ -6,6 +6,9 @@ const TYPING_MS = 6_000;
 const WATCHED_MAX = 200;
 const PROFILES_PER_CALL = 50;
 
+/** An id may be `constructor`. @param {Record<string, string>} names @param {string} user */
+const own = (names, user) => (Object.hasOwn(names, user) ? names[user] : undefined);
+
 export class People {
   #client;
   /** @type {Map<string, { state: string, at?: number }>} */
@@ -24,17 +27,71 @@ export class People {
   /** How often this person has changed their profile here: an answer asked for before that says what was. */
   #introduced = 0;
   #memory;
+  #known;
   onChange = () => {};
 
-  /** @param {any} client @param {{ names: Record<string, string>, save: () => void }} memory how people called themselves on earlier visits */
-  constructor(client, memory) {
+  /**
+   * @param {any} client
+   * @param {{ names: Record<string, string>, save: () => void }} memory how people called themselves on earlier visits
+   * @param {{ names: Record<string, string>, save: () => void }} contacts how this person calls them
+   */
+  constructor(client, memory, contacts = { names: {}, save: () => {} }) {
     this.#client = client;
     this.#memory = memory;
+    this.#known = contacts;
   }
 
   /** What to call somebody. @param {string} user */
   name(user) {
-    return this.#memory.names[user] || user;
+    return own(this.#known.names, user) || own(this.#memory.names, user) || user;
+  }
+
+  /** @param {string} user */
+  isContact(user) {
+    return Object.hasOwn(this.#known.names, user);
+  }
+
+  /** By name. */
+  contacts() {
+    return Object.keys(this.#known.names).sort((a, b) => this.name(a).localeCompare(this.name(b)));
+  }
+
+  async loadContacts() {
+    /** @type {Record<string, string>} */
+    const names = {};
+    try {
+      for (let after; ; ) {
+        /** @type {{ contacts: { user: string, name: string }[], more: boolean }} */
+        const { contacts, more } = await this.#client.call('GET contacts', after === undefined ? {} : { after });
+        for (const { user, name } of contacts) names[user] = name;
+        after = contacts.at(-1)?.user;
+        if (!more || after === undefined) break;
+      }
+    } catch {
+      return; // What is known stays.
+    }
+    this.#keep(names);
+  }
+
+  /** @param {string} user @param {string} name */
+  async keepContact(user, name) {
+    await this.#client.call(`PUT contacts/${user}`, { name });
+    this.#keep({ ...this.#known.names, [user]: name });
+  }
+
+  /** @param {string} user */
+  async dropContact(user) {
+    await this.#client.call(`DELETE contacts/${user}`);
+    const { [user]: _, ...names } = this.#known.names;
+    this.#keep(names);
+  }
+
+  /** @param {Record<string, string>} names */
+  #keep(names) {
+    for (const user of Object.keys(this.#known.names)) delete this.#known.names[user];
+    Object.assign(this.#known.names, names);
+    this.#known.save();
+    this.onChange();
   }
 
   /** @param {Iterable<string>} users */
@@ -66,7 +123,7 @@ export class People {
 
   /** @param {string} user @param {string} name */
   #setName(user, name) {
-    if ((this.#memory.names[user] ?? '') === name) return;
+    if ((own(this.#memory.names, user) ?? '') === name) return;
     if (name === '') delete this.#memory.names[user];
     else this.#memory.names[user] = name;
     this.#memory.save();

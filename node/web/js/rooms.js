@@ -10,11 +10,17 @@ import { eventText } from './format.js';
 /** Entries that are looked at for the last line. */
 const PREVIEW_ENTRIES = 12;
 const PREFETCH = 12;
+const RECOUNT_MS = 600;
+const RECOUNTS_MAX = 5;
+/** Groups of more members have no marks for each message. One page of members. */
+const MARKED_MAX = 100;
+/** What a group's id begins with. @type {Record<string, string>} */
+const KINDS = { d: 'direct', c: 'channel' };
 
 /**
  * @typedef {object} Room
  * @property {string} conv
- * @property {'direct' | 'group' | string} kind
+ * @property {'direct' | 'group' | 'channel' | string} kind
  * @property {string} name
  * @property {string | undefined} peer
  * @property {any} state the last `conv`
@@ -22,21 +28,31 @@ const PREFETCH = 12;
  * @property {number} readN
  * @property {{ text: string, from: string, ts: number, seq: number, isEvent?: boolean, waiting?: boolean } | null} last
  * @property {number} ts of the last activity
- * @property {any[] | null} members
- * @property {{ count: number, past: number, to: number }} told mentions with an n in (past, to], as the server counted them
- * @property {number[]} named n of later messages that name this person
+ * @property {any[] | null} members all of them; null: not known, or too many
+ * @property {number | null} size how many members there are; null: not known
+ * @property {{ count: number, first: number, past: number, to: number }} told mentions with an n in (past, to], as the server counted
+ *   them, and the seq of the first
+ * @property {{ n: number, seq: number }[]} named later messages that name this person
  */
 
-/** @param {Room} room @returns {{ pinned?: number, muted_until?: number, archived?: boolean, unread?: boolean }} */
+/** @param {Room} room @returns {{ pinned?: number, muted_until?: number, archived?: boolean, unread?: boolean, hide_read?: boolean }} */
 export const settings = room => room.state?.settings ?? {};
 /** @param {Room} room */
 export const isMuted = room => (settings(room).muted_until ?? 0) > Date.now();
+/** @param {Room} room */
+export const isAdmin = room => room.state?.member !== false && ['admin', 'owner'].includes(room.state?.role);
+/** In a channel only its owner and admins write. @param {Room} room */
+export const mayWrite = room => room.state?.member !== false && (room.kind !== 'channel' || isAdmin(room));
+/** Nobody is told there who has got and read what. @param {Room} room */
+export const isBig = room => room.kind === 'channel' || (room.size ?? 0) > MARKED_MAX;
 
 export class Rooms {
   /** @type {Map<string, Room>} */
   #rooms = new Map();
   #client;
   #memory;
+  /** @type {any} */
+  #recount = 0;
   /** Asked for. @type {Set<string>} */
   #named = new Set();
   onChange = () => {};
@@ -66,7 +82,7 @@ export class Rooms {
     const { user } = this.#client;
     const name = peer === undefined ? (this.#memory.names[conv] ?? '') : peer === user ? 'Notes to self' : peer;
     /** @type {Room} */
-    const room = { conv, kind: peer === undefined ? 'group' : 'direct', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null, told: { count: 0, past: 0, to: 0 }, named: [] };
+    const room = { conv, kind: KINDS[conv[0]] ?? 'group', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null, size: null, told: { count: 0, first: 0, past: 0, to: 0 }, named: [] };
     this.#rooms.set(conv, room);
     return room;
   }
@@ -98,17 +114,31 @@ export class Rooms {
   /** Unread messages that name this person. What was counted is right until it is read; then, once it is all read. @param {Room} room */
   mentions(room) {
     const { count, to } = room.told;
-    return (room.readN < to ? count : 0) + room.named.filter(n => n > room.readN && n > to).length;
+    return (room.readN < to ? count : 0) + room.named.filter(({ n }) => n > room.readN && n > to).length;
   }
 
-  /** Has them counted by the server: what came before this device, or was read in part on another. */
-  async countMentions() {
+  /** Seq of the first unread one. @param {Room} room @returns {number | undefined} */
+  nextMention(room) {
+    const { count, first, to } = room.told;
+    return count > 0 && room.readN < to ? first : room.named.find(({ n }) => n > room.readN && n > to)?.seq;
+  }
+
+  /**
+   * Has them counted by the server: what came before this device, or was read in part. Again, where it did not know yet what
+   * was read here.
+   */
+  async countMentions(tries = RECOUNTS_MAX) {
+    let isBehind = false;
     const { convs } = await this.#client.call('GET conversations', { order: 'activity', previews: true });
-    for (const { conv, n_head, unread, mentions } of convs) {
+    for (const { conv, n_head, unread, mentions, members } of convs) {
       const room = this.#room(conv);
-      room.told = { count: mentions?.count ?? 0, past: n_head - unread, to: n_head };
-      room.named = room.named.filter(n => n > n_head);
+      room.size = members ?? room.size;
+      room.told = { count: mentions?.count ?? 0, first: mentions?.first ?? 0, past: n_head - unread, to: n_head };
+      room.named = room.named.filter(({ n }) => n > n_head);
+      isBehind ||= room.told.count > 0 && room.told.past < room.readN;
     }
+    clearTimeout(this.#recount);
+    if (isBehind && tries > 0) this.#recount = setTimeout(() => this.countMentions(tries - 1).catch(() => {}), RECOUNT_MS);
     this.onChange();
   }
 
@@ -121,7 +151,7 @@ export class Rooms {
 
   /**
    * What this person wants of a conversation, on all devices. The server's `conv` confirms it.
-   * @param {Room} room @param {{ pinned?: boolean, muted_until?: number, archived?: boolean, unread?: boolean }} change
+   * @param {Room} room @param {{ pinned?: boolean, muted_until?: number, archived?: boolean, unread?: boolean, hide_read?: boolean }} change
    */
   async settle(room, change) {
     await this.#client.call(`PATCH conversations/${room.conv}/settings`, change);
@@ -159,9 +189,9 @@ export class Rooms {
     const room = this.#room(entry.conv);
     room.n = Math.max(room.n, entry.n ?? 0);
     if (entry.from === this.#client.user && entry.kind === 'message') this.#read(room, entry.n);
-    else if (entry.kind === 'message' && entry.mentions?.includes(this.#client.user)) room.named.push(entry.n);
+    else if (entry.kind === 'message' && entry.mentions?.includes(this.#client.user)) room.named.push({ n: entry.n, seq: entry.seq });
     if ((entry.kind === 'create' || entry.kind === 'rename') && entry.name) this.#name(room, entry.name);
-    if (['add', 'remove', 'leave', 'role', 'create'].includes(entry.kind)) room.members = null;
+    if (['add', 'remove', 'leave', 'role', 'create'].includes(entry.kind)) room.members = room.size = null;
     room.ts = Math.max(room.ts, entry.ts);
     if (entry.target !== undefined) {
       if (entry.target === room.last?.seq) void this.#preview(entry.conv).then(() => this.onChange());
@@ -198,7 +228,7 @@ export class Rooms {
   #read(room, n) {
     if (n <= room.readN) return;
     room.readN = n;
-    room.named = room.named.filter(named => named > n);
+    room.named = room.named.filter(named => named.n > n);
     // Read in part: how many are left only the server knows.
     const { count, past, to } = room.told;
     if (count > 0 && n > past && n < to) this.countMentions().catch(() => {});
@@ -242,33 +272,38 @@ export class Rooms {
   async learnName(conv) {
     if (this.#named.has(conv)) return;
     this.#named.add(conv);
-    try {
-      const { name } = await this.#client.call(`GET conversations/${conv}`);
-      if (name) this.#name(this.#room(conv), name);
-      this.onChange();
-    } catch {
-      this.#named.delete(conv);
-    }
+    await this.learn(conv).catch(() => this.#named.delete(conv));
   }
 
-  /** @param {string} conv @returns {Promise<any[]>} everybody, with what was delivered to and read by each */
-  async members(conv) {
-    const members = [];
-    for (let after; ; after = members.at(-1).user) {
-      /** @type {{ members: any[], more: boolean }} */
-      const page = await this.#client.members(conv, after === undefined ? {} : { after });
-      members.push(...page.members);
-      if (!page.more || page.members.length === 0) break;
-    }
-    this.#room(conv).members = members;
-    this.onPeople(members.map(m => m.user));
+  /** What its log does not say: the name, and how many members there are. @param {string} conv */
+  async learn(conv) {
+    const { name, members } = await this.#client.call(`GET conversations/${conv}`);
+    const room = this.#room(conv);
+    if (name) this.#name(room, name);
+    room.size = members;
     this.onChange();
-    return members;
+  }
+
+  /**
+   * Members by name, with what was delivered to and read by each; at most 100 at a time.
+   * @param {string} conv @param {string} [after] @returns {Promise<{ members: any[], more: boolean }>}
+   */
+  async members(conv, after) {
+    const page = await this.#client.members(conv, after === undefined ? {} : { after });
+    if (after === undefined && !page.more) {
+      const room = this.#room(conv);
+      room.members = page.members;
+      room.size = page.members.length;
+    }
+    this.onPeople(page.members.map((/** @type {any} */ m) => m.user));
+    this.onChange();
+    return page;
   }
 
   /** How far an own message has come. @param {Room} room @param {number} seq @returns {'sent' | 'delivered' | 'read'} */
   progress(room, seq) {
     const { user } = this.#client;
+    if (isBig(room)) return 'sent';
     const marks = room.kind === 'direct' ? (room.peer === user || !room.state?.peer ? [] : [room.state.peer]) : (room.members ?? []).filter(m => m.user !== user);
     if (marks.length === 0) return 'sent';
     if (marks.every((/** @type {any} */ m) => m.read >= seq)) return 'read';

@@ -119,6 +119,16 @@ test('mentions are what the server counted and what came since', async () => {
   assert.equal(rooms.mentions(room), 1);
   rooms.onEntry({ ...entry(8), conv, from: 'alice', n: 8 });
   assert.deepEqual([rooms.mentions(room), asked], [0, 2], 'who writes has read');
+  // What was read here is on its way to the server.
+  rooms.onEntry({ ...entry(12), conv, n: 12 });
+  listed = { conv, n_head: 12, unread: 4, mentions: { count: 2, first: 9 } };
+  await rooms.countMentions();
+  rooms.onRead(conv, 10, 10);
+  await new Promise(done => setImmediate(done));
+  assert.deepEqual([rooms.mentions(room), rooms.nextMention(room), asked], [2, 9, 4]);
+  listed = { conv, n_head: 12, unread: 2, mentions: { count: 1, first: 11 } };
+  for (let wait = 0; asked < 5 && wait < 200; wait++) await new Promise(done => setTimeout(done, 20));
+  assert.deepEqual([rooms.mentions(room), rooms.nextMention(room), asked], [1, 11, 5], 'the server is asked until it knows');
 });
 
 test('unread counts follow the server and the entries between its words', async () => {

@@ -4,8 +4,9 @@ import { limits, textOf } from '../../../../client-js/src/index.js';
 import { problem } from '../app.js';
 import { announce, h, icon, iconButton, setText } from '../dom.js';
 import { listed } from '../format.js';
-import { menus, use } from '../later.js';
-import { quoteText } from './rows.js';
+import { menus, suggest, use } from '../later.js';
+import { mayWrite } from '../rooms.js';
+import { named, quoteText } from './rows.js';
 
 const HEIGHT_MAX = 180;
 
@@ -19,7 +20,10 @@ export class Composer {
   #on;
   /** @type {{ kind: 'reply' | 'edit', seq: number } | null} */
   #about = null;
-  #isMember = true;
+  /** Why nothing can be written here; none: it can. */
+  #closed = '';
+  /** @type {import('./suggest.js').Suggest | null} */
+  #suggest = null;
 
   /** @param {import('../app.js').App} app @param {string} conv @param {import('../thread.js').Thread} thread
    * @param {{ sent: () => void, editLast: () => void, toList: () => void }} on */
@@ -35,7 +39,7 @@ export class Composer {
     this.aboutBar = h('div', { class: 'about', hidden: true }, icon('reply'), h('div', {}, h('strong', {}), this.aboutText), iconButton('close', 'Cancel', () => this.cancel()));
     this.typingLine = h('p', { class: 'typing', 'aria-hidden': 'true' });
     this.error = h('p', { class: 'form-error composer-error', hidden: true });
-    this.gone = h('p', { class: 'composer-gone', hidden: true }, 'You are not a member of this conversation any more. You can still read what you had.');
+    this.gone = h('p', { class: 'composer-gone', hidden: true });
     const pick = (/** @type {any} */ { currentTarget }) => use(menus, m => m.emojiMenu(currentTarget, emoji => this.#insert(emoji)));
     this.row = h('div', { class: 'composer-row' }, iconButton('react', 'Insert an emoji', pick), this.input, this.button);
     this.el = h('footer', { class: 'composer' }, this.typingLine, this.aboutBar, this.error, this.row, this.gone);
@@ -52,11 +56,13 @@ export class Composer {
 
   /** @param {import('../rooms.js').Room} room */
   render(room) {
-    const isMember = room.state?.member !== false;
-    if (isMember === this.#isMember) return;
-    this.#isMember = isMember;
-    this.row.hidden = !isMember;
-    this.gone.hidden = isMember;
+    const closed = room.state?.member === false ? 'You are not a member of this conversation any more. You can still read what you had.' : mayWrite(room) ? '' : 'Only the owner and admins write in this channel.';
+    if (closed === this.#closed) return;
+    this.#closed = closed;
+    if (closed) this.cancel();
+    this.row.hidden = closed !== '';
+    this.gone.hidden = closed === '';
+    setText(this.gone, closed);
   }
 
   /** @param {string[]} users @param {boolean} withNames */
@@ -86,7 +92,18 @@ export class Composer {
     this.#grow();
     this.#say('');
     this.#save();
+    if (this.#suggest) this.#suggest.look();
+    else if (this.input.value.includes('@') && this.#app.rooms.get(this.#conv)?.peer === undefined) this.#offer();
     if (this.input.value.trim() !== '' && this.#about?.kind !== 'edit') this.#app.client.typing(this.#conv);
+  }
+
+  /** Members, behind an at sign. */
+  #offer() {
+    void use(suggest, ({ Suggest }) => {
+      this.#suggest ??= new Suggest(this.#app, this.#conv, this.input, () => this.#onInput());
+      if (!this.#suggest.el.isConnected) this.el.prepend(this.#suggest.el);
+      this.#suggest.look();
+    });
   }
 
   /** @param {string} text */
@@ -99,7 +116,7 @@ export class Composer {
 
   /** @param {KeyboardEvent} event */
   #onKey(event) {
-    if (event.isComposing) return;
+    if (event.isComposing || this.#suggest?.onKey(event)) return;
     if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
       event.preventDefault();
       void this.#submit();
@@ -171,11 +188,12 @@ export class Composer {
     return true;
   }
 
-  /** Members who are named behind an at sign. @param {string} text */
+  /** Members who are named behind an at sign; in a big group those who were chosen from the list. @param {string} text */
   #mentions(text) {
-    const members = new Set((this.#app.rooms.get(this.#conv)?.members ?? []).map(m => m.user));
-    const named = [...text.toLowerCase().matchAll(/(?:^|\s)@([a-z0-9_.-]+)/g)].map(m => m[1].replace(/[.-]+$/, ''));
-    return [...new Set(named.filter(name => members.has(name)))].slice(0, limits.MENTIONS_MAX);
+    const room = this.#app.rooms.get(this.#conv);
+    if (!room || room.peer !== undefined) return [];
+    const isKnown = (/** @type {string} */ name) => room.members?.some(m => m.user === name) || this.#suggest?.chosen.has(name);
+    return named(text).filter(isKnown).slice(0, limits.MENTIONS_MAX);
   }
 
   async #submit() {

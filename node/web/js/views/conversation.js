@@ -1,9 +1,9 @@
 // One conversation on the screen: its head, its rows, what is written. Reads when the person looks, loads when they scroll.
 
 import { announce, h, icon, iconButton, setAttr, setText } from '../dom.js';
-import { counted, hue, initials, listed, shortWhen } from '../format.js';
-import { dialogs, menus, search, use } from '../later.js';
-import { settings } from '../rooms.js';
+import { counted, hue, initials, shortWhen } from '../format.js';
+import { dialogs, group, menus, search, use } from '../later.js';
+import { isAdmin, isBig, mayWrite, settings } from '../rooms.js';
 import { VirtualList } from '../virtual.js';
 import { Composer } from './composer.js';
 import { estimate, render, signature } from './rows.js';
@@ -43,13 +43,14 @@ export class Conversation {
     this.state = h('p', { class: 'bar-state' });
     this.avatar = h('span', { class: 'avatar', 'aria-hidden': 'true', 'data-hue': hue(this.#room.peer ?? conv) });
     const isGroup = this.#room.kind !== 'direct';
-    const head = isGroup ? h('button', { class: 'bar-title', type: 'button', title: 'Members and settings', onclick: () => use(dialogs, d => d.groupInfo(app, this.#room, shell)) }, this.avatar, h('span', {}, this.name, this.state)) : h('div', { class: 'bar-title' }, this.avatar, h('span', {}, this.name, this.state));
+    const head = isGroup ? h('button', { class: 'bar-title', type: 'button', title: 'Members and settings', onclick: () => use(group, g => g.groupInfo(app, this.#room, shell)) }, this.avatar, h('span', {}, this.name, this.state)) : h('div', { class: 'bar-title' }, this.avatar, h('span', {}, this.name, this.state));
     this.viewport = h('div', { class: 'messages', role: 'feed', tabindex: '0', 'aria-label': 'Messages', onkeydown: (/** @type {KeyboardEvent} */ e) => this.#onKey(e) });
     this.down = h('button', { class: 'to-end', type: 'button', hidden: true, 'aria-label': 'To the newest message', onclick: () => this.#toEnd() }, icon('down'), h('span', { class: 'badge', hidden: true }));
+    this.atMe = h('button', { class: 'to-end at-me', type: 'button', hidden: true, 'aria-label': 'To the next message that names you', onclick: () => this.#toMention() }, icon('at'), h('span', { class: 'badge' }));
     const options = (/** @type {any} */ { currentTarget }) => use(menus, m => m.roomMenu(app, this.#room, shell, currentTarget));
     this.el = h('section', { class: 'conversation', 'aria-label': 'Conversation' },
       h('header', { class: 'bar' }, iconButton('back', 'Back to the list', () => shell.close(), { class: 'icon-button back' }), head, iconButton('search', 'Search in this conversation', () => this.search()), iconButton('more', 'Options', options, { 'aria-haspopup': 'menu' })),
-      h('div', { class: 'messages-frame' }, this.viewport, this.down), this.composer.el);
+      h('div', { class: 'messages-frame' }, this.viewport, this.atMe, this.down), this.composer.el);
     this.#list = new VirtualList(this.viewport, {
       render: row => render(row, this.#context()),
       signature: row => signature(row, this.#context()),
@@ -91,7 +92,8 @@ export class Conversation {
   async #marks() {
     if (this.#isOver) return;
     const lastOwn = this.#thread.lastOwn();
-    const isOpen = this.#room.members === null || (lastOwn !== undefined && this.#app.rooms.progress(this.#room, lastOwn) !== 'read');
+    if (this.#room.size === null && this.#app.client.status.state === 'online') await this.#app.rooms.learn(this.conv).catch(() => {});
+    const isOpen = !isBig(this.#room) && (this.#room.members === null || (lastOwn !== undefined && this.#app.rooms.progress(this.#room, lastOwn) !== 'read'));
     if (isOpen && this.#app.client.status.state === 'online' && document.visibilityState === 'visible') await this.#app.rooms.members(this.conv).catch(() => {});
     if (!this.#isOver) this.#marksTimer = setTimeout(() => this.#marks(), MARKS_EVERY_MS);
   }
@@ -106,7 +108,7 @@ export class Conversation {
     pick: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => use(menus, m => m.emojiMenu(at, emoji => this.#react(seq, emoji))),
     reply: (/** @type {number} */ seq) => this.composer.reply(seq),
     more: (/** @type {number} */ seq, /** @type {HTMLElement} */ at) => this.#more(seq, at),
-    jump: (/** @type {number} */ seq) => void this.#jump(seq),
+    jump: (/** @type {number} */ seq) => void this.jump(seq),
     unhide: (/** @type {number} */ seq) => {
       this.#thread.unhidden.add(seq);
       this.#app.changed();
@@ -126,6 +128,7 @@ export class Conversation {
     this.#renderHead();
     this.composer.render(this.#room);
     this.#draw();
+    this.#renderMentions();
   }
 
   #draw() {
@@ -142,7 +145,7 @@ export class Conversation {
     const name = this.#app.titleOf(room);
     setText(this.name, name);
     if (room.kind === 'direct') setText(this.avatar, initials(name));
-    else if (!this.avatar.firstChild) this.avatar.append(icon('group'));
+    else if (!this.avatar.firstChild) this.avatar.append(icon(room.kind));
     const presence = this.#app.people.presence(room.peer);
     setAttr(this.avatar, 'data-presence', presence?.state ?? null);
     setText(this.state, this.#stateText(presence));
@@ -153,7 +156,10 @@ export class Conversation {
   #stateText(presence) {
     const room = this.#room;
     if (room.state?.member === false) return 'You are not a member any more';
-    if (room.kind !== 'direct') return room.members ? counted(room.members.length, 'member') : 'Group';
+    if (room.kind !== 'direct') {
+      const size = room.size === null ? '' : counted(room.size, 'member');
+      return room.kind === 'group' ? size || 'Group' : `Channel${size && ` · ${size}`}`;
+    }
     if (room.peer === this.#app.user) return 'Only you';
     if (this.#app.people.isBlocked(room.peer)) return 'Blocked by you';
     if (presence?.state === 'online') return 'Online';
@@ -180,6 +186,7 @@ export class Conversation {
     // Not while a page that has come is not shown yet: the next one would be asked for at once.
     const isShown = this.#list.items === this.#thread.rows();
     if (isShown && first < NEAR_TOP_ROWS && this.#thread.isLoaded && this.#thread.more && !this.#thread.isLoading && !this.#thread.trouble) void this.#thread.older();
+    this.#renderMentions();
     const unread = this.#app.rooms.unread(this.#room);
     this.down.hidden = this.#list.isAtEnd;
     const badge = /** @type {HTMLElement} */ (this.down.lastElementChild);
@@ -207,13 +214,28 @@ export class Conversation {
     }, READ_AFTER_MS);
   }
 
+  /** How many unread messages name this person, as long as they are not all in view. */
+  #renderMentions() {
+    const count = this.#app.rooms.mentions(this.#room);
+    const seq = count > 0 ? this.#app.rooms.nextMention(this.#room) : undefined;
+    const [, last] = this.#list.inView();
+    const at = this.#list.items[last];
+    this.atMe.hidden = seq === undefined || (/** @type {any} */ (at)?.seq ?? 0) >= seq;
+    setText(/** @type {HTMLElement} */ (this.atMe.lastElementChild), String(count));
+  }
+
+  #toMention() {
+    const seq = this.#app.rooms.nextMention(this.#room);
+    if (seq !== undefined) void this.jump(seq);
+  }
+
   #toEnd() {
     this.#list.toEnd();
     this.composer.focus();
   }
 
   /** @param {number} seq */
-  async #jump(seq) {
+  async jump(seq) {
     if (!(await this.#thread.reach(seq)) || this.#isOver) return announce('This message is not here.');
     this.#draw();
     const row = this.#thread.rows().find(r => r.seq === seq);
@@ -243,7 +265,7 @@ export class Conversation {
   /** @param {number} seq @param {string} needle */
   async #showFound(seq, needle) {
     this.#needle = needle;
-    if (seq > 0) await this.#jump(seq);
+    if (seq > 0) await this.jump(seq);
     else this.#app.changed();
   }
 
@@ -267,14 +289,15 @@ export class Conversation {
     const message = this.#thread.message(seq);
     if (!message) return;
     const own = message.from === this.#app.user;
-    const isAdmin = ['admin', 'owner'].includes(this.#room.state?.role);
-    const seenBy = own && this.#room.kind !== 'direct' ? (this.#room.members ?? []).filter(m => m.user !== this.#app.user && m.read >= seq).map(m => m.user) : null;
+    const others = own && this.#room.kind !== 'direct' && !isBig(this.#room) ? (this.#room.members ?? []).filter(m => m.user !== this.#app.user) : [];
+    const words = `Read by ${others.filter(m => m.read >= seq).length} of ${others.length}`;
     void use(menus, m => m.messageMenu(at, {
       text: message.text,
-      reply: () => this.composer.reply(seq),
-      edit: own ? () => this.composer.edit(seq) : undefined,
-      remove: own || isAdmin ? () => this.#remove(seq) : undefined,
-      info: seenBy ? (seenBy.length > 0 ? `Read by ${listed(seenBy.map(user => this.#app.people.name(user)))}` : 'Not read yet') : undefined,
+      reply: mayWrite(this.#room) ? () => this.composer.reply(seq) : undefined,
+      edit: own && mayWrite(this.#room) ? () => this.composer.edit(seq) : undefined,
+      remove: own || isAdmin(this.#room) ? () => this.#remove(seq) : undefined,
+      receipts: others.length > 0 ? { app: this.#app, room: this.#room, seq, words } : undefined,
+      report: own ? undefined : { app: this.#app, conv: this.conv, user: message.from, seq },
     }));
   }
 
@@ -336,8 +359,8 @@ export class Conversation {
     const own = row.from === this.#app.user;
     const el = /** @type {HTMLElement} */ (this.#list.row(row.key)?.querySelector('.bubble') ?? this.viewport);
     switch (event.key) {
-      case 'r': return done(), this.composer.reply(seq);
-      case 'e': return own ? (done(), this.composer.edit(seq)) : undefined;
+      case 'r': return mayWrite(this.#room) ? (done(), this.composer.reply(seq)) : undefined;
+      case 'e': return own && mayWrite(this.#room) ? (done(), this.composer.edit(seq)) : undefined;
       case '+': return done(), this.#actions.pick(seq, el);
       case 'Enter': return done(), this.#more(seq, el);
       case 'Delete': return own ? (done(), this.#remove(seq)) : undefined;

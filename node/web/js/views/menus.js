@@ -4,7 +4,10 @@ import { leaveTab } from '../account.js';
 import { announce, h, icon } from '../dom.js';
 import { applyTheme, theme } from '../theme.js';
 import { isMuted, settings } from '../rooms.js';
-import { confirmBlock, confirmLogOut, devices, groupInfo, profile, shortcuts } from './dialogs.js';
+import { contact, exportRoom, goToDate, receipts, report } from './about.js';
+import { confirmBlock, confirmLogOut, shortcuts } from './dialogs.js';
+import { groupInfo } from './group.js';
+import { devices, privacy, profile } from './settings.js';
 
 const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥', '👀', '✅', '❌', '💯', '😀', '😉', '😍', '🤔', '😎', '🥳', '👏', '🙌', '💪', '🚀', '☕', '⚓', '⛵', '🌊', '🐙', '⏳', '💡', '🛠️'];
 
@@ -59,12 +62,20 @@ export function emojiMenu(at, pick) {
   show(at, withKeys(menu, 6));
 }
 
-/** @param {HTMLElement} at @param {{ text: string, reply: () => void, edit?: () => void, remove?: () => void, info?: string }} of */
-export function messageMenu(at, { text, reply, edit, remove, info }) {
+/**
+ * @param {HTMLElement} at @param {{ text: string, reply?: () => void, edit?: () => void, remove?: () => void, receipts?: { app: import('../app.js').App, room: import('../rooms.js').Room, seq: number, words: string },
+ *   report?: { app: import('../app.js').App, conv: string, user: string, seq: number } }} of
+ */
+export function messageMenu(at, { text, reply, edit, remove, receipts: marks, report: wrong }) {
   const copy = () => navigator.clipboard?.writeText(text).then(() => announce('Copied'), () => announce('It could not be copied'));
-  const items = [{ label: 'Reply', icon: 'reply', act: reply }, { label: 'Copy text', icon: 'copy', act: copy }];
+  /** @type {{ label: string, icon: string, act: () => void, isDanger?: boolean }[]} */
+  const items = [{ label: 'Copy text', icon: 'copy', act: copy }];
+  if (reply) items.unshift({ label: 'Reply', icon: 'reply', act: reply });
   if (edit) items.push({ label: 'Edit', icon: 'edit', act: edit });
-  show(at, list(remove ? [...items, { label: 'Delete', icon: 'trash', act: remove, isDanger: true }] : items, info ? [h('p', { class: 'menu-foot' }, info)] : []));
+  if (marks) items.push({ label: marks.words, icon: 'checks', act: () => receipts(marks.app, marks.room, marks.seq) });
+  if (wrong) items.push({ label: 'Report', icon: 'flag', act: () => report(wrong.app, 'this message', { user: wrong.user, conv: wrong.conv, seq: wrong.seq }) });
+  if (remove) items.push({ label: 'Delete', icon: 'trash', act: remove, isDanger: true });
+  show(at, list(items));
 }
 
 /** Muted for good: until this. */
@@ -72,7 +83,7 @@ const FOR_EVER = Date.UTC(2100, 0);
 
 /** @param {import('../app.js').App} app @param {import('../rooms.js').Room} room @param {import('./shell.js').Shell} shell @param {HTMLElement} at */
 export function roomMenu(app, room, shell, at) {
-  const { pinned, archived, unread } = settings(room);
+  const { pinned, archived, unread, hide_read: hidden } = settings(room);
   const muted = isMuted(room);
   const settle = (/** @type {any} */ change) => () => void app.run(() => app.rooms.settle(room, change)).catch(() => {});
   const markUnread = () => {
@@ -87,12 +98,17 @@ export function roomMenu(app, room, shell, at) {
   ];
   if (!unread && app.rooms.unread(room) === 0) items.push({ label: 'Mark as unread', icon: 'check', act: markUnread });
   if (room.kind !== 'direct') items.push({ label: 'Members and settings', icon: 'group', act: () => groupInfo(app, room, shell) });
+  if (room.kind !== 'channel' && room.peer !== app.user) items.push({ label: hidden ? 'Show others what I have read' : 'Hide what I have read', icon: 'eye', act: settle({ hide_read: !hidden }) });
+  if (app.current === room.conv) items.push({ label: 'Go to a day', icon: 'date', act: () => goToDate(app, room.conv, seq => shell.jump(seq)) });
+  items.push({ label: 'Export', icon: 'down_to', act: () => exportRoom(app, room) });
   const { peer } = room;
   if (peer !== undefined && peer !== app.user) {
     const isBlocked = app.people.isBlocked(peer);
     const turn = async () => {
       if (isBlocked || (await confirmBlock(app.people.name(peer)))) await app.run(() => app.people.block(peer, !isBlocked)).catch(() => {});
     };
+    items.push({ label: app.people.isContact(peer) ? 'Contact' : 'Add to contacts', icon: 'person', act: () => contact(app, peer) });
+    items.push({ label: 'Report', icon: 'flag', act: () => report(app, app.people.name(peer), { user: peer, conv: room.conv }) });
     return show(at, list([...items, { label: isBlocked ? 'Unblock' : 'Block', icon: 'close', act: () => void turn(), isDanger: !isBlocked }]));
   }
   show(at, list(items));
@@ -110,6 +126,7 @@ export function ownMenu(app, shell, at) {
     { label: 'Dark', act: () => applyTheme('dark'), isOn: choice === 'dark' },
     { label: 'As the system', act: () => applyTheme('system'), isOn: choice === 'system' },
     { label: 'Profile', icon: 'edit', act: () => profile(app) },
+    { label: 'Privacy', icon: 'eye', act: () => privacy(app) },
     { label: 'Devices', icon: 'device', act: () => devices(app) },
     { label: 'Keyboard', icon: 'keyboard', act: shortcuts },
     { label: 'API', icon: 'book', act: () => void open('/docs', '_blank', 'noopener') },

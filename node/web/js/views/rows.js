@@ -3,6 +3,7 @@
 import { textOf } from '../../../../client-js/src/index.js';
 import { h, icon, iconButton, linked } from '../dom.js';
 import { counted, dayName, eventText, exact, hue, initials, listed, time } from '../format.js';
+import { mayWrite } from '../rooms.js';
 
 /** @typedef {import('../thread.js').Row} Row */
 
@@ -31,7 +32,7 @@ export function signature(row, { app, thread, room, needle, marked }) {
   const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
   const quoted = message?.reply_to === undefined ? '' : quoteText(thread, message.reply_to);
-  const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)}`;
+  const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)} ${mayWrite(room)} ${message?.mentions?.map(app.people.name, app.people)}`;
   return `${shape} ${name} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
 }
 
@@ -66,7 +67,7 @@ function top(_row, { app, thread, room, actions }) {
   if (thread.more) return h('div', { class: 'row top', role: 'article', 'aria-label': 'The beginning' }, h('button', { class: 'button small', type: 'button', onclick: actions.older }, 'Earlier messages'));
   const name = app.titleOf(room);
   const text = room.kind === 'direct' ? (room.peer === app.user ? 'Only you see what you write here.' : `This is the beginning of your conversation with ${name}.`) : thread.first === 1 ? `This is the beginning of ${name}.` : `You joined ${name} here.`;
-  return h('div', { class: 'row top start', role: 'article' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon('group')), h('h3', {}, name), h('p', { class: 'muted' }, text));
+  return h('div', { class: 'row top start', role: 'article' }, h('span', { class: 'avatar large', 'data-hue': hue(room.peer ?? room.conv), 'aria-hidden': 'true' }, room.kind === 'direct' ? initials(name) : icon(room.kind)), h('h3', {}, name), h('p', { class: 'muted' }, text));
 }
 
 /** @param {Row} row */
@@ -87,21 +88,22 @@ function message(row, context) {
   const own = one.from === app.user;
   const tick = own && !one.deleted ? app.rooms.progress(room, seq) : '';
   const isBlocked = isHidden(row, app, thread, room);
-  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(linked(one.text), needle), meta(row, one, tick));
+  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(withNames(linked(one.text), one.mentions, app), needle), meta(row, one, tick));
   const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted && !isBlocked ? quote(one.reply_to, context) : null, text);
   const reactions = Object.entries(one.reactions);
-  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
-  return h('div', { class: `row message${own ? ' own' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
+  const namesMe = !own && one.mentions?.includes(app.user);
+  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', namesMe ? 'names you' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
+  return h('div', { class: `row message${own ? ' own' : ''}${namesMe ? ' names-me' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
     h('div', { class: 'line' },
       room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(app.people.name(one.from)) : '') : null,
       h('div', { class: 'body' }, bubble, reactions.length > 0 ? reactionChips(seq, reactions, context) : null),
-      one.deleted ? null : tools(seq, actions)));
+      one.deleted ? null : tools(seq, actions, mayWrite(room))));
 }
 
-/** @param {number} seq @param {Context['actions']} actions */
-function tools(seq, actions) {
+/** @param {number} seq @param {Context['actions']} actions @param {boolean} mayReply */
+function tools(seq, actions, mayReply) {
   const on = (/** @type {(seq: number, at: HTMLElement) => void} */ act) => (/** @type {any} */ event) => act(seq, event.currentTarget);
-  return h('div', { class: 'tools', role: 'group', 'aria-label': 'Actions' }, iconButton('react', 'React', on(actions.pick)), iconButton('reply', 'Reply', on(actions.reply)), iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
+  return h('div', { class: 'tools', role: 'group', 'aria-label': 'Actions' }, iconButton('react', 'React', on(actions.pick)), mayReply ? iconButton('reply', 'Reply', on(actions.reply)) : null, iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
 }
 
 /** @param {Row} row @param {any} one @param {string} tick */
@@ -134,7 +136,7 @@ function quote(seq, { app, thread, actions }) {
 }
 
 /** Not in the log yet, or never. @param {Row} row @param {Context} context */
-function pending(row, { thread, actions }) {
+function pending(row, { app, thread, actions }) {
   const { command, state, why, code } = /** @type {import('../thread.js').Pending} */ (row.pending);
   const { content, cid } = command;
   const isBad = state === 'rejected' || state === 'unknown';
@@ -145,7 +147,7 @@ function pending(row, { thread, actions }) {
   return h('div', { class: `row message own pending${isBad ? ' failed' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}`, role: 'article', tabindex: '-1', 'aria-label': said },
     h('div', { class: 'line' }, h('div', { class: 'body' },
       h('div', { class: 'bubble' }, content.reply_to !== undefined ? h('span', { class: 'quote' }, h('span', {}, quoteText(thread, content.reply_to))) : null,
-        h('p', { class: `text${isJumbo(text) ? ' jumbo' : ''}` }, linked(text), h('span', { class: 'meta' }, h('time', {}, time(command.saved_ms)), h('span', { class: 'tick', 'data-tick': state }, icon(tick, isBad ? 'Not sent' : WORDS[/** @type {keyof typeof WORDS} */ (state)]))))),
+        h('p', { class: `text${isJumbo(text) ? ' jumbo' : ''}` }, withNames(linked(text), content.mentions, app), h('span', { class: 'meta' }, h('time', {}, time(command.saved_ms)), h('span', { class: 'tick', 'data-tick': state }, icon(tick, isBad ? 'Not sent' : WORDS[/** @type {keyof typeof WORDS} */ (state)]))))),
       isBad ? h('p', { class: 'failure' }, words, ' ',
         state === 'unknown' ? h('button', { class: 'link', type: 'button', onclick: () => actions.resend(cid) }, 'Send again') : h('button', { class: 'link', type: 'button', onclick: () => actions.restore(cid) }, 'Write it again'), ' ',
         h('button', { class: 'link', type: 'button', onclick: () => actions.dismiss(cid) }, 'Remove')) : null)));
@@ -159,6 +161,31 @@ function rejection(code, why) {
     case 'blocked': return 'this person does not take messages from you.';
     default: return `${why ?? code}.`;
   }
+}
+
+/** Who is named behind an at sign. @param {string} text @returns {string[]} */
+export function named(text) {
+  return [...new Set([...text.toLowerCase().matchAll(NAMED)].map(m => m[1].replace(/[.-]+$/, '')))];
+}
+
+const NAMED = /(?<=^|\s)@([a-z0-9_.-]+)/gi;
+
+/** Those who are told of it stand out. @param {(string | HTMLElement)[]} parts @param {string[] | undefined} mentions @param {Context['app']} app */
+function withNames(parts, mentions, app) {
+  if (!mentions?.length) return parts;
+  return parts.flatMap(part => {
+    if (typeof part !== 'string') return [part];
+    const found = [];
+    let from = 0;
+    for (const match of part.matchAll(NAMED)) {
+      const user = match[1].toLowerCase().replace(/[.-]+$/, '');
+      if (!mentions.includes(user)) continue;
+      const to = match.index + 1 + user.length;
+      found.push(part.slice(from, match.index), h('span', { class: `mention${user === app.user ? ' me' : ''}`, title: user }, `@${app.people.name(user)}`));
+      from = to;
+    }
+    return [...found, part.slice(from)];
+  });
 }
 
 /** One to three emoji and nothing else. @param {string} text */

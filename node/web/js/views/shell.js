@@ -67,6 +67,11 @@ export class Shell {
     location.hash = `#c=${encodeURIComponent(conv)}`;
   }
 
+  /** In the conversation that is open. @param {number} seq */
+  jump(seq) {
+    void this.#conversation?.jump(seq);
+  }
+
   close() {
     location.hash = '';
   }

@@ -2,7 +2,7 @@
 
 import { directId } from '../../../../client-js/src/index.js';
 import { h, icon, iconButton, setAttr, setText } from '../dom.js';
-import { hue, initials, shortWhen } from '../format.js';
+import { counted, hue, initials, shortWhen } from '../format.js';
 import { dialogs, menus, use } from '../later.js';
 import { isMuted, settings } from '../rooms.js';
 
@@ -30,7 +30,7 @@ export class Sidebar {
     this.archived = h('button', { class: 'archived', type: 'button', hidden: true, onclick: () => ((this.#withArchived = !this.#withArchived), this.render()) });
     this.empty = h('div', { class: 'rooms-empty', hidden: true });
     this.el = h('nav', { class: 'sidebar', 'aria-label': 'Conversations' },
-      h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct or group)', () => use(dialogs, d => d.newConversation(app, open)))),
+      h('header', { class: 'bar' }, this.me, iconButton('plus', 'New conversation (direct, group or channel)', () => use(dialogs, d => d.newConversation(app, open)))),
       h('div', { class: 'filter' }, icon('search'), this.filter), h('div', { class: 'rooms-frame' }, this.list, this.archived), this.empty);
   }
 
@@ -148,7 +148,7 @@ export class Sidebar {
     if (row.name.textContent !== name) {
       setText(row.name, name);
       setText(row.avatar, room.kind === 'direct' ? initials(name) : '');
-      if (room.kind !== 'direct') row.avatar.replaceChildren(icon('group'));
+      if (room.kind !== 'direct') row.avatar.replaceChildren(icon(room.kind));
       row.avatar.dataset.hue = String(hue(room.peer ?? room.conv));
     }
     setText(row.when, shortWhen(room.ts));
@@ -158,8 +158,10 @@ export class Sidebar {
     setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user, from => people.name(from)));
     const { pinned, unread: isMarked } = settings(room);
     const muted = isMuted(room);
-    const named = rooms.mentions(room) > 0;
-    setText(row.badge, unread > 0 ? `${named ? '@ ' : ''}${unread > 999 ? '999+' : unread}` : '');
+    const named = rooms.mentions(room);
+    setText(row.named, named > 0 ? `@${named > 99 ? '99+' : named}` : '');
+    row.named.hidden = named === 0;
+    setText(row.badge, unread > 0 ? (unread > 999 ? '999+' : String(unread)) : '');
     row.badge.hidden = unread === 0 && !isMarked;
     row.badge.classList.toggle('is-muted', muted);
     const marks = `${pinned ? 'pin ' : ''}${muted ? 'mute' : ''}`;
@@ -175,7 +177,7 @@ export class Sidebar {
     }
     const presence = people.presence(room.peer);
     setAttr(row.avatar, 'data-presence', presence?.state ?? null);
-    setText(row.more, [named ? 'names you' : '', unread > 0 ? 'unread' : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : ''].filter(Boolean).join(', '));
+    setText(row.more, [room.kind === 'channel' ? 'channel' : '', named > 0 ? `names you ${counted(named, 'time')}` : '', unread > 0 ? 'unread' : isMarked ? 'marked as unread' : '', pinned ? 'pinned' : '', muted ? 'muted' : '', presence ? presence.state : ''].filter(Boolean).join(', '));
     row.el.classList.toggle('is-unread', unread > 0 || isMarked === true);
   }
 }
@@ -188,10 +190,11 @@ function makeRow(conv) {
   const tick = h('span', { class: 'tick' });
   const line = h('span', { class: 'room-line' });
   const marks = h('span', { class: 'room-marks' });
+  const named = h('span', { class: 'badge named', hidden: true });
   const badge = h('span', { class: 'badge' });
   const more = h('span', { class: 'visually-hidden' });
-  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, badge, more));
-  return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, badge, more };
+  const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, named, badge, more));
+  return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, named, badge, more };
 }
 
 /** @param {Room} room @param {string} me @param {(user: string) => string} nameOf */
@@ -200,5 +203,5 @@ function preview({ last, kind }, me, nameOf) {
   const text = last.text.replace(/\s+/g, ' ').slice(0, 160);
   if (last.isEvent) return text;
   if (last.from === me) return text;
-  return kind === 'direct' ? text : `${nameOf(last.from)}: ${text}`;
+  return kind !== 'group' ? text : `${nameOf(last.from)}: ${text}`;
 }

@@ -1,0 +1,191 @@
+// Channels, mentions and marks of groups, in Chromium against three real nodes. Needs FLOTILLA_BIN and chromium.
+
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import { after, before, test } from 'node:test';
+import { MemoryStore, open, rest } from '../../../client-js/src/node.js';
+import { Dev, People, bubble, noBinary, noBrowser, until, write } from './support/dev.js';
+
+const skip = noBinary || noBrowser;
+/** @type {Dev} */ let dev;
+/** @type {People} */ let people;
+
+before(async () => {
+  if (skip) return;
+  globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
+  [dev, people] = await Promise.all([Dev.start(), People.start()]);
+});
+/** @type {any[]} */ const clients = [];
+after(async () => {
+  for (const one of clients) await one.close();
+  await people?.end();
+  await dev?.end();
+});
+
+/** Somebody without a page. @param {string} user */
+async function client(user) {
+  const one = await open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() });
+  clients.push(one);
+  return one;
+}
+/** Demo users exist from their first request on. @param {string[]} users */
+const exist = users => Promise.all(users.map(user => rest({ urls: dev.urls, method: 'GET', path: 'me', token: `dev:${user}` })));
+/** @param {any} page @param {string} name */
+const room = (page, name) => page.locator('.room', { hasText: name });
+/** @param {any} page */
+const field = page => page.getByRole('textbox', { name: 'Message', exact: true });
+
+test('a channel: its owner writes, its readers read, and who is made admin writes too', { skip }, async () => {
+  const lurker = await client('tove');
+  const [rita, sam] = [await people.demo('rita', dev.urls[0]), await people.demo('sam', dev.urls[1])];
+  await rita.getByRole('button', { name: /New conversation/ }).first().click();
+  await rita.getByLabel('With whom?').fill('sam tove');
+  await rita.getByLabel(/A channel/).check();
+  await rita.getByLabel('Name of the channel').fill('Harbour news');
+  await rita.getByRole('button', { name: 'Create channel' }).click();
+  await rita.locator('.bar-name', { hasText: 'Harbour news' }).waitFor();
+  await rita.locator('.bar-state', { hasText: 'Channel · 3 members' }).waitFor();
+  await rita.locator('.row.event', { hasText: 'You created the channel “Harbour news”' }).waitFor();
+  await write(rita, 'The gate closes at eight');
+  await room(sam, 'Harbour news').locator('.badge', { hasText: '1' }).waitFor();
+  await room(sam, 'Harbour news').locator('.icon-channel').waitFor();
+  await room(sam, 'Harbour news').click();
+  await bubble(sam, 'The gate closes at eight').waitFor();
+  await sam.getByText('Only the owner and admins write in this channel.').waitFor();
+  assert.equal(await field(sam).isVisible(), false);
+  await bubble(sam, 'The gate closes').hover();
+  assert.equal(await bubble(sam, 'The gate closes').getByRole('button', { name: 'Reply' }).count(), 0);
+  await bubble(sam, 'The gate closes').getByRole('button', { name: 'React' }).click();
+  await sam.locator('.menu.emoji button').first().click();
+  await bubble(rita, 'The gate closes').locator('.reaction', { hasText: '👍' }).waitFor();
+  // Nobody is told who has got or read it: it was sent.
+  await until(async () => (await lurker.entries((await lurker.conversations())[0]?.conv ?? 'c0')).some(e => e.kind === 'message'), 'all have it');
+  assert.equal(await bubble(rita, 'The gate closes').getByLabel('Sent').count(), 1);
+  assert.equal(await rita.getByLabel(/^(Delivered|Read)$/).count(), 0);
+
+  await rita.getByTitle('Members and settings').click();
+  await rita.locator('.people li', { hasText: 'sam' }).getByRole('button', { name: 'Make admin' }).click();
+  await rita.locator('.people li', { hasText: 'sam' }).getByText('admin', { exact: true }).waitFor();
+  await rita.keyboard.press('Escape');
+  await field(sam).waitFor();
+  await write(sam, 'and opens at five');
+  await bubble(rita, 'and opens at five').waitFor();
+  await rita.getByTitle('Members and settings').click();
+  await rita.locator('.people li', { hasText: 'sam' }).getByRole('button', { name: 'Make member' }).click();
+  await sam.getByText('Only the owner and admins write in this channel.').waitFor();
+  await rita.keyboard.press('Escape');
+
+  await sam.getByTitle('Members and settings').click();
+  await sam.getByRole('button', { name: 'Leave the channel' }).click();
+  await sam.getByRole('button', { name: 'Leave', exact: true }).click();
+  await rita.locator('.bar-state', { hasText: 'Channel · 2 members' }).waitFor();
+  for (const page of [rita, sam]) await page.context().close();
+});
+
+test('a group of 150: written in and read, without asking for each one’s marks', { skip }, async () => {
+  const vera = await client('vera');
+  const crowd = Array.from({ length: 148 }, (_, n) => `crowd${String(n).padStart(3, '0')}`);
+  await exist(['udo', ...crowd]);
+  const { conv } = await vera.createGroup({ name: 'Everybody', members: ['udo', ...crowd], history: 'full' });
+  const udo = await people.demo('udo', dev.urls[2]);
+  await room(udo, 'Everybody').click();
+  await udo.locator('.bar-state', { hasText: '150 members' }).waitFor();
+  await write(udo, 'hello to all of you');
+  await bubble(udo, 'hello to all').getByLabel('Sent').waitFor();
+  await (await vera.send({ conv, text: 'hello udo' })).outcome;
+  await bubble(udo, 'hello udo').waitFor();
+  await udo.getByTitle('Members and settings').click();
+  await until(async () => (await udo.locator('.people li').count()) === 100, 'the first hundred');
+  await udo.getByRole('button', { name: 'Show more members' }).click();
+  await until(async () => (await udo.locator('.people li').count()) === 150, 'all of them');
+  await udo.locator('.people li', { hasText: 'vera' }).getByText('owner').waitFor();
+  await udo.keyboard.press('Escape');
+  // Names of people outside of the first page are found, too.
+  await field(udo).pressSequentially('hi @crowd147');
+  await udo.getByRole('option', { name: 'crowd147' }).click();
+  assert.equal(await field(udo).inputValue(), 'hi @crowd147 ');
+  await udo.keyboard.press('Enter');
+  await bubble(udo, 'hi @crowd147').locator('.mention').waitFor();
+  await udo.context().close();
+});
+
+test('who is named is told, finds it, and goes from one to the next', { skip }, async () => {
+  const wim = await client('wim');
+  await exist(['xenia', 'yan']);
+  const { conv } = await wim.createGroup({ name: 'Watch', members: ['xenia', 'yan'], history: 'full' });
+  const yan = await people.demo('yan', dev.urls[1]);
+  await room(yan, 'Watch').click();
+  await field(yan).pressSequentially('who is there, @');
+  await yan.getByRole('listbox').waitFor();
+  await until(async () => (await yan.getByRole('option').count()) === 2, 'wim and xenia');
+  await yan.keyboard.type('xe');
+  await until(async () => (await yan.getByRole('option').count()) === 1, 'xenia');
+  await yan.keyboard.press('Enter');
+  assert.equal(await field(yan).inputValue(), 'who is there, @xenia ');
+  await yan.keyboard.type('or @w');
+  await yan.getByRole('option', { name: 'wim' }).waitFor();
+  await yan.keyboard.press('Escape');
+  await yan.getByRole('listbox').waitFor({ state: 'hidden' });
+  await yan.keyboard.type('hoever?');
+  await yan.keyboard.press('Enter');
+  await bubble(yan, 'who is there').locator('.mention', { hasText: '@xenia' }).waitFor();
+  assert.equal(await bubble(yan, 'who is there').locator('.mention').count(), 1, 'whoever is nobody');
+
+  for (let n = 1; n <= 90; n++) {
+    const mentions = n === 40 || n === 80 ? ['xenia'] : undefined;
+    await (await wim.send({ conv, text: mentions ? `@xenia, look at ${n}` : `line ${n}`, mentions })).outcome;
+  }
+  const xenia = await people.demo('xenia', dev.urls[2]);
+  await room(xenia, 'Watch').locator('.badge.named', { hasText: '@3' }).waitFor();
+  await room(xenia, 'Watch').locator('.badge', { hasText: '91' }).waitFor();
+  await room(xenia, 'Watch').click();
+  await xenia.locator('.names-me .mention.me', { hasText: '@xenia' }).first().waitFor();
+  const next = xenia.getByRole('button', { name: 'To the next message that names you' });
+  for (const n of [40, 80]) {
+    await next.click();
+    await xenia.locator('.row.marked .mention.me').waitFor();
+    await bubble(xenia, `look at ${n}`).waitFor();
+    await until(async () => xenia.locator('.row', { hasText: `look at ${n}` }).evaluate((/** @type {any} */ el) => el.getBoundingClientRect().top > 0 && el.getBoundingClientRect().bottom < innerHeight), `${n} is in view`);
+  }
+  await next.waitFor({ state: 'hidden' });
+  await xenia.getByRole('button', { name: 'To the newest message' }).click();
+  await room(xenia, 'Watch').locator('.badge.named').waitFor({ state: 'hidden' });
+
+  // Another one, while the conversation is open somewhere else on the screen.
+  await xenia.evaluate("location.hash = ''");
+  await (await wim.send({ conv, text: '@xenia again', mentions: ['xenia'] })).outcome;
+  await room(xenia, 'Watch').locator('.badge.named', { hasText: '@1' }).waitFor();
+  for (const page of [yan, xenia]) await page.context().close();
+});
+
+test('each member’s mark of a message in a group', { skip }, async () => {
+  const abe = await people.demo('abe', dev.urls[0]);
+  const bea = await client('bea');
+  await exist(['bea', 'cleo']);
+  await abe.evaluate(() => /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Marks', members: ['bea', 'cleo'] }));
+  await room(abe, 'Marks').click();
+  await write(abe, 'who has it?');
+  await bubble(abe, 'who has it?').getByLabel('Sent').waitFor();
+  const got = async () => {
+    const [known] = await bea.conversations();
+    return known && (await bea.entries(known.conv)).find(e => e.kind === 'message');
+  };
+  await until(async () => (await got()) !== undefined, 'bea has it');
+  const { conv, seq } = /** @type {any} */ (await got());
+  await bea.read(conv, seq);
+  await until(async () => {
+    await bubble(abe, 'who has it?').hover();
+    await bubble(abe, 'who has it?').getByRole('button', { name: 'More' }).click();
+    const has = await abe.getByRole('menuitem', { name: 'Read by 1 of 2' }).count();
+    if (has === 0) await abe.keyboard.press('Escape');
+    return has > 0;
+  }, 'bea has read it');
+  await abe.getByRole('menuitem', { name: 'Read by 1 of 2' }).click();
+  await abe.getByRole('list', { name: 'Read', exact: true }).getByText('bea').waitFor();
+  await abe.getByRole('list', { name: 'Not delivered yet' }).getByText('cleo').waitFor();
+  await abe.context().close();
+});
+
+test('no page met an error', { skip }, () => {
+  assert.deepEqual(people.errors, []);
+});
