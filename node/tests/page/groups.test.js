@@ -136,7 +136,7 @@ test('who is named is told, finds it, and goes from one to the next', { skip }, 
     await (await wim.send({ conv, text: mentions ? `@xenia, look at ${n}` : `line ${n}`, mentions })).outcome;
   }
   const xenia = await people.demo('xenia', dev.urls[2]);
-  await room(xenia, 'Watch').locator('.badge.named', { hasText: '@3' }).waitFor();
+  await room(xenia, 'Watch').locator('.named', { hasText: '@3' }).waitFor();
   await room(xenia, 'Watch').locator('.badge', { hasText: '91' }).waitFor();
   await room(xenia, 'Watch').click();
   await xenia.locator('.names-me .mention.me', { hasText: '@xenia' }).first().waitFor();
@@ -149,12 +149,12 @@ test('who is named is told, finds it, and goes from one to the next', { skip }, 
   }
   await next.waitFor({ state: 'hidden' });
   await xenia.getByRole('button', { name: 'To the newest message' }).click();
-  await room(xenia, 'Watch').locator('.badge.named').waitFor({ state: 'hidden' });
+  await room(xenia, 'Watch').locator('.named').waitFor({ state: 'hidden' });
 
   // Another one, while the conversation is open somewhere else on the screen.
   await xenia.evaluate("location.hash = ''");
   await (await wim.send({ conv, text: '@xenia again', mentions: ['xenia'] })).outcome;
-  await room(xenia, 'Watch').locator('.badge.named', { hasText: '@1' }).waitFor();
+  await room(xenia, 'Watch').locator('.named', { hasText: '@1' }).waitFor();
   for (const page of [yan, xenia]) await page.context().close();
 });
 

@@ -190,7 +190,7 @@ function makeRow(conv) {
   const tick = h('span', { class: 'tick' });
   const line = h('span', { class: 'room-line' });
   const marks = h('span', { class: 'room-marks' });
-  const named = h('span', { class: 'badge named', hidden: true });
+  const named = h('span', { class: 'named', hidden: true });
   const badge = h('span', { class: 'badge' });
   const more = h('span', { class: 'visually-hidden' });
   const link = h('a', { href: `#c=${encodeURIComponent(conv)}`, 'data-conv': conv }, avatar, h('span', { class: 'room-top' }, name, marks, when), h('span', { class: 'room-bottom' }, tick, line, named, badge, more));
