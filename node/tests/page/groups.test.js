@@ -139,11 +139,11 @@ test('who is named is told, finds it, and goes from one to the next', { skip }, 
   await room(xenia, 'Watch').locator('.named', { hasText: '@3' }).waitFor();
   await room(xenia, 'Watch').locator('.badge', { hasText: '91' }).waitFor();
   await room(xenia, 'Watch').click();
-  await xenia.locator('.names-me .mention.me', { hasText: '@xenia' }).first().waitFor();
+  await xenia.locator('.names-me .own-name', { hasText: '@xenia' }).first().waitFor();
   const next = xenia.getByRole('button', { name: 'To the next message that names you' });
   for (const n of [40, 80]) {
     await next.click();
-    await xenia.locator('.row.marked .mention.me').waitFor();
+    await xenia.locator('.row.marked .own-name').waitFor();
     await bubble(xenia, `look at ${n}`).waitFor();
     await until(async () => xenia.locator('.row', { hasText: `look at ${n}` }).evaluate((/** @type {any} */ el) => el.getBoundingClientRect().top > 0 && el.getBoundingClientRect().bottom < innerHeight), `${n} is in view`);
   }

@@ -42,6 +42,7 @@ for (const user of users) await client(user);
 const alice = await client('alice');
 const { conv: crew } = await alice.createGroup({ name: 'Harbour crew', members: ['bob', 'carol', 'dan'], history: 'full' });
 const { conv: regatta } = await (await client('erin')).createGroup({ name: 'Regatta 2027', members: ['alice', 'farid', 'noor'], history: 'full' });
+const { conv: office } = await (await client('noor')).createChannel({ name: 'Harbour office', members: users.filter(user => user !== 'noor'), history: 'full' });
 const notes = directId('alice', 'alice');
 const bob = directId('alice', 'bob');
 
@@ -49,6 +50,10 @@ await say('alice', { to: 'alice', text: 'Ask dan for the spare key of the boatho
 await say('farid', { to: 'alice', text: 'Thanks for the tow yesterday! ⛵' });
 await say('erin', { conv: regatta, text: 'Starting list is out. We are number 14.' });
 await say('noor', { conv: regatta, text: 'Fourteen has always been good to us' });
+await say('noor', { conv: office, text: 'Gate closed tonight from eight to five. Who comes later calls the watch: +49 30 123456.' });
+const tide = await say('noor', { conv: office, text: 'High water at 03:40, 40 cm above the mean. Please look after your lines.' });
+await react('carol', office, tide, '🙏');
+await react('dan', office, tide, '👍');
 await say('dan', { to: 'alice', text: 'Engine is back together. It no longer coughs.' });
 await say('alice', { to: 'dan', text: 'You are a magician' });
 const storm = await say('carol', { conv: crew, text: 'Morning! The forecast has the front coming through tonight, gusts up to 40 knots after ten.' });
@@ -81,6 +86,14 @@ const looks = [['wide-dark', 'dark', WIDE], ['narrow-light', 'light', NARROW], [
 /** With whom a hundred messages are written: what is pictured later stays as it was. @type {Record<string, string>} */
 const PEERS = { 'wide-dark': 'farid', 'narrow-light': 'dan', 'narrow-dark': 'noor', 'wide-light': 'bob' };
 
+/** @type {Record<string, string>} */
+const ASKED = {
+  'wide-dark': '@alice can you bring the second jib?',
+  'narrow-light': 'And @alice, is the radio charged?',
+  'narrow-dark': '@alice we start at ten, not at eleven',
+  'wide-light': 'Last question, @alice: who takes the helm?',
+};
+
 /** @param {any} page @param {string} name */
 async function shot(page, name) {
   await pause(450);
@@ -110,6 +123,8 @@ for (const [look, colorScheme, viewport] of looks) {
 
   const page = await people.demo('alice', dev.urls[0], options);
   await page.locator('.room', { hasText: 'Regatta' }).waitFor();
+  await say('erin', { conv: regatta, text: ASKED[look], mentions: ['alice'] });
+  await page.locator('.room .named').filter({ hasText: '@' }).waitFor();
   (await client('carol')).typing(crew);
   await until(async () => (await page.locator('.room-line', { hasText: 'No messages yet' }).count()) === 0, 'all lines are there');
   await shot(page, `list-${look}`);
@@ -120,6 +135,17 @@ for (const [look, colorScheme, viewport] of looks) {
   await shot(page, `group-${look}`);
   await go(page, bob);
   await shot(page, `direct-${look}`);
+  await go(page, office);
+  await page.locator('.bar-state', { hasText: 'members' }).waitFor();
+  await shot(page, `channel-${look}`);
+  await go(page, regatta);
+  await page.locator('.names-me').first().waitFor();
+  await page.getByRole('textbox', { name: 'Message', exact: true }).pressSequentially('I am on it, and @n');
+  await page.getByRole('listbox').waitFor();
+  await shot(page, `mention-${look}`);
+  await page.keyboard.press('Escape');
+  await page.getByRole('textbox', { name: 'Message', exact: true }).fill('');
+  await go(page, bob);
   await page.getByRole('button', { name: 'Search in this conversation' }).click();
   await page.getByRole('searchbox', { name: 'Search in this conversation' }).fill('the');
   await page.locator('.search-count', { hasText: ' of ' }).waitFor();
@@ -134,6 +160,14 @@ for (const [look, colorScheme, viewport] of looks) {
     await page.getByTitle('Members and settings').click();
     await page.locator('.people li', { hasText: 'carol' }).waitFor();
     await shot(page, `members-${look}`);
+    await page.keyboard.press('Escape');
+    await bubble(page, 'I bring the long lines').hover();
+    await bubble(page, 'I bring the long lines').getByRole('button', { name: 'More' }).click();
+    await page.getByRole('menuitem', { name: 'Read by' }).click();
+    await shot(page, `receipts-${look}`);
+    await page.keyboard.press('Escape');
+    await page.getByRole('button', { name: 'Options' }).click();
+    await shot(page, `options-${look}`);
     await page.keyboard.press('Escape');
     await page.getByRole('button', { name: /Menu/ }).click();
     await shot(page, `menu-${look}`);

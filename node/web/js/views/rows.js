@@ -181,7 +181,7 @@ function withNames(parts, mentions, app) {
       const user = match[1].toLowerCase().replace(/[.-]+$/, '');
       if (!mentions.includes(user)) continue;
       const to = match.index + 1 + user.length;
-      found.push(part.slice(from, match.index), h('span', { class: `mention${user === app.user ? ' me' : ''}`, title: user }, `@${app.people.name(user)}`));
+      found.push(part.slice(from, match.index), h('span', { class: `mention${user === app.user ? ' own-name' : ''}`, title: user }, `@${app.people.name(user)}`));
       from = to;
     }
     return [...found, part.slice(from)];

@@ -2,6 +2,7 @@
 // that this page computes itself.
 
 import { announce, h, setAttr, setText } from '../dom.js';
+import { mayWrite } from '../rooms.js';
 
 const EVERY_MS = 1_000;
 const BURST = 100;
@@ -117,11 +118,12 @@ export class Strip {
   }
 
   #count() {
-    const { audit, current } = this.#app;
+    const { audit, current, rooms } = this.#app;
+    const room = current === null ? undefined : rooms.get(current);
     for (const name of /** @type {const} */ (['accepted', 'delivered', 'lost', 'doubled'])) setText(/** @type {Element} */ (this[name].lastElementChild), audit[name].toLocaleString());
     this.lost.classList.toggle('is-bad', audit.lost > 0);
     this.doubled.classList.toggle('is-bad', audit.doubled > 0);
-    this.burst.disabled = current === null;
+    this.burst.disabled = !room || !mayWrite(room);
   }
 
   async #burst() {
