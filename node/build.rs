@@ -19,8 +19,8 @@ const LEFT_OUT: [&str; 4] =
 const ON_DEMAND: [&str; 12] = [
     "client-js/src/export.js",
     "node/web/js/code.js",
-    "node/web/js/views/code.js",
     "node/web/js/views/about.js",
+    "node/web/js/views/code.js",
     "node/web/js/views/dialog.js",
     "node/web/js/views/dialogs.js",
     "node/web/js/views/group.js",

@@ -131,13 +131,13 @@ test('who is named is told, finds it, and goes from one to the next', { skip }, 
   await bubble(yan, 'who is there').locator('.mention', { hasText: '@xenia' }).waitFor();
   assert.equal(await bubble(yan, 'who is there').locator('.mention').count(), 1, 'whoever is nobody');
 
-  for (let n = 1; n <= 90; n++) {
+  for (let n = 1; n <= 110; n++) {
     const mentions = n === 40 || n === 80 ? ['xenia'] : undefined;
     await (await wim.send({ conv, text: mentions ? `@xenia, look at ${n}` : `line ${n}`, mentions })).outcome;
   }
   const xenia = await people.demo('xenia', dev.urls[2]);
   await room(xenia, 'Watch').locator('.named', { hasText: '@3' }).waitFor();
-  await room(xenia, 'Watch').locator('.badge', { hasText: '91' }).waitFor();
+  await room(xenia, 'Watch').locator('.badge', { hasText: '111' }).waitFor();
   await room(xenia, 'Watch').click();
   await xenia.locator('.names-me .own-name', { hasText: '@xenia' }).first().waitFor();
   const next = xenia.getByRole('button', { name: 'To the next message that names you' });

@@ -188,14 +188,13 @@ export class App {
 export function problem(error) {
   switch (error?.code) {
     case 'unauthenticated': return 'The name or the password is wrong.';
-    case 'conflict': return 'This name is taken already.';
     case 'too_many_requests': return 'Too many tries. Wait a moment, then try again.';
     case 'outcome_unknown': return 'No node answers now. Check the connection, then try again.';
     case 'not_found': return 'There is nobody of this name.';
     case 'not_member': return 'You are not a member of this conversation.';
     case 'overloaded': case 'unavailable': return 'The server cannot do this now. Try again in a moment.';
     case 'blocked': return 'This person does not take messages from you.';
-    case 'validation_failed': case 'bad_request': case 'forbidden': {
+    case 'validation_failed': case 'bad_request': case 'forbidden': case 'conflict': {
       const text = String(error.message).replace(/^\w+: /, '');
       return `${text[0]?.toUpperCase() ?? ''}${text.slice(1)}.`;
     }

@@ -41,8 +41,8 @@ export const settings = room => room.state?.settings ?? {};
 export const isMuted = room => (settings(room).muted_until ?? 0) > Date.now();
 /** @param {Room} room */
 export const isAdmin = room => room.state?.member !== false && ['admin', 'owner'].includes(room.state?.role);
-/** In a channel only its owner and admins write. @param {Room} room */
-export const mayWrite = room => room.state?.member !== false && (room.kind !== 'channel' || isAdmin(room));
+/** In a channel only its owner and admins write. One that was made just now is this person's. @param {Room} room */
+export const mayWrite = room => room.state === null || (room.state.member !== false && (room.kind !== 'channel' || isAdmin(room)));
 /** Nobody is told there who has got and read what. @param {Room} room */
 export const isBig = room => room.kind === 'channel' || (room.size ?? 0) > MARKED_MAX;
 
