@@ -51,6 +51,8 @@ export function goToDate(app, conv, jump) {
   day.focus();
 }
 
+const LINES_PER_PART = 500;
+
 /** As JSON lines, from the server: everything that this person may read. @param {import('../app.js').App} app @param {import('../rooms.js').Room} room */
 export function exportRoom(app, room) {
   const said = h('p', { role: 'status' }, 'Fetching…');
@@ -58,15 +60,23 @@ export function exportRoom(app, room) {
   const el = dialog('Export', [h('p', { class: 'muted' }, `Everything of ${app.titleOf(room)} that you may read: one JSON object a line, oldest first, bodies in base64url.`), said]);
   el.addEventListener('close', () => (isOver = true));
   const run = async () => {
-    const lines = [];
+    /** Blobs may lie on disk: not all of a long conversation has to be in memory. @type {Blob[]} */
+    const parts = [];
+    /** @type {string[]} */
+    let lines = [];
+    let entries = 0;
     for await (const line of app.client.export(room.conv)) {
       if (isOver) return;
-      if (lines.push(JSON.stringify(line)) % 500 === 0) setText(said, `${counted(lines.length, 'entry', 'entries')}…`);
+      entries += 1;
+      if (lines.push(`${JSON.stringify(line)}\n`) < LINES_PER_PART) continue;
+      parts.push(new Blob(lines));
+      lines = [];
+      setText(said, `${counted(entries, 'entry', 'entries')}…`);
     }
-    const url = URL.createObjectURL(new Blob([lines.join('\n'), '\n'], { type: 'application/x-ndjson' }));
+    const url = URL.createObjectURL(new Blob([...parts, ...lines], { type: 'application/x-ndjson' }));
     const link = h('a', { class: 'button primary', href: url, download: `${app.titleOf(room).replace(/[^\p{L}\p{N}]+/gu, '-')}.jsonl` }, 'Save');
     el.addEventListener('close', () => URL.revokeObjectURL(url));
-    setText(said, counted(lines.length, 'entry', 'entries'));
+    setText(said, counted(entries, 'entry', 'entries'));
     said.after(h('div', { class: 'dialog-foot' }, link));
     link.focus();
   };
