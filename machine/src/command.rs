@@ -188,6 +188,12 @@ pub enum Command {
         request: Cid,
         login: Login,
     },
+    /// User side. Who may see this user's presence, and whether read marks are hidden in all its conversations; none: stays.
+    ChangePrivacy {
+        user: UserId,
+        presence: Option<Audience>,
+        hide_read: Option<bool>,
+    },
 }
 
 /// A conversation's head as its leader has told it.
@@ -539,6 +545,7 @@ mod tests {
             (Command::SetPullRule(PullRule::default()), 34),
             (Command::IssueCode { user: user(), code: Hash32([0; 32]), request }, 35),
             (Command::UseCode { code: Hash32([0; 32]), request, login }, 36),
+            (Command::ChangePrivacy { user: user(), presence: None, hide_read: None }, 37),
         ] {
             assert_eq!(number(command.clone()).0, wanted, "{command:?}");
         }

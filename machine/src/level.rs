@@ -45,6 +45,7 @@ impl Command {
             | Command::BlockSettled { .. } => LEVEL_OF_OLD,
             Command::PlaceDevice { .. } | Command::SetPullRule(_) => limits::PULL_LEVEL,
             Command::IssueCode { .. } | Command::UseCode { .. } => limits::CODE_LEVEL,
+            Command::ChangePrivacy { .. } => limits::HIDE_READ_LEVEL,
             Command::Control(control) => control.level(),
         }
     }
@@ -55,7 +56,9 @@ impl Command {
         if needed <= level {
             return Ok(());
         }
-        Err(Rejection::Validation(format!("this cluster was made at feature level {level}; this needs level {needed}")))
+        Err(Rejection::Validation(format!(
+            "this cluster is at feature level {level}, this needs level {needed}: its operator raises it with `flotilla cluster feature-level`"
+        )))
     }
 }
 

@@ -139,6 +139,7 @@ fn dispatch(ctx: &mut Ctx<'_, '_>, command: &Command) -> Outcome {
             user::withdraw_session(ctx, user, *device, *instance, *attempt)
         }
         Command::SetPrivacy { user, presence } => user::set_privacy(ctx, user, *presence),
+        Command::ChangePrivacy { user, presence, hide_read } => user::change_privacy(ctx, user, *presence, *hide_read),
         Command::SetContact { user, contact, name } => user::set_contact(ctx, user, contact, name.as_deref()),
         Command::SetConv { user, conv, change } => user::set_conv(ctx, user, conv, change),
         Command::SetProfile { user, name, avatar, about } => {
@@ -201,6 +202,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::FindUsers { .. }
         | Query::Contacts { .. }
         | Query::Privacy { .. }
+        | Query::Hiding { .. }
         | Query::Account { .. } => user::query(&view, &meta()?, query),
 
         Query::Entries { .. }

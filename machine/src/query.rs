@@ -3,6 +3,8 @@
 //! A query is a pure function of one consistent view. Whether the view is new enough (leader and ReadIndex) is the
 //! caller's business.
 
+use std::collections::BTreeSet;
+
 use flotilla_proto::entry::{Entry, HistoryAccess, Role};
 use flotilla_proto::ids::*;
 use flotilla_proto::member::{MembershipPart, Mode};
@@ -197,6 +199,11 @@ pub enum Query {
         past: Count,
         to: Count,
     },
+    /// User shard. Those of these users that hide their read marks everywhere. Only asked where a user can
+    /// (`HIDE_READ_LEVEL`).
+    Hiding {
+        users: Vec<UserId>,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -294,6 +301,7 @@ pub enum Answer {
         n_head: Count,
     },
     Mentions(MentionsView),
+    Hiding(BTreeSet<UserId>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -482,6 +490,7 @@ pub struct MemberView {
     pub user: UserId,
     pub role: Role,
     pub delivered: Seq,
+    /// 0 where none is shown.
     pub read: Seq,
 }
 

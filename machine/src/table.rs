@@ -84,6 +84,7 @@ pub mod kind {
     pub const CONV_SETTINGS: u8 = 0x47;
     pub const CODE: u8 = 0x48;
     pub const CODE_AGE: u8 = 0x49;
+    pub const PRIVACY: u8 = 0x4a;
 
     // Control group.
     pub const CONTROL: u8 = 0x60;
@@ -100,6 +101,7 @@ pub mod kind {
             SLOTS => "slots",
             SETTINGS => "settings",
             FENCE => "fence",
+            PULL_RULE => "pull_rule",
             CONVERSATION => "conversation",
             MEMBER => "member",
             ENTRY => "entry",
@@ -132,6 +134,7 @@ pub mod kind {
             CONV_SETTINGS => "conv_settings",
             CODE => "code",
             CODE_AGE => "code_age",
+            PRIVACY => "privacy",
             CONTROL => "control",
             NODE => "node",
             PLACEMENT => "placement",

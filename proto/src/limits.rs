@@ -80,7 +80,7 @@ pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 /// Sessions that one step of a sweep ends at most; each has an index row, and its user's presence.
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
 /// The newest rules of `apply`. A cluster keeps the level that it was made with until an operator raises it.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 /// From this level on limits on clients are changed at run time, and users log in by one-time codes.
 pub const CLIENT_LIMITS_LEVEL: u32 = 3;
 pub const CODE_LEVEL: u32 = 3;
@@ -88,6 +88,11 @@ pub const CODE_LEVEL: u32 = 3;
 pub const MENTIONS_LEVEL: u32 = 3;
 /// From this level on there are channels, and groups in pull mode.
 pub const PULL_LEVEL: u32 = 3;
+/// From this level on a user can hide its read marks in all conversations.
+pub const HIDE_READ_LEVEL: u32 = 4;
+/// From this level on members of a group hear live what others have received and read; in larger groups than this nobody does.
+pub const MARKED_LEVEL: u32 = 4;
+pub const MARKED_MEMBERS_MAX: usize = 32;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
 /// missing is asked for in between.
 pub const SUBSCRIPTION_MS: u64 = 30_000;

@@ -147,6 +147,8 @@ pub fn user_side() -> BoxedStrategy<Command> {
             .prop_map(|(n, l, limit)| Command::Fence { node: NodeId(n), lowest: Incarnation(l), limit }),
         1 => any::<u32>().prop_map(|limit| Command::StepJob { limit }),
         1 => (name(), audience()).prop_map(|(user, presence)| Command::SetPrivacy { user, presence }),
+        2 => (name(), prop::option::of(audience()), prop::option::of(any::<bool>()))
+            .prop_map(|(user, presence, hide_read)| Command::ChangePrivacy { user, presence, hide_read }),
         2 => (name(), name(), any::<bool>(), 1u128..4)
             .prop_map(|(user, peer, on, r)| Command::SetBlock { user, peer, on, request: Cid(r) }),
         2 => (name(), name(), 1u128..4)

@@ -12,6 +12,7 @@ use flotilla_proto::member::MembershipPart;
 use serde::{Deserialize, Serialize};
 
 use super::account::{UserRow, UserTable};
+use super::privacy::PrivacyRow;
 use super::{cursor, key};
 use crate::apply::Ctx;
 use crate::command::{ConvSettings, Notify, NotifyUser, Receipt};
@@ -69,7 +70,7 @@ impl Row {
     }
 
     /// As one device of the user sees it. `cursor` none: no row, so it stands at the effective head.
-    pub fn view(self, conv: ConvId, cursor: Option<Seq>, settings: ConvSettings) -> InboxRow {
+    pub fn view(self, conv: ConvId, cursor: Option<Seq>, settings: ConvSettings, privacy: PrivacyRow) -> InboxRow {
         let cursor = cursor.unwrap_or_else(|| self.effective_head());
         InboxRow {
             conv,
@@ -84,7 +85,7 @@ impl Row {
             last_id: self.last_id,
             last_ts: self.last_ts,
             peer_delivered: self.peer_delivered,
-            peer_read: self.peer_read,
+            peer_read: if privacy.hide_read { Seq::ZERO } else { self.peer_read },
             cursor,
             settings,
         }

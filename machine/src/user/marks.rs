@@ -14,7 +14,7 @@ use flotilla_proto::plant::{self, Plant};
 use serde::{Deserialize, Serialize};
 
 use super::inbox::Change;
-use super::{conv_settings, cursor, device, key, session};
+use super::{conv_settings, cursor, device, key, privacy, session};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome, check_batch};
 use crate::command::{ClearReceipt, ConvSettings, Mark, MarkKind};
@@ -127,7 +127,7 @@ fn mark(ctx: &mut Ctx<'_, '_>, m: &Mark) -> Result<(MarkReply, usize), Fatal> {
         cursor::put(ctx.txn, &m.user, m.device, &m.conv, to);
         touched += 1;
     }
-    let read_shown = row.read > old.read && !settings.hide_read;
+    let read_shown = row.read > old.read && !settings.hide_read && !privacy::hides_read(ctx.txn, &m.user)?;
     let news = read_shown || row.delivered > old.delivered && row.part.mode == Mode::Push;
     if news {
         let read = row.part.floor(row.read).unwrap_or(Seq::ZERO);

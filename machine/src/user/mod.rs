@@ -4,7 +4,7 @@
 //! - [`session`] open and close · [`job`] fences, and work in steps
 //! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it, [`place`] the first one in pull mode
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
-//! - [`presence`] who is here, and who may see it · [`contact`], [`block`], [`profile`] what a user keeps of others and says of itself
+//! - [`presence`] who is here, and who may see it · [`privacy`] whether read marks are shown · [`contact`], [`block`], [`profile`] what a user keeps of others and says of itself
 //! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
 //!
 //! It does not know the log of a conversation, only what `notify` says of it.
@@ -23,6 +23,7 @@ mod key;
 pub mod marks;
 pub mod place;
 pub mod presence;
+pub mod privacy;
 pub mod profile;
 mod query;
 mod search;
@@ -43,6 +44,7 @@ pub use job::{fence, job_due, step_job};
 pub use marks::{clear_receipt_due, marks};
 pub use place::place_device;
 pub use presence::set_privacy;
+pub use privacy::change_privacy;
 pub use profile::set_profile;
 pub use query::{live_sessions, query, receipts_due};
 pub use session::{close_session, open_session, withdraw_session};

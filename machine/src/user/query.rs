@@ -12,7 +12,8 @@ use flotilla_proto::limits;
 use super::account::UserTable;
 use super::inbox::{InboxTable, RevTable, Row};
 use super::marks::DueTable;
-use super::{block, contact, conv_settings, cursor, device, key, presence, profile, search, session, token};
+use super::privacy::PrivacyRow;
+use super::{block, contact, conv_settings, cursor, device, key, presence, privacy, profile, search, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
 use crate::meta::Meta;
@@ -85,6 +86,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Blocks { user, after, limit } => block::page(view, user, after.as_ref(), *limit),
         Query::Block { user, peer } => block::one(view, user, peer),
         Query::FindUsers { prefix, limit } => search::find(view, meta, prefix, *limit),
+        Query::Hiding { users } => privacy::hiding(view, meta, users),
         Query::Privacy { user } => Ok(Answer::Privacy(presence::of(view, user)?.shown_to)),
         _ => Ok(Answer::NotFound),
     }
@@ -112,16 +114,22 @@ fn row(view: &View<'_>, user: &UserId, device: DeviceId, conv: &ConvId) -> Resul
     if table::get::<device::DeviceTable>(view, &(user.clone(), device))?.is_none() {
         return Ok(Answer::NotFound);
     }
-    Ok(Answer::Row(shown(view, user, device, conv)?))
+    Ok(Answer::Row(shown(view, user, device, conv, privacy::of(view, user)?)?))
 }
 
-fn shown(view: &View<'_>, user: &UserId, device: DeviceId, conv: &ConvId) -> Result<Option<InboxRow>, Fatal> {
+fn shown(
+    view: &View<'_>,
+    user: &UserId,
+    device: DeviceId,
+    conv: &ConvId,
+    privacy: PrivacyRow,
+) -> Result<Option<InboxRow>, Fatal> {
     let Some(row) = table::get::<InboxTable>(view, &(user.clone(), conv.clone()))? else { return Ok(None) };
     if !row.is_shown() {
         return Ok(None);
     }
     let at = cursor::find(view, user, device, conv)?;
-    Ok(Some(row.view(conv.clone(), at, conv_settings::of(view, user, conv)?)))
+    Ok(Some(row.view(conv.clone(), at, conv_settings::of(view, user, conv)?, privacy)))
 }
 
 /// Rows above a revision, in rev order.
@@ -135,12 +143,13 @@ fn changed(
 ) -> Result<RowsPage, Fatal> {
     let end = table::end_of(&key::of(kind::INBOX_REV, user).build());
     let mut from = table::above(RevTable::key(&(user.clone(), since)));
+    let privacy = privacy::of(view, user)?;
     let mut page = RowsPage { rows: Vec::new(), more: false, rev };
     loop {
         let (chunk, rest) = table::page::<RevTable>(view, &from, &end, CHUNK.min(limit + 1))?;
         for (at, conv) in chunk {
             from = table::above(RevTable::key(&at));
-            let Some(row) = shown(view, user, device, &conv)? else { continue };
+            let Some(row) = shown(view, user, device, &conv, privacy)? else { continue };
             if page.rows.len() >= limit {
                 page.more = true;
                 return Ok(page);
@@ -169,6 +178,7 @@ fn by_conversation(
         Some(conv) => table::above(InboxTable::key(&(user.clone(), conv.clone()))),
         None => all,
     };
+    let privacy = privacy::of(view, user)?;
     let mut page = RowsPage { rows: Vec::new(), more: false, rev };
     loop {
         let (chunk, rest) = table::page::<InboxTable>(view, &from, &end, CHUNK)?;
@@ -186,7 +196,7 @@ fn by_conversation(
                 return Ok(page);
             }
             let settings = settings.get(&conv).copied().unwrap_or_default();
-            page.rows.push(row.view(conv, at, settings));
+            page.rows.push(row.view(conv, at, settings, privacy));
         }
         if !rest {
             return Ok(page);
@@ -221,12 +231,13 @@ fn recent(
         }
         ControlFlow::Continue(())
     })?;
+    let privacy = privacy::of(view, user)?;
     let more = best.len() > limit;
     let mut rows = Vec::new();
     for (place, row) in best.into_iter().rev().take(limit) {
         let at = cursor::find(view, user, device, &place.conv)?;
         let of_conv = settings.get(&place.conv).copied().unwrap_or_default();
-        rows.push(row.view(place.conv, at, of_conv));
+        rows.push(row.view(place.conv, at, of_conv, privacy));
     }
     Ok(RowsPage { rows, more, rev })
 }

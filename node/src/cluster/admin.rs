@@ -50,7 +50,9 @@ async fn limits(cluster: &Arc<Cluster>, changes: Vec<(LimitName, Option<u32>)>) 
     let level = cluster.level();
     if level < limits::CLIENT_LIMITS_LEVEL {
         let needed = limits::CLIENT_LIMITS_LEVEL;
-        return Err(format!("this cluster was made at feature level {level}, run-time limits need level {needed}"));
+        return Err(format!(
+            "this cluster is at feature level {level}, run-time limits need level {needed}: raise it with `flotilla cluster feature-level`"
+        ));
     }
     // The tool hears what became of it: it waits longer than this takes.
     let patience = Duration::from_millis(limits::TOOL_ANSWER_MS);

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::Me;
+use super::people;
 use super::route::{Ask, NoParams};
 use crate::auth;
 use crate::backend::{Freshness, Route};
@@ -123,9 +124,18 @@ pub async fn members(ask: Ask<UsersPage>) -> Result<Members, ErrorBody> {
     let UsersPage { after, limit } = ask.params;
     let max = limits::CONV_MEMBERS_LISTED_MAX as u32;
     let limit = limit.unwrap_or(max).clamp(1, max);
-    let query = Query::Members { conv: conv.clone(), user: ask.me.user, after, limit };
-    match ask.shared.backend.query(Route::Conv(conv), query, Freshness::Linearizable).await {
-        Ok(Answer::Members { members, more }) => Ok(Members { members, more }),
+    let query = Query::Members { conv: conv.clone(), user: ask.me.user.clone(), after, limit };
+    let listed = ask.shared.backend.query(Route::Conv(conv), query, Freshness::Linearizable);
+    let hides_read = people::hides_read(&ask.shared, &ask.me.user);
+    let (hides_read, listed) = futures::future::join(hides_read, listed).await;
+    match listed {
+        Ok(Answer::Members { mut members, more }) => {
+            let hides_read = hides_read?;
+            for member in members.iter_mut().filter(|member| hides_read && member.user != ask.me.user) {
+                member.read = Seq::ZERO;
+            }
+            Ok(Members { members, more })
+        }
         Ok(Answer::NotMember) => Err(ErrorBody::new(ErrorCode::NotMember, "not a member of this conversation")),
         Ok(Answer::NotFound) => Err(errors::not_found("no such conversation")),
         Ok(_) => Err(errors::internal("members")),

@@ -65,25 +65,61 @@ pub async fn presence(Ask { shared, me, params, .. }: Ask<Users>) -> Result<Pres
     Ok(presences(users, &seen))
 }
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
 pub struct Privacy {
     /// Who may see the presence.
     pub presence: Audience,
+    /// Others see nothing of what you have read, and you nothing of what they have; your own devices share it.
+    pub hide_read: bool,
+}
+
+/// At least one of them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct PrivacyChange {
+    pub presence: Option<Audience>,
+    pub hide_read: Option<bool>,
+}
+
+/// Whether this user hides its read marks everywhere. Below the level of that nothing is asked: a node that leads may run a
+/// build that does not know the question.
+pub async fn hides_read(shared: &Shared, user: &UserId) -> Result<bool, ErrorBody> {
+    if shared.node().level < limits::HIDE_READ_LEVEL {
+        return Ok(false);
+    }
+    let query = Query::Hiding { users: vec![user.clone()] };
+    match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
+        Ok(Answer::Hiding(hiding)) => Ok(hiding.contains(user)),
+        Ok(_) => Err(errors::internal("hiding")),
+        Err(error) => Err(errors::of_call(error)),
+    }
 }
 
 pub async fn privacy(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Privacy, ErrorBody> {
-    let query = Query::Privacy { user: me.user.clone() };
-    match shared.backend.query(Route::User(me.user), query, Freshness::Linearizable).await {
-        Ok(Answer::Privacy(presence)) => Ok(Privacy { presence }),
+    settled(&shared, me.user).await
+}
+
+async fn settled(shared: &Shared, user: UserId) -> Result<Privacy, ErrorBody> {
+    let hide_read = hides_read(shared, &user).await?;
+    let query = Query::Privacy { user: user.clone() };
+    match shared.backend.query(Route::User(user), query, Freshness::Linearizable).await {
+        Ok(Answer::Privacy(presence)) => Ok(Privacy { presence, hide_read }),
         Ok(_) => Err(errors::internal("privacy")),
         Err(error) => Err(errors::of_call(error)),
     }
 }
 
-pub async fn set_privacy(Ask { shared, me, params, .. }: Ask<Privacy>) -> Result<Privacy, ErrorBody> {
-    let presence = params.presence;
-    execute(&shared, &me.user, Command::SetPrivacy { user: me.user.clone(), presence }).await?;
-    Ok(Privacy { presence })
+pub async fn set_privacy(Ask { shared, me, params, .. }: Ask<PrivacyChange>) -> Result<Privacy, ErrorBody> {
+    let user = me.user.clone();
+    let command = match params {
+        PrivacyChange { presence: None, hide_read: None } => return Err(errors::bad("one of `presence`, `hide_read`")),
+        // A cluster of any level knows this one.
+        PrivacyChange { presence: Some(presence), hide_read: None } => Command::SetPrivacy { user, presence },
+        PrivacyChange { presence, hide_read } => Command::ChangePrivacy { user, presence, hide_read },
+    };
+    execute(&shared, &me.user, command).await?;
+    settled(&shared, me.user).await.map_err(errors::after_a_change)
 }
 
 #[derive(Serialize, JsonSchema)]

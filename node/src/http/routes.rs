@@ -73,8 +73,13 @@ fn table() -> Vec<Route> {
     let me = [
         get("me", accounts::me, "Who you are."),
         route("PATCH", "me", profiles::change, "Change what you say of yourself."),
-        get("me/privacy", people::privacy, "Who may see your presence."),
-        route("PATCH", "me/privacy", people::set_privacy, "Say who may see your presence."),
+        get("me/privacy", people::privacy, "Who may see your presence, and whether read marks are hidden."),
+        route(
+            "PATCH",
+            "me/privacy",
+            people::set_privacy,
+            "Say who may see your presence, and whether read marks are hidden.",
+        ),
         get("devices", accounts::devices, "Your devices."),
         route("PATCH", "devices/{device}", accounts::rename_device, "Rename a device."),
         route("DELETE", "devices/{device}", accounts::revoke_device, "End a device for ever: its session and tokens."),

@@ -14,6 +14,7 @@ use crate::reply::{MarkReply, Reply};
 use crate::table::kind;
 use crate::testing::log::conversation_side;
 use crate::testing::user_log::user_side;
+use crate::user::inbox::InboxTable;
 
 fn both_sides() -> impl Strategy<Value = Command> {
     prop_oneof![3 => user_side(), 1 => conversation_side()]
@@ -41,7 +42,9 @@ fn watermarks(shard: &Shard) -> BTreeMap<String, u64> {
             for row in page.rows {
                 let InboxRow { conv, rev, head, n_head, part, read, n_read, n_sent, delivered, .. } = &row;
                 let values = [rev.0, head.0, n_head.0, part.mseq.0, read.0, n_read.0, n_sent.0, delivered.0];
-                let more = [row.last_id.0, row.last_ts.0, row.peer_delivered.0, row.peer_read.0];
+                // Shown or not: who hides read marks is shown none of the peer's.
+                let stored = shard.get::<InboxTable>(&(user(name), conv.clone())).expect("it was listed");
+                let more = [row.last_id.0, row.last_ts.0, row.peer_delivered.0, stored.peer_read.0];
                 for (i, value) in values.iter().chain(&more).enumerate() {
                     marks.insert(format!("{name} {conv} {i}"), *value);
                 }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use crate::command::*;
 use crate::query::{Answer, InboxRow, Query, RowsPage};
 use crate::reply::{MarkReply, Opened, Rejection, Reply};
-use crate::table::{decode_key, kind};
+use crate::table::{Table, decode_key, kind};
 use crate::user::session::SessionTable;
 use crate::{Effect, Stamp, Txn};
 
@@ -180,6 +180,12 @@ impl Shard {
             Answer::Rows(page) => page,
             other => panic!("expected rows, got {other:?}"),
         }
+    }
+
+    /// A row as it is stored.
+    pub fn get<T: Table>(&self, key: &T::Key) -> Option<T::Row> {
+        let view = crate::table::View { read: &self.engine, prefix: PREFIX };
+        crate::table::get::<T>(&view, key).expect("rows decode")
     }
 
     pub fn table_rows(&self, kind: u8) -> usize {

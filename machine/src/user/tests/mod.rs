@@ -8,6 +8,7 @@ mod inbox;
 pub(crate) mod kit;
 mod marks;
 mod people;
+mod privacy;
 mod sessions;
 mod settled;
 mod tables;

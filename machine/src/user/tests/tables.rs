@@ -16,6 +16,7 @@ use crate::user::inbox::{InboxTable, RevTable, Row};
 use crate::user::job::{Job, JobTable};
 use crate::user::marks::{Due, DueTable};
 use crate::user::presence::{PresenceRow, PresenceTable};
+use crate::user::privacy::{PrivacyRow, PrivacyTable};
 use crate::user::profile::{ProfileRow, ProfileTable};
 use crate::user::session::{AtNode, SessionNodeTable, SessionRow, SessionTable};
 use crate::user::token::{Family, TokenTable};
@@ -54,6 +55,7 @@ proptest! {
         let block = BlockRow { on: true, since: TsMs(n), request: Cid(id), settled: n % 2 == 0 };
         assert_round_trip::<BlockTable>(&(user.clone(), peer.clone()), &block);
         assert_round_trip::<PresenceTable>(&user, &presence);
+        assert_round_trip::<PrivacyTable>(&user, &PrivacyRow { hide_read: n % 2 == 0 });
         assert_round_trip::<ContactTable>(&(user.clone(), peer), &ContactRow { name: row_text.clone(), added: TsMs(n) });
         let profile = ProfileRow { name: row_text, contacts: n as u32, ..ProfileRow::default() };
         assert_round_trip::<ProfileTable>(&user, &profile);
