@@ -186,7 +186,7 @@ impl Paper {
 }
 
 #[tokio::test]
-async fn a_pipe_sends_its_lines_and_prints_what_arrives_in_six_fields() {
+async fn a_pipe_sends_its_lines_and_prints_what_arrives_in_seven_fields() {
     let fake = Fake::new();
     let urls = vec![fake.listen().await];
     let account = |name: &str| Account { urls: urls.clone(), user: user(name), login: Login::Demo, dir: None };
@@ -219,7 +219,7 @@ async fn a_pipe_sends_its_lines_and_prints_what_arrives_in_six_fields() {
     let (tally, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(running, reading) }).await.expect("in time");
     assert_eq!(tally, Tally { accepted: 2, ..Tally::default() });
     let rows = paper.rows();
-    assert!(rows.iter().all(|r| r.len() == 6 && r[2] == conv.as_str() && r[4] == "message"), "{rows:?}");
+    assert!(rows.iter().all(|r| r.len() == 7 && r[2] == conv.as_str() && r[4] == "message"), "{rows:?}");
     let mine: Vec<&str> = rows.iter().filter(|r| r[3] == "alice").map(|r| r[5].as_str()).collect();
     assert_eq!(mine, ["/quit is text", "a\\ttab"], "an empty line is nothing");
     let seqs: Vec<&str> = rows.iter().map(|r| r[0].as_str()).collect();

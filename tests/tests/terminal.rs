@@ -7,8 +7,11 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, ensure};
+use flotilla_client::device::random_cid;
 use flotilla_tests::cluster::{Cluster, binary};
+use flotilla_tests::raw::Raw;
 use flotilla_tests::scene::{LIMIT, eventually};
+use serde_json::json;
 
 struct Plain {
     child: Child,
@@ -48,7 +51,7 @@ impl Plain {
         let mut seen = BTreeMap::new();
         for line in self.lines.lock().expect("no reader panics").iter() {
             let fields: Vec<&str> = line.split('\t').collect();
-            ensure!(fields.len() == 6, "six fields: {line:?}");
+            ensure!(fields.len() == 7, "seven fields: {line:?}");
             let known = seen.insert(fields[0].parse()?, (fields[3].to_owned(), fields[5].to_owned()));
             ensure!(known.is_none(), "seq {} was printed twice", fields[0]);
         }
@@ -172,5 +175,34 @@ async fn the_exit_code_tells_a_refused_line_and_one_without_an_answer() -> anyho
     later.sees(1).await?;
     let texts: Vec<String> = later.seen()?.into_values().map(|(_, text)| text).collect();
     assert_eq!(texts, ["kept"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_names_people_reads_a_channel_and_is_told_that_it_may_not_write_there() -> anyhow::Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let dir = tempfile::tempdir()?;
+    let urls = cluster.urls();
+    // Somebody has an account once it has been here.
+    drop(Raw::open(&urls[0], "bob", "raw bob").await?);
+    let mut ann = Raw::open(&urls[0], "ann", "raw ann").await?;
+    let make = json!({"method": "POST groups", "key": random_cid(), "params": {"name": "news", "members": ["bob"], "kind": "channel"}});
+    let made = ann.ask(1, "call", make).await?;
+    let channel = made["d"]["conv"].as_str().with_context(|| format!("{made}"))?.to_owned();
+    let urls = urls.join(",");
+    let mut editor = Plain::start(&urls, "ann", &channel, &dir.path().join("ann"), &["--follow"])?;
+    let mut reader = Plain::start(&urls, "bob", &channel, &dir.path().join("bob"), &[])?;
+    editor.say("hello @bob, and @Bob. again; ann@example.com is nobody")?;
+    reader.said("hello @bob, and @Bob. again; ann@example.com is nobody").await?;
+    let lines = reader.lines.lock().expect("no reader panics").clone();
+    let named: Vec<&str> = lines.iter().filter_map(|line| line.split('\t').nth(6)).collect();
+    assert_eq!(named.last(), Some(&"bob"), "the seventh field: {lines:?}");
+    assert!(named[..named.len() - 1].iter().all(|names| names.is_empty()), "{lines:?}");
+    let list = json!({"method": "GET conversations", "params": {"order": "activity", "previews": true}});
+    let mut bob = Raw::open(&cluster.urls()[1], "bob", "raw bob 2").await?;
+    let page = bob.ask(2, "call", list).await?;
+    assert_eq!(page["d"]["convs"][0]["mentions"]["count"], 1, "{page}");
+    reader.say("may I?")?;
+    assert_eq!(reader.end().await?, Some(3), "readers do not write");
     Ok(())
 }

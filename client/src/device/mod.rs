@@ -1,7 +1,7 @@
 //! A device that stays connected: it keeps unanswered commands until each has an answer, receives every entry once and in
 //! order, and acks only what its store holds.
 //!
-//! - [`config`] what it is told, [`handle`] what the application holds
+//! - [`config`] what it is told, [`handle`] what the application holds, `list` the conversations that it asks for, `named` whom a text names
 //! - `actor` the one task that owns everything; `answers` what it does with frames, `asks` with the application's wishes;
 //!   `dial` how it connects
 //! - `outbox`, `inbox`, `calls` pure rules
@@ -16,11 +16,15 @@ pub mod config;
 mod dial;
 pub mod handle;
 mod inbox;
+mod list;
+mod named;
 mod outbox;
 
 pub use calls::CallError;
 pub use config::{Config, TokenError, TokenSource, fixed_token};
 pub use handle::{Event, Handle, Outcome, Status, SubmitError, Ticket, message, random_cid};
+pub use list::{Last, ListPage, Listed, Mentions};
+pub use named::{message_naming, named};
 
 use flotilla_proto::limits;
 use tokio::sync::mpsc;

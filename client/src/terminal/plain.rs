@@ -1,7 +1,8 @@
 //! Lines in, lines out, for pipes: what is read is sent, what arrives is printed. No line is a command.
 //!
 //! One entry a line, fields apart by one tab, in this order for ever (fields may be added at the end):
-//! `SEQ  UNIX_MS  CONVERSATION  FROM  KIND  TEXT`. In TEXT a backslash, a tab, a line feed and a carriage return are written
+//! `SEQ  UNIX_MS  CONVERSATION  FROM  KIND  TEXT  MENTIONS`, the last one the users that a message names, with a comma between.
+//! In TEXT a backslash, a tab, a line feed and a carriage return are written
 //! `\\`, `\t`, `\n`, `\r`, other control characters `\u{HEX}`; a body that is no UTF-8 is `\b{BASE64URL}`. A hole that the
 //! server names has KIND `gap`, SEQ its first and TEXT its last seq.
 //!
@@ -13,12 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flotilla_proto::frame::{EntryFrame, Gap, Target};
-use flotilla_proto::ids::{Blob, ConvId};
+use flotilla_proto::ids::{Blob, ConvId, UserId};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
-use crate::device::{Event, Handle, Outcome, SubmitError, message};
+use crate::device::{Event, Handle, Outcome, SubmitError, message_naming};
 use crate::store::{Change, Saved, Store, StoreError};
 
 /// Lines that have no answer yet; reading pauses above.
@@ -87,11 +88,12 @@ fn entry_line(entry: &EntryFrame) -> String {
         _ => body(entry.body.as_ref()),
     };
     let (kind, conv) = (escaped(&entry.kind), escaped(entry.conv.as_str()));
-    format!("{}\t{}\t{conv}\t{}\t{kind}\t{text}\n", entry.seq, entry.ts.0, entry.from)
+    let names: Vec<&str> = entry.mentions.iter().map(UserId::as_str).collect();
+    format!("{}\t{}\t{conv}\t{}\t{kind}\t{text}\t{}\n", entry.seq, entry.ts.0, entry.from, names.join(","))
 }
 
 fn gap_line(gap: &Gap) -> String {
-    format!("{}\t0\t{}\t\tgap\t{}\n", gap.from, escaped(gap.conv.as_str()), gap.to)
+    format!("{}\t0\t{}\t\tgap\t{}\t\n", gap.from, escaped(gap.conv.as_str()), gap.to)
 }
 
 fn body(body: Option<&Blob>) -> String {
@@ -173,7 +175,7 @@ pub async fn run(
             line = lines.recv(), if reading && open.len() < UNANSWERED_MAX => match (line, plain.to.clone()) {
                 // There is no message without content.
                 (Some(line), _) if line.is_empty() => {}
-                (Some(line), Some(to)) => match handle.submit(to, message(line)).await {
+                (Some(line), Some(to)) => match handle.submit(to, message_naming(line)).await {
                     Ok(ticket) => open.push(ticket.answer()),
                     Err(error) => refused(&mut tally, &error, &mut say),
                 },

@@ -7,7 +7,7 @@ use flotilla_proto::frame::Target;
 use flotilla_proto::ids::Cid;
 use serde_json::json;
 
-use crate::device::{Handle, Outcome, SubmitError, message};
+use crate::device::{Handle, Outcome, SubmitError, message_naming};
 
 /// Waits at most `limit`; a time-out is reported as unknown, never as a failure (the store sends it again next time).
 pub async fn send(
@@ -18,7 +18,7 @@ pub async fn send(
     limit: Duration,
     out: &mut (dyn Write + Send),
 ) -> Result<Outcome, SubmitError> {
-    let ticket = handle.submit_as(cid, target, message(body)).await?;
+    let ticket = handle.submit_as(cid, target, message_naming(body)).await?;
     let outcome = match tokio::time::timeout(limit, ticket.answer()).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::Unknown("no answer in time".into()),

@@ -6,13 +6,13 @@
 use std::io;
 use std::time::Duration;
 
-use flotilla_client::device::{Event, Handle, Outcome, message, random_cid};
+use flotilla_client::device::{Event, Handle, Outcome, message_naming, random_cid};
 use flotilla_proto::entry::HistoryAccess;
 use flotilla_proto::frame::{History, Target};
 use flotilla_proto::ids::{Cid, ConvId, Seq, UserId};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as Input};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -105,7 +105,7 @@ impl Screen {
     async fn send(&self, cid: Cid, target: Target, text: String) {
         let conv = target.conv_for(self.handle.user());
         let answers = self.answers.clone();
-        let ticket = match self.handle.submit_as(cid, target, message(text)).await {
+        let ticket = match self.handle.submit_as(cid, target, message_naming(text)).await {
             Ok(ticket) => ticket,
             Err(error) => {
                 // A full queue: the line stays as one that is on its way, and is none; the count of unanswered ones tells.
@@ -162,6 +162,10 @@ async fn answer(handle: &Handle, action: Action) -> Option<Answer> {
             let made = handle.create_group(random_cid(), &name, &users, HistoryAccess::FromJoin).await;
             Some(made.map_or_else(|e| Answer::Notice(e.to_string()), Answer::Made))
         }
+        Action::Channel { name, users } => {
+            let made = handle.create_channel(random_cid(), &name, &users, HistoryAccess::FromJoin).await;
+            Some(made.map_or_else(|e| Answer::Notice(e.to_string()), Answer::Made))
+        }
         Action::Add { conv, users } => notice(handle.add_members(random_cid(), &conv, &users).await),
         Action::Remove { conv, user } => notice(handle.remove_member(random_cid(), &conv, &user).await),
         Action::Leave(conv) => notice(handle.leave(random_cid(), &conv).await),
@@ -170,17 +174,8 @@ async fn answer(handle: &Handle, action: Action) -> Option<Answer> {
 }
 
 async fn list(handle: &Handle, after: Option<String>) -> Answer {
-    let mut params = json!({"order": "activity", "previews": true, "limit": LIST_PAGE});
-    if let Some(after) = after {
-        params["after"] = after.into();
-    }
-    match handle.call("GET conversations", None, params).await {
-        Ok(mut value) => {
-            let rows = value["convs"].as_array_mut().map(std::mem::take).unwrap_or_default();
-            Answer::Listed { rows, next: value["next"].as_str().map(str::to_owned) }
-        }
-        Err(_) => Answer::Listed { rows: Vec::new(), next: None },
-    }
+    // Asked again at the next connection.
+    Answer::Listed(handle.list(after, LIST_PAGE).await.unwrap_or_default())
 }
 
 async fn page(handle: &Handle, conv: ConvId, before: Option<Seq>) -> Answer {

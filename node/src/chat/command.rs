@@ -2,13 +2,14 @@
 
 use flotilla_proto::ids::{ConvId, IdError, UserId};
 
-pub const HELP: [(&str, &str); 9] = [
+pub const HELP: [(&str, &str); 10] = [
     ("/to USER", "talk to this user"),
     ("/in CONVERSATION", "talk in the conversation with this id"),
     ("/group NAME USER...", "make a group and talk there"),
-    ("/add USER...", "let users into the group"),
-    ("/remove USER", "put a user out of the group"),
-    ("/leave", "leave the group"),
+    ("/channel NAME USER...", "make a channel: you and admins write, all read"),
+    ("/add USER...", "let users into the group or channel"),
+    ("/remove USER", "put a user out of it"),
+    ("/leave", "leave it"),
     ("/help", "this page"),
     ("/quit", "leave the program"),
     ("//text", "text that begins with a slash"),
@@ -20,6 +21,7 @@ pub enum Typed {
     To(UserId),
     In(ConvId),
     Group(String, Vec<UserId>),
+    Channel(String, Vec<UserId>),
     Add(Vec<UserId>),
     Remove(UserId),
     Leave,
@@ -43,6 +45,7 @@ pub fn parse(line: &str) -> Typed {
         ("to", [name]) => UserId::parse(name).map_or_else(wrong, Typed::To),
         ("in", [id]) => ConvId::parse(id).map_or_else(wrong, Typed::In),
         ("group", [name, rest @ ..]) => users(rest).map_or_else(wrong, |u| Typed::Group((*name).to_owned(), u)),
+        ("channel", [name, rest @ ..]) => users(rest).map_or_else(wrong, |u| Typed::Channel((*name).to_owned(), u)),
         ("add", rest @ [_, ..]) => users(rest).map_or_else(wrong, Typed::Add),
         ("remove", [name]) => UserId::parse(name).map_or_else(wrong, Typed::Remove),
         ("leave", []) => Typed::Leave,
@@ -65,9 +68,12 @@ mod tests {
         assert_eq!(parse("//to"), Typed::Say("/to".into()));
         assert_eq!(parse("/to bob"), Typed::To(bob.clone()));
         assert_eq!(parse("/group crew bob"), Typed::Group("crew".into(), vec![bob]));
+        assert_eq!(parse("/channel news"), Typed::Channel("news".into(), vec![]));
         assert_eq!(parse("/quit"), Typed::Quit);
         assert_eq!(parse("  "), Typed::Nothing);
         assert!(matches!(parse("/to b@d"), Typed::Wrong(_)));
+        assert!(matches!(parse("/channel news b@d"), Typed::Wrong(_)));
+        assert!(matches!(parse("/channel"), Typed::Wrong(_)));
         assert!(matches!(parse("/fly"), Typed::Wrong(_)));
     }
 }

@@ -27,6 +27,12 @@ impl Input {
         std::mem::take(&mut self.chars).into_iter().collect()
     }
 
+    /// Back as it was, the cursor behind it.
+    pub fn put_back(&mut self, text: &str) {
+        self.chars = text.chars().collect();
+        self.cursor = self.chars.len();
+    }
+
     /// Left out where the line would not fit into a message.
     pub fn insert(&mut self, c: char) {
         // Four bytes a character, at most.

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use flotilla_client::device::Event;
-use flotilla_client::device::random_cid;
+use flotilla_client::device::{Last, ListPage, random_cid};
+use flotilla_proto::entry::Role;
 use flotilla_proto::frame::{Conv, EntryFrame, Signal, Target};
 use flotilla_proto::ids::{Cid, ConvId, ConvKind, Seq, UserId};
 use flotilla_proto::limits;
@@ -44,6 +45,10 @@ pub enum Action {
         name: String,
         users: Vec<UserId>,
     },
+    Channel {
+        name: String,
+        users: Vec<UserId>,
+    },
     Add {
         conv: ConvId,
         users: Vec<UserId>,
@@ -60,10 +65,7 @@ pub enum Action {
 /// What came of an action.
 #[derive(Debug)]
 pub enum Answer {
-    Listed {
-        rows: Vec<serde_json::Value>,
-        next: Option<String>,
-    },
+    Listed(ListPage),
     Page {
         conv: ConvId,
         entries: Vec<EntryFrame>,
@@ -172,6 +174,16 @@ impl Model {
         }
     }
 
+    /// Why nothing can be said there.
+    pub fn why_silent(&self, conv: &ConvId) -> Option<&'static str> {
+        let room = self.rooms.get(conv)?;
+        match (conv.kind(), room.role) {
+            _ if room.gone => Some("you are not a member any more"),
+            (ConvKind::Channel, Some(Role::Member)) => Some("only admins write in this channel"),
+            _ => None,
+        }
+    }
+
     pub fn typists(&self, conv: &ConvId) -> Vec<&UserId> {
         self.typing.iter().filter(|((c, _), until)| c == conv && **until > self.now_ms).map(|((_, u), _)| u).collect()
     }
@@ -230,17 +242,31 @@ impl Model {
     fn on_entry(&mut self, entry: &EntryFrame) -> Vec<Action> {
         let known = self.rooms.contains_key(&entry.conv);
         let me = self.me.clone();
-        self.room(&entry.conv).on_entry(&me, entry);
+        let room = self.room(&entry.conv);
+        let named_before = room.mentions;
+        room.on_entry(&me, entry);
+        let named = room.mentions > named_before;
         self.typing.remove(&(entry.conv.clone(), entry.from.clone()));
         let mut actions = if known { Vec::new() } else { self.appeared() };
         actions.extend(self.mark_read());
+        if named && self.caught_up && self.room(&entry.conv).mentions > 0 {
+            let title = self.title(&entry.conv);
+            actions.extend(self.say(format!("{} names you in {title}", entry.from)));
+        }
         actions
     }
 
     fn on_conv(&mut self, conv: &Conv) -> Vec<Action> {
         let known = self.rooms.contains_key(&conv.conv);
-        self.room(&conv.conv).on_conv(conv);
-        if known { Vec::new() } else { self.appeared() }
+        let room = self.room(&conv.conv);
+        let read_elsewhere = conv.read > room.read;
+        room.on_conv(conv);
+        match known {
+            false => self.appeared(),
+            // How many of what is left name this user, only the server knows: not all of it is here.
+            true if read_elsewhere && self.room(&conv.conv).mentions > 0 => self.list(),
+            true => Vec::new(),
+        }
     }
 
     /// A conversation that the list has not named yet.
@@ -289,7 +315,7 @@ impl Model {
 
     pub fn on_answer(&mut self, answer: Answer) -> Vec<Action> {
         match answer {
-            Answer::Listed { rows, next } => self.on_listed(rows, next),
+            Answer::Listed(page) => self.on_listed(page),
             Answer::Page { conv, entries, more } => {
                 let room = self.room(&conv);
                 entries.iter().for_each(|entry| room.add(entry));
@@ -302,7 +328,8 @@ impl Model {
                 let room = self.room(&conv);
                 room.older = if room.items.is_empty() { Older::Unasked } else { Older::More };
                 // A conversation that its first message will make has no history.
-                if room.head == Seq(0) { Vec::new() } else { self.say(why) }
+                let not_made = room.head == Seq(0) && conv.kind() == ConvKind::Direct;
+                if not_made { Vec::new() } else { self.say(why) }
             }
             Answer::Sent { conv, cid, failed } => {
                 for waiting in self.room(&conv).waiting.iter_mut().filter(|w| w.cid == cid) {
@@ -319,21 +346,21 @@ impl Model {
         }
     }
 
-    fn on_listed(&mut self, rows: Vec<serde_json::Value>, next: Option<String>) -> Vec<Action> {
-        for row in rows {
-            let (name, members) = (row["name"].as_str().map(clean), row["members"].as_u64());
-            let last = row["last"].clone();
-            let Ok(conv) = serde_json::from_value::<Conv>(row) else { continue };
-            let room = self.room(&conv.conv);
-            room.on_conv(&conv);
-            (room.name, room.members) = (name.or(room.name.take()), members.or(room.members));
+    fn on_listed(&mut self, page: ListPage) -> Vec<Action> {
+        let me = self.me.clone();
+        for listed in page.convs {
+            let mentions = listed.mentions();
+            let room = self.room(&listed.conv.conv);
+            room.on_conv(&listed.conv);
+            room.on_mentions(&me, mentions, &listed.conv);
+            room.members = listed.members.or(room.members);
             if room.preview.is_none() {
-                room.preview = preview(&last);
+                room.preview = listed.last.as_ref().map(preview);
             }
         }
         self.listing = false;
         let mut actions = self.watch();
-        match next {
+        match page.next {
             Some(after) => actions.push(Action::List { after: Some(after) }),
             None if self.open.is_none() => {
                 // Something to look at, but nothing is marked as read before the person has chosen it.
@@ -381,7 +408,7 @@ impl Model {
         let (Some(conv), None, Focus::Input) = (self.open.clone(), self.anchor, self.focus) else { return Vec::new() };
         let room = self.room(&conv);
         let newest = room.head;
-        room.unread = 0;
+        (room.unread, room.mentions) = (0, 0);
         if newest <= room.read {
             return Vec::new();
         }
@@ -419,7 +446,7 @@ impl Model {
     pub fn typed(&mut self) -> Vec<Action> {
         let due = self.typed_at.is_none_or(|at| self.now_ms >= at + TYPE_EVERY_MS);
         let command = self.input.text().starts_with('/');
-        match &self.open {
+        match self.open.as_ref().filter(|conv| self.why_silent(conv).is_none()) {
             Some(conv)
                 if due && !command && self.caught_up && self.rooms.get(conv).is_some_and(|r| r.head > Seq(0)) =>
             {
@@ -438,6 +465,7 @@ impl Model {
             Typed::To(user) => self.enter(ConvId::direct(&self.me, &user)),
             Typed::In(conv) => self.enter(conv),
             Typed::Group(name, users) => vec![Action::Group { name, users }],
+            Typed::Channel(name, users) => vec![Action::Channel { name, users }],
             Typed::Add(users) => self.in_group(|conv| Action::Add { conv, users }),
             Typed::Remove(user) => self.in_group(|conv| Action::Remove { conv, user }),
             Typed::Leave => self.in_group(Action::Leave),
@@ -454,6 +482,10 @@ impl Model {
         let Some(conv) = self.open.clone() else {
             return self.say("to whom? choose a conversation, or /to USER".to_owned());
         };
+        if let Some(why) = self.why_silent(&conv) {
+            self.input.put_back(&text);
+            return self.say(why.to_owned());
+        }
         let cid = random_cid();
         let target = match conv.peer_of(&self.me) {
             Some(peer) => Target::User(peer),
@@ -467,9 +499,9 @@ impl Model {
     }
 
     fn in_group(&mut self, action: impl FnOnce(ConvId) -> Action) -> Vec<Action> {
-        match self.open.clone().filter(|conv| conv.kind() == ConvKind::Group) {
+        match self.open.clone().filter(|conv| conv.kind() != ConvKind::Direct) {
             Some(conv) => vec![action(conv)],
-            None => self.say("this is not a group".to_owned()),
+            None => self.say("this is neither a group nor a channel: choose one first".to_owned()),
         }
     }
 }
@@ -479,12 +511,13 @@ fn is_of_marks(signal: &Signal) -> bool {
 }
 
 /// Of the last message, as the list of the server has it.
-fn preview(last: &serde_json::Value) -> Option<String> {
-    let kind = last["kind"].as_str()?;
-    if last["redacted"] == true {
-        return Some("(deleted)".to_owned());
+fn preview(last: &Last) -> String {
+    if last.redacted {
+        return "(deleted)".to_owned();
     }
-    let body: Option<flotilla_proto::ids::Blob> = serde_json::from_value(last["body"].clone()).ok();
-    let text = body.and_then(|b| String::from_utf8_lossy(&b.0).lines().next().map(clean));
-    Some(if kind == "message" { text.unwrap_or_else(|| "(no text)".to_owned()) } else { format!("({})", clean(kind)) })
+    let text = last.body.as_ref().and_then(|b| String::from_utf8_lossy(&b.0).lines().next().map(clean));
+    match last.kind.as_str() {
+        "message" => text.unwrap_or_else(|| "(no text)".to_owned()),
+        kind => format!("({})", clean(kind)),
+    }
 }

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_proto::entry::Role;
 use flotilla_proto::frame::{Conv, EntryFrame, Gap};
-use flotilla_proto::ids::{Cid, ConvId, Seq, TsMs, UserId};
+use flotilla_proto::ids::{Cid, ConvId, ConvKind, Seq, TsMs, UserId};
 
 /// Entries kept of one conversation; paging further back ends here.
 pub const ROOM_ENTRIES_MAX: usize = 5_000;
@@ -17,6 +18,8 @@ pub struct Item {
     pub ts: TsMs,
     pub from: UserId,
     pub cid: Cid,
+    /// Whom it names.
+    pub mentions: Vec<UserId>,
     pub what: Shown,
 }
 
@@ -77,6 +80,9 @@ pub struct Room {
     pub head: Seq,
     pub read: Seq,
     pub unread: u64,
+    /// Unread messages that name this user.
+    pub mentions: u64,
+    pub role: Option<Role>,
     pub last_ts: TsMs,
     pub preview: Option<String>,
     pub items: BTreeMap<Seq, Item>,
@@ -114,17 +120,18 @@ fn shown(entry: &EntryFrame) -> Option<Shown> {
         return Some(Shown::Deleted);
     }
     let user = || entry.user.as_ref().map_or("somebody", UserId::as_str);
+    let kind = || if entry.conv.kind() == ConvKind::Channel { "channel" } else { "group" };
     let event = match entry.kind.as_str() {
         "edit" | "delete" | "react" => return None,
         "create" => {
             let name = clean(entry.name.as_deref().unwrap_or_default());
-            format!("made the group “{name}” with {}", names(entry.members.as_deref().unwrap_or_default()))
+            format!("made the {} “{name}” with {}", kind(), names(entry.members.as_deref().unwrap_or_default()))
         }
         "add" => format!("added {}", names(entry.users.as_deref().unwrap_or_default())),
         "remove" => format!("removed {}", user()),
         "leave" => "left".to_owned(),
         "role" => format!("gave {} another role", user()),
-        "rename" => format!("renamed the group to “{}”", clean(entry.name.as_deref().unwrap_or_default())),
+        "rename" => format!("renamed the {} to “{}”", kind(), clean(entry.name.as_deref().unwrap_or_default())),
         "history" => "changed who sees the history".to_owned(),
         "message" => return Some(body(entry).map_or(Shown::Opaque, Shown::Text)),
         other => format!("({})", clean(other)),
@@ -147,9 +154,12 @@ impl Room {
                 self.name = entry.name.clone().map(|n| clean(&n));
             }
             if entry.from == *me {
-                self.unread = if entry.kind == "message" { 0 } else { self.unread };
+                if entry.kind == "message" {
+                    (self.unread, self.mentions) = (0, 0);
+                }
             } else if entry.kind == "message" {
                 self.unread += 1;
+                self.mentions += u64::from(entry.mentions.iter().any(|user| user == me));
                 return true;
             }
         }
@@ -163,7 +173,8 @@ impl Room {
         match shown(entry) {
             Some(what) => {
                 let (seq, ts, from, cid) = (entry.seq, entry.ts, entry.from.clone(), entry.cid);
-                self.items.insert(seq, Item { seq, ts, from, cid, what });
+                let mentions = entry.mentions.clone();
+                self.items.insert(seq, Item { seq, ts, from, cid, mentions, what });
             }
             None => self.patch(entry),
         }
@@ -204,7 +215,8 @@ impl Room {
         }
         self.read = self.read.max(conv.read);
         self.last_ts = self.last_ts.max(conv.last_ts);
-        self.gone = !conv.member;
+        self.mentions = self.mentions.min(self.unread);
+        (self.gone, self.role) = (!conv.member, conv.role);
         if let Some(name) = &conv.name {
             self.name = Some(clean(name));
         }
@@ -214,6 +226,14 @@ impl Room {
         let settled = |name: &str| conv.settings.as_ref().and_then(|s| s.get(name)).cloned();
         self.pinned = settled("pinned").is_some();
         self.archived = settled("archived").is_some_and(|v| v == true);
+    }
+
+    /// As the list counts them, with what has come since.
+    pub fn on_mentions(&mut self, me: &UserId, count: u64, listed: &Conv) {
+        let since = self.items.range(listed.head.next()..);
+        let newer = since.filter(|(_, item)| item.from != *me && item.mentions.contains(me)).count() as u64;
+        let known = if listed.read >= self.read { count } else { 0 };
+        self.mentions = (known + newer).min(self.unread);
     }
 
     pub fn on_marks(&mut self, delivered: Option<Seq>, read: Option<Seq>) {

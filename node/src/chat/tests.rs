@@ -1,6 +1,7 @@
 //! The model and its picture together: what a person sees, line by line.
 
 use flotilla_client::device::Event;
+use flotilla_proto::entry::Role;
 use flotilla_proto::frame::{Conv, EntryFrame, PeerMarks, RevToken, Signal, Target};
 use flotilla_proto::ids::*;
 use ratatui::Terminal;
@@ -276,4 +277,107 @@ fn help_opens_and_closes_and_ctrl_c_leaves() {
     type_in(&mut model, "/nonsense");
     press(&mut model, KeyCode::Enter);
     shows(&mut model, 80, 24, "/nonsense is not a command");
+}
+
+fn group(kind: ConvKind) -> ConvId {
+    match kind {
+        ConvKind::Channel => ConvId::channel(&user("bob"), Cid(7)),
+        _ => ConvId::group(&user("bob"), Cid(7)),
+    }
+}
+
+fn listed(conv: Conv, mentions: u64) -> Answer {
+    let mut row = serde_json::to_value(conv).expect("encodes");
+    row["members"] = 3.into();
+    if mentions > 0 {
+        row["mentions"] = serde_json::json!({"count": mentions, "first": 1});
+    }
+    Answer::Listed(serde_json::from_value(serde_json::json!({"convs": [row], "next": null})).expect("a page"))
+}
+
+#[test]
+fn who_is_named_sees_it_in_the_list_and_in_the_conversation_until_it_is_read() {
+    let mut model = connected(None);
+    let crew = group(ConvKind::Group);
+    model.on_answer(listed(Conv { name: Some("crew".into()), ..conv(&crew, 4, 1, 3) }, 2));
+    let badge = |model: &mut Model, wanted: &str| {
+        let rows = picture(model, 80, 12);
+        let row = rows.iter().find(|row| row.starts_with("# crew")).cloned().unwrap_or_default();
+        let list: String = row.chars().take(26).collect();
+        assert!(list.trim_end_matches(['│', ' ']).ends_with(wanted), "{wanted:?}: {rows:#?}");
+    };
+    badge(&mut model, " @2 3");
+    let named =
+        |seq, from: &str| EntryFrame { mentions: vec![user("alice")], ..entry(&crew, seq, from, "@alice, look") };
+    model.on_event(Event::Entry(Box::new(named(5, "bob"))));
+    shows(&mut model, 80, 12, "bob names you in crew");
+    model.on_event(Event::Entry(Box::new(entry(&crew, 6, "bob", "nobody is named here"))));
+    badge(&mut model, " @3 5");
+    // The list was asked before the last two came.
+    model.on_answer(listed(conv(&crew, 4, 1, 3), 2));
+    badge(&mut model, " @3 5");
+    // Part of it was read on another device: how many of the rest name her the server says.
+    let actions = model.on_event(Event::Conv(Box::new(conv(&crew, 6, 4, 2))));
+    assert!(actions.contains(&Action::List { after: None }), "{actions:?}");
+    model.on_answer(listed(conv(&crew, 6, 4, 2), 1));
+    badge(&mut model, " @1 2");
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Enter);
+    badge(&mut model, "# crew");
+    shows(&mut model, 80, 12, "@ 00:05 bob: @alice, look");
+    shows(&mut model, 80, 12, "  00:06 bob: nobody");
+    // Nothing is said of what is read at once, nor of her own words.
+    for seq in [7, 8] {
+        model.on_event(Event::Entry(Box::new(named(seq, if seq == 7 { "bob" } else { "alice" }))));
+    }
+    assert_eq!((model.notice.as_deref(), model.rooms[&crew].mentions), (None, 0));
+    shows(&mut model, 80, 12, "  00:08 alice: @alice, look");
+}
+
+#[test]
+fn a_channel_is_written_by_its_admins_and_read_by_all() {
+    let mut model = connected(None);
+    let news = group(ConvKind::Channel);
+    let as_role = |role| Conv { name: Some("news".into()), role: Some(role), ..conv(&news, 1, 0, 1) };
+    model.on_answer(listed(as_role(Role::Member), 0));
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Enter);
+    shows(&mut model, 80, 12, "» news  3 members, you read only");
+    shows(&mut model, 80, 12, "› only admins write in this channel");
+    assert!(type_in(&mut model, "may I?").is_empty(), "no typing is told of");
+    assert!(press(&mut model, KeyCode::Enter).is_empty());
+    assert_eq!(
+        (model.notice.as_deref(), model.input.text()),
+        (Some("only admins write in this channel"), "may I?".into())
+    );
+    control(&mut model, 'u');
+    type_in(&mut model, "/leave");
+    assert_eq!(press(&mut model, KeyCode::Enter), [Action::Leave(news.clone())]);
+    model.on_event(Event::Conv(Box::new(as_role(Role::Admin))));
+    type_in(&mut model, "hear, hear");
+    assert!(matches!(press(&mut model, KeyCode::Enter).as_slice(), [Action::Send { .. }]));
+    model.on_event(Event::Conv(Box::new(Conv { member: false, ..as_role(Role::Admin) })));
+    shows(&mut model, 80, 12, "› you are not a member any more");
+    type_in(&mut model, "/channel more bob");
+    let made = Action::Channel { name: "more".into(), users: vec![user("bob")] };
+    assert_eq!(press(&mut model, KeyCode::Enter), [made]);
+    press(&mut model, KeyCode::Esc);
+    model.on_event(Event::Entry(Box::new(EntryFrame {
+        kind: "create".into(),
+        name: Some("news".into()),
+        members: Some(vec![user("alice")]),
+        ..entry(&news, 1, "bob", "")
+    })));
+    shows(&mut model, 80, 12, "bob made the channel “news” with alice");
+}
+
+#[test]
+fn a_group_of_others_says_so_and_a_conversation_that_is_not_made_yet_says_nothing() {
+    let mut model = connected(None);
+    for (conv, wanted) in [(with("carol"), None), (group(ConvKind::Group), Some("not a member of this conversation"))] {
+        type_in(&mut model, &format!("/in {conv}"));
+        press(&mut model, KeyCode::Enter);
+        model.on_answer(Answer::NoPage { conv, why: "not a member of this conversation".into() });
+        assert_eq!(model.notice.as_deref(), wanted);
+    }
 }

@@ -1,6 +1,6 @@
 //! Draws the model. It decides nothing; the one thing that it leaves behind is where which line stood, for scrolling.
 
-use flotilla_proto::ids::{ConvId, Seq, TsMs};
+use flotilla_proto::ids::{ConvId, ConvKind, Seq, TsMs};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -78,6 +78,7 @@ fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
 
 fn presence_mark(model: &Model, conv: &ConvId) -> Span<'static> {
     match conv.peer_of(&model.me) {
+        None if conv.kind() == ConvKind::Channel => Span::styled("» ", DIM),
         None => Span::styled("# ", DIM),
         Some(peer) => match model.presence.get(&peer).map(String::as_str) {
             Some("online") => Span::styled("● ", Style::new().fg(Color::Green)),
@@ -90,7 +91,10 @@ fn presence_mark(model: &Model, conv: &ConvId) -> Span<'static> {
 fn list_rows(model: &Model, conv: &ConvId, room_for: usize) -> [Line<'static>; 2] {
     let open = model.open.as_ref() == Some(conv);
     let Some(room) = model.rooms.get(conv) else { return [Line::default(), Line::default()] };
-    let badge = if room.unread > 0 { format!(" {}", count(room.unread)) } else { String::new() };
+    let mut badge = if room.unread > 0 { format!(" {}", count(room.unread)) } else { String::new() };
+    if room.mentions > 0 {
+        badge.insert_str(0, &format!(" @{}", count(room.mentions)));
+    }
     let pin = if room.pinned { "^" } else { "" };
     let name_width = room_for.saturating_sub(2 + width(&badge) + width(pin) + 1);
     let name = fit(&model.title(conv), name_width);
@@ -125,10 +129,11 @@ fn draw_talk(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
 fn title_line(model: &Model, room_for: usize) -> Line<'static> {
     let Some(conv) = &model.open else { return Line::styled("no conversation is open", DIM) };
     let room = model.rooms.get(conv);
+    let silent = if model.why_silent(conv).is_some() { ", you read only" } else { "" };
     let more = match (conv.peer_of(&model.me), room) {
         (_, Some(room)) if room.gone => "you are not a member".to_owned(),
         (Some(peer), _) => model.presence.get(&peer).cloned().unwrap_or_default(),
-        (None, Some(Room { members: Some(n), .. })) => format!("{n} members"),
+        (None, Some(Room { members: Some(n), .. })) => format!("{n} members{silent}"),
         _ => String::new(),
     };
     let title = fit(&model.title(conv), room_for.saturating_sub(width(&more) + 4));
@@ -164,7 +169,13 @@ fn draw_input(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let shown: String = model.input.text().chars().skip(skip).collect();
     let column = width(&chars[skip..].iter().collect::<String>());
     let prompt = if model.focus == Focus::Input { "› " } else { "  " };
-    let line = Line::from(vec![Span::styled(prompt, STRONG), Span::raw(fit(&shown, room_for + 1))]);
+    let line = match model.open.as_ref().and_then(|conv| model.why_silent(conv)) {
+        // Commands can be typed there all the same.
+        Some(why) if shown.is_empty() => {
+            Line::from(vec![Span::styled(prompt, STRONG), Span::styled(fit(why, room_for), DIM)])
+        }
+        _ => Line::from(vec![Span::styled(prompt, STRONG), Span::raw(fit(&shown, room_for + 1))]),
+    };
     frame.render_widget(Paragraph::new(line), area);
     if model.focus == Focus::Input && !model.help {
         let column = u16::try_from(column).unwrap_or(u16::MAX).saturating_add(2);
@@ -239,8 +250,13 @@ fn above(room: &Room) -> &'static str {
 fn item_lines(model: &Model, room: &Room, item: &Item, room_for: usize) -> Vec<Line<'static>> {
     let patch = room.patches.get(&item.seq);
     let mine = item.from == model.me;
-    let who = Style::new().fg(if mine { Color::Cyan } else { Color::Green });
-    let head = Span::styled(format!("  {} {}: ", time(item.ts), item.from), who);
+    let names_me = !mine && item.mentions.contains(&model.me);
+    let who = match (mine, names_me) {
+        (true, _) => Style::new().fg(Color::Cyan),
+        (_, true) => Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD),
+        _ => Style::new().fg(Color::Green),
+    };
+    let head = Span::styled(format!("{} {} {}: ", if names_me { '@' } else { ' ' }, time(item.ts), item.from), who);
     let mut marks = Vec::new();
     let text = match (&item.what, patch) {
         (Shown::Event(event), _) => {
