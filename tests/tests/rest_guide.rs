@@ -1,11 +1,15 @@
-//! docs/rest.md as it stands: every shell block runs, in one shell, against a real node, and what comes back has the shape (and,
-//! where a text is not `…` nor a number a time, the values) of the block under it.
+//! The guides for who writes a client, as they stand.
+//!
+//! docs/rest.md: every shell block runs, in one shell, against a real node, and what comes back has the shape (and,
+//! where a text is not `…` nor a number a time, the values) of the block under it. docs/protocol.md: every dialogue is had over one
+//! WebSocket, and a frame that it shows comes with the fields that it shows.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use flotilla_tests::cluster::Cluster;
+use flotilla_tests::raw::Raw;
 use serde_json::Value;
 
 /// A command block, and what shall be the last line that it prints.
@@ -94,6 +98,77 @@ async fn the_guide_to_rest_does_what_it_says() -> anyhow::Result<()> {
         if let Some(why) = differs(wanted, &got) {
             anyhow::bail!("docs/rest.md, line {}: {why}\nthe whole answer: {got}", step.line);
         }
+    }
+    Ok(())
+}
+
+/// Lines to say (`>`) and to hear (`<`), with their place in the guide.
+fn dialogue(guide: &str) -> anyhow::Result<Vec<(usize, bool, Value)>> {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for (at, line) in guide.lines().enumerate() {
+        match line.strip_prefix("```") {
+            Some(kind) => inside = !inside && kind == "ws",
+            None if inside => {
+                let (says, frame) = line.split_once(' ').context("a line of a dialogue")?;
+                let frame = serde_json::from_str(frame).with_context(|| format!("line {}", at + 1))?;
+                lines.push((at + 1, says == ">", frame));
+            }
+            None => {}
+        }
+    }
+    Ok(lines)
+}
+
+/// The part of an answer that the guide shows.
+fn shown(wanted: &Value, got: &Value) -> Value {
+    match (wanted, got) {
+        (Value::Object(wanted), Value::Object(got)) => {
+            let part = |name: &String| got.get(name).map(|value| (name.clone(), shown(&wanted[name], value)));
+            wanted.keys().filter_map(part).collect()
+        }
+        (Value::Array(wanted), Value::Array(got)) if wanted.len() == got.len() => {
+            wanted.iter().zip(got).map(|(wanted, got)| shown(wanted, got)).collect()
+        }
+        _ => got.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guide_to_the_protocol_does_what_it_says() -> anyhow::Result<()> {
+    let guide = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md"))?;
+    let lines = dialogue(&guide)?;
+    ensure!(lines.len() >= 15, "the guide was not understood");
+    let cluster = Cluster::start(1).await?;
+    // Bob is somebody once he has been here.
+    drop(Raw::open(&cluster.urls()[0], "bob", "bob 1").await?);
+    let mut socket = Raw::dial(&cluster.urls()[0], Some("flotilla.v1.json")).await?;
+    let mut seen: Vec<Value> = Vec::new();
+    let mut conv = String::new();
+    for (line, says, frame) in lines {
+        if says {
+            socket.text(frame.to_string().replace("CONV", &conv)).await?;
+            continue;
+        }
+        // What comes by itself may have come before an answer.
+        let fits = |got: &Value| differs(&frame, &shown(&frame, got)).is_none();
+        if let Some(at) = seen.iter().position(fits) {
+            seen.remove(at);
+            continue;
+        }
+        let answer = async {
+            loop {
+                let got = socket.until(|_| true).await?;
+                if let Some(name) = got["d"]["conv"].as_str() {
+                    conv = name.to_owned();
+                }
+                if fits(&got) {
+                    return anyhow::Ok(());
+                }
+                seen.push(got);
+            }
+        };
+        answer.await.with_context(|| format!("docs/protocol.md, line {line}"))?;
     }
     Ok(())
 }
