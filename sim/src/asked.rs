@@ -91,7 +91,9 @@ async fn answer(person: &Person, url: &str) -> Result<Answer, String> {
     for block in list(&person.asks(url, "/v1/blocks").await?, "blocks") {
         say(format!("block {}", text(&block["user"])), u64::from(block["on"] == true).to_string());
     }
-    say("privacy".into(), text(&person.asks(url, "/v1/me/privacy").await?["presence"]));
+    let privacy = person.asks(url, "/v1/me/privacy").await?;
+    say("privacy".into(), text(&privacy["presence"]));
+    say("hide_read".into(), u64::from(privacy["hide_read"] == true).to_string());
     for device in list(&person.asks(url, "/v1/devices").await?, "devices") {
         say(format!("device {}", text(&device["device"])), text(&device["name"]));
     }

@@ -37,6 +37,10 @@ pub enum Act {
     Privacy {
         audience: String,
     },
+    /// One's read marks, in all conversations.
+    HideRead {
+        on: bool,
+    },
     Device {
         device: DeviceId,
         name: String,
@@ -62,7 +66,7 @@ impl Act {
             Self::Profile { .. } => "profile",
             Self::Contact { .. } => "contact",
             Self::Block { .. } => "block",
-            Self::Privacy { .. } => "privacy",
+            Self::Privacy { .. } | Self::HideRead { .. } => "privacy",
             Self::Device { .. } => "device",
             Self::Report { .. } => "report",
         }
@@ -82,6 +86,7 @@ impl Act {
             Self::Contact { user, name: None } => ("DELETE", format!("/v1/contacts/{user}"), json!({})),
             Self::Block { user, on } => (if *on { "PUT" } else { "DELETE" }, format!("/v1/blocks/{user}"), json!({})),
             Self::Privacy { audience } => ("PATCH", "/v1/me/privacy".into(), json!({ "presence": audience })),
+            Self::HideRead { on } => ("PATCH", "/v1/me/privacy".into(), json!({ "hide_read": on })),
             Self::Device { device, name } => ("PATCH", format!("/v1/devices/{device}"), json!({ "name": name })),
             Self::Report { user } => {
                 ("POST", "/v1/reports".into(), json!({ "reason": "spam", "user": user, "text": "simulated" }))
@@ -97,6 +102,7 @@ impl Act {
             Self::Contact { user, name } => (format!("contact {user}"), name.clone().unwrap_or_default()),
             Self::Block { user, on } => (format!("block {user}"), u64::from(*on).to_string()),
             Self::Privacy { audience } => ("privacy".into(), audience.clone()),
+            Self::HideRead { on } => ("hide_read".into(), u64::from(*on).to_string()),
             Self::Device { device, name } => (format!("device {device}"), name.clone()),
             Self::Report { .. } => return None,
         })
@@ -193,7 +199,7 @@ pub fn last_words(acts: &[Did]) -> BTreeMap<(UserId, String), BTreeSet<String>> 
 /// What stands in a place that nobody has written.
 pub fn untouched(place: &str) -> &'static str {
     match place.split(' ').next() {
-        Some("setting" | "block") => "0",
+        Some("setting" | "block" | "hide_read") => "0",
         Some("privacy") => "everyone",
         // What a device is called before somebody names it is the login's to say.
         Some("device") => "?",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_client::history::{Op, Record};
+use flotilla_machine::Fatal;
 use flotilla_machine::command::ConvSettings;
 use flotilla_machine::conversation::PullRuleTable;
 use flotilla_machine::conversation::tables::conversation::Conversations;
@@ -20,6 +21,7 @@ use flotilla_machine::user::conv_settings::ConvSettingsTable;
 use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::inbox::{InboxTable, Row};
+use flotilla_machine::user::privacy::{self, PrivacyTable};
 use flotilla_proto::ids::{
     Cid, ConvId, Count, DeviceId, Generation, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
 };
@@ -133,6 +135,8 @@ pub struct World {
     /// The highest read mark that others must know, and the highest that they may know: those made while read marks were not
     /// hidden, and those of whose moment nobody can say.
     pub shown_reads: BTreeMap<(UserId, ConvId), (Seq, Seq)>,
+    /// Who has ever hidden its read marks everywhere: it is shown those of nobody, for as long.
+    pub veiled: BTreeSet<UserId>,
     /// Up to where a device's cursor was ever moved.
     pub cursors: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
     /// The cursors that were ever written where there was none.
@@ -186,6 +190,7 @@ impl World {
             receipts: BTreeMap::new(),
             settings: BTreeMap::new(),
             shown_reads: BTreeMap::new(),
+            veiled: BTreeSet::new(),
             cursors: BTreeMap::new(),
             first_cursors: BTreeSet::new(),
             registered: BTreeMap::new(),
@@ -289,17 +294,22 @@ impl World {
                 self.settings.entry(key.clone()).or_default().entry(row.rev).or_insert(new.unwrap_or_default());
             }
         }
+        let veiled: BTreeSet<UserId> =
+            rows.iter().filter_map(|row| row.of::<PrivacyTable>()).map(|(user, ..)| user).collect();
+        self.veiled.extend(veiled.iter().cloned());
         for ((user, conv), _, row) in rows.iter().filter_map(|row| row.of::<InboxTable>()) {
             let (key, Some(row)) = ((user, conv), row) else { continue };
             if row.read <= self.inboxes.get(&key).map_or(Seq::ZERO, |told| told.read) {
                 continue;
             }
-            let settled = site.with_state(shard, pointer, |view| table::get::<ConvSettingsTable>(view, &key));
+            let settled = site.with_state(shard, pointer, |view| {
+                Ok::<_, Fatal>((table::get::<ConvSettingsTable>(view, &key)?, privacy::hides_read(view, &key.0)?))
+            });
             let (least, most) = self.shown_reads.entry(key.clone()).or_default();
             match settled {
                 // Of one batch nobody can say which came first.
-                _ if changed.contains_key(&key) => *most = row.read,
-                Ok(settings) if settings.is_some_and(|settings| settings.hide_read) => {}
+                _ if changed.contains_key(&key) || veiled.contains(&key.0) => *most = row.read,
+                Ok((settings, veiled)) if veiled || settings.is_some_and(|settings| settings.hide_read) => {}
                 Ok(_) => (*least, *most) = (row.read, row.read),
                 Err(_) => *most = row.read,
             }

@@ -48,6 +48,11 @@ pub(super) async fn draw(rng: &mut StdRng, part: &str, person: &Person, plan: &P
         }
         "contact" => Act::Contact { name: rng.random_bool(0.7).then(|| format!("{user} {number}")), user },
         "block" => Act::Block { user, on: rng.random_bool(0.6) },
+        // One of both; what is drawn is drawn for both.
+        "privacy" if number % 2 == 1 => {
+            let _ = rng.random_range(0..AUDIENCES.len());
+            Act::HideRead { on: number % 4 == 1 }
+        }
         "privacy" => Act::Privacy { audience: AUDIENCES[rng.random_range(0..AUDIENCES.len())].to_owned() },
         "device" => {
             let device = person.handle().status().await.and_then(|status| status.device)?;
