@@ -90,9 +90,6 @@ pub const MENTIONS_LEVEL: u32 = 3;
 pub const PULL_LEVEL: u32 = 3;
 /// From this level on a user can hide its read marks in all conversations.
 pub const HIDE_READ_LEVEL: u32 = 4;
-/// From this level on members of a group hear live what others have received and read; in larger groups than this nobody does.
-pub const MARKED_LEVEL: u32 = 4;
-pub const MARKED_MEMBERS_MAX: usize = 32;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
 /// missing is asked for in between.
 pub const SUBSCRIPTION_MS: u64 = 30_000;

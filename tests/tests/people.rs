@@ -28,6 +28,76 @@ async fn settled(raw: &mut Raw, method: &str, params: Value) -> anyhow::Result<V
     unreachable!("the loop returns")
 }
 
+/// The watermarks of its peer in a user's own state of a direct conversation, once they are as wanted.
+async fn peer_marks(raw: &mut Raw, conv: &str, delivered: u64, read: u64) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let list = settled(raw, "GET conversations", json!({})).await?;
+        let convs = list["convs"].as_array().cloned().unwrap_or_default();
+        let peer = convs.iter().find(|c| c["conv"] == conv).map(|c| c["peer"].clone()).unwrap_or_default();
+        anyhow::ensure!(peer["read"].as_u64() <= Some(read), "more was shown than {read}: {peer}");
+        if peer["delivered"] == delivered && peer["read"] == read {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < end, "not ({delivered}, {read}): {peer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Under the same cid until it is accepted.
+async fn say(raw: &mut Raw, id: u32, to: &str, cid: &str) -> anyhow::Result<String> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = raw.ask(id, "send", json!({"to": to, "cid": cid, "body": "aGk"})).await?;
+        if answer["t"] == "accepted" {
+            return Ok(answer["d"]["conv"].as_str().unwrap_or_default().to_owned());
+        }
+        anyhow::ensure!(answer["d"]["retryable"] == true && Instant::now() < end, "{answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Acked and read by this device once it is there.
+async fn reads(raw: &mut Raw, conv: &str, seq: u64) -> anyhow::Result<()> {
+    raw.until(|f| f["t"] == "entry" && f["d"]["conv"] == conv && f["d"]["seq"] == seq).await?;
+    raw.say(&json!({"t": "ack", "d": [{"conv": conv, "seq": seq}]})).await?;
+    raw.say(&json!({"t": "read", "d": {"conv": conv, "seq": seq}})).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hidden_read_marks_stay_with_their_reader_and_cost_it_those_of_others() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    let urls = cluster.urls();
+    let mut alice = Raw::open(&urls[0], "alice", "alice 1").await?;
+    let mut bob = Raw::open(&urls[1], "bob", "bob 1").await?;
+    let mut tablet = Raw::open(&urls[0], "bob", "bob 2").await?;
+    let conv = say(&mut alice, 1, "bob", &cid(1)).await?;
+    reads(&mut bob, &conv, 1).await?;
+    peer_marks(&mut alice, &conv, 1, 1).await?;
+
+    let hidden = settled(&mut bob, "PATCH me/privacy", json!({"hide_read": true})).await?;
+    assert_eq!(hidden, json!({"presence": "everyone", "hide_read": true}));
+    say(&mut alice, 2, "bob", &cid(2)).await?;
+    reads(&mut bob, &conv, 2).await?;
+    peer_marks(&mut alice, &conv, 2, 1).await?;
+    tablet.until(|f| f["t"] == "conv" && f["d"]["read"] == 2).await?;
+    say(&mut bob, 3, "alice", &cid(3)).await?;
+    reads(&mut alice, &conv, 3).await?;
+    peer_marks(&mut bob, &conv, 3, 0).await?;
+
+    // It is kept, whoever leads.
+    cluster.nodes[2].kill()?;
+    say(&mut alice, 4, "bob", &cid(4)).await?;
+    reads(&mut bob, &conv, 4).await?;
+    peer_marks(&mut alice, &conv, 4, 1).await?;
+    let both = settled(&mut bob, "PATCH me/privacy", json!({"presence": "contacts", "hide_read": false})).await?;
+    assert_eq!(both, json!({"presence": "contacts", "hide_read": false}));
+    peer_marks(&mut bob, &conv, 3, 3).await?;
+    say(&mut alice, 5, "bob", &cid(5)).await?;
+    reads(&mut bob, &conv, 5).await?;
+    peer_marks(&mut alice, &conv, 5, 5).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_settle_block_and_find_each_other_and_a_killed_node_changes_nothing() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(3).await?;

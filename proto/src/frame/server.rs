@@ -175,7 +175,7 @@ pub struct Conv {
     /// Direct conversations: the peer's watermarks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerMarks>,
-    /// Push groups: changes with the members' watermarks. Reserved.
+    /// Reserved, and not sent: how far a group's members are is asked for when it is opened.
     #[serde(default, skip_serializing_if = "wire::is_zero")]
     pub wrev: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,7 +208,7 @@ pub struct CaughtUp {
     pub behind: Vec<ConvId>,
 }
 
-/// May be lost; never acked. Kinds beyond `auth_expiring` are reserved.
+/// May be lost; never acked. `k`: `typing`, `presence`, `auth_expiring`; others may come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Signal {
     pub k: String,
@@ -222,7 +222,7 @@ pub struct Signal {
     pub read: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<TsMs>,
-    /// Presence: online, away, offline, unknown.
+    /// Presence: online, offline, hidden, unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
