@@ -382,7 +382,7 @@ export class Device {
 
   /** @param {string} cid @param {Outcome} outcome @param {import('./receiver.js').Work} work */
   #finish(cid, outcome, work) {
-    const command = outcome.state === 'accepted' ? this.#outbox.accept(cid) : this.#outbox.finish(cid);
+    const command = this.#outbox.finish(cid);
     if (command === undefined) return;
     if (outcome.state !== 'accepted') this.#receiver.rejected(cid);
     work.changes.push({ t: 'answered', cid, outcome, at_ms: this.#clock.wall() });

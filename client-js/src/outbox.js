@@ -3,9 +3,11 @@
 // Invariant: a command is on the wire only while all earlier ones of its conversation are too, so that pipelined order
 // survives retries: each names the nearest earlier one that is still unanswered as `after`. Twin of `client/src/device/outbox.rs`.
 //
-// What is refused takes everything behind it along: those name it, and come back as `out_of_order`. So after a refusal a conversation
-// has one command on the wire, and twice as many after each that is accepted; a row of n that are all refused costs about 2 n
-// frames, where sending the whole rest each time would cost n * n / 2, all of which count against the user's limit.
+// Most of what is refused takes everything behind it along: those name it, and come back as `out_of_order`. Then a conversation has
+// one command on the wire, and twice as many after each that has its final answer; a row of n that are all refused costs about 2 n
+// frames, where sending the whole rest each time would cost n * n / 2, all of which count against the user's limit. Where the reason
+// holds for all of them (no member any more, blocked), the server gives it to each, whatever it names: nothing comes back
+// `out_of_order`, and the row goes out as fast as if it were accepted.
 
 import * as limits from './limits.js';
 
@@ -87,33 +89,21 @@ export class Outbox {
     return undefined;
   }
 
-  /** It is accepted: the command goes, and its conversation may have more on the wire again. @param {string} cid @returns {Command | undefined} */
-  accept(cid) {
-    const conv = this.#items.get(cid)?.command.conv;
-    const window = conv !== undefined ? this.#windows.get(conv) : undefined;
-    if (conv !== undefined && window !== undefined) {
-      if (window * 2 < NEAR) this.#windows.set(conv, window * 2);
-      else this.#windows.delete(conv);
-    }
-    return this.#take(cid);
-  }
-
-  /** Another final answer: the command goes. @param {string} cid @returns {Command | undefined} */
-  finish(cid) {
-    this.#narrow(cid);
-    return this.#take(cid);
-  }
-
   /** @param {string} cid */
   #narrow(cid) {
     const item = this.#items.get(cid);
     if (item) this.#windows.set(item.command.conv, 1);
   }
 
-  /** One that was refused because it names this one has nothing to wait for any more. @param {string} cid @returns {Command | undefined} */
-  #take(cid) {
+  /**
+   * It has its final answer: the command goes, and its conversation may have more on the wire again. One that was refused because it
+   * names this one has nothing to wait for any more.
+   * @param {string} cid @returns {Command | undefined}
+   */
+  finish(cid) {
     const item = this.#items.get(cid);
     if (item === undefined) return undefined;
+    this.#widen(item.command.conv);
     this.#items.delete(cid);
     const queue = /** @type {Item[]} */ (this.#queues.get(item.command.conv));
     const at = queue.indexOf(item);
@@ -126,6 +116,14 @@ export class Outbox {
       this.#windows.delete(item.command.conv);
     }
     return item.command;
+  }
+
+  /** @param {string} conv */
+  #widen(conv) {
+    const window = this.#windows.get(conv);
+    if (window === undefined) return;
+    if (window * 2 < NEAR) this.#windows.set(conv, window * 2);
+    else this.#windows.delete(conv);
   }
 
   /** The last attempt may or may not have happened. @param {string} cid */
@@ -183,6 +181,7 @@ export class Outbox {
     const item = this.#items.get(cid);
     if (item === undefined) return;
     const gone = item.after !== undefined && !this.#items.has(item.after);
+    this.#narrow(cid);
     this.#pause(cid, now, undefined, jitter);
     if (gone) item.until = now;
   }

@@ -153,7 +153,7 @@ impl Actor {
             link.unavailable = 0;
         }
         match self.flight(id) {
-            Some(Flight::Command(cid)) if self.outbox.accept(cid).is_some() => {
+            Some(Flight::Command(cid)) if self.outbox.finish(cid).is_some() => {
                 self.record(Op::Accepted { cid, accepted: accepted.clone() });
                 work.changes.push(Change::Answered(cid));
                 work.answers.push((cid, Outcome::Accepted(accepted)));

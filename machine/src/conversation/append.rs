@@ -4,6 +4,8 @@
 //! - Dedup before permission: an accepted send that is retried after its sender was kicked is a duplicate, not a rejection.
 //! - Floor before anything that depends on state: where dedup can no longer tell, nothing may be appended again.
 //! - A rejection is not remembered, so the same cid may be tried again.
+//! - Where `after` is not known, who may not write here at all is told that, for nothing that they have sent before can change
+//!   it: a client whose queue is refused is through with it at once, not with one command a round trip.
 
 use flotilla_proto::entry::body_hash;
 use flotilla_proto::ids::Hash32;
@@ -65,6 +67,7 @@ fn check_after(ctx: &Ctx<'_, '_>, asked: &Append) -> Result<(), Stop> {
     match table::get::<Dedups>(ctx.txn, &key)? {
         Some(_) => Ok(()),
         None if plant::on(Plant::AfterIgnored) => Ok(()),
-        None => Err(Rejection::OutOfOrder.into()),
+        // Nothing is written either way, so replicas of different builds agree.
+        None => Err(plan::barred(ctx.txn, asked)?.unwrap_or(Rejection::OutOfOrder).into()),
     }
 }

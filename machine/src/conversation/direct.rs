@@ -3,7 +3,7 @@
 use flotilla_proto::entry::{Role, What};
 use flotilla_proto::ids::*;
 
-use super::plan::{Asked, Plan, Step, by_member, check_peers, member};
+use super::plan::{Asked, Plan, Step, by_member, check_peers, may_write, member};
 use super::tables::conversation::ConversationRow;
 use crate::apply::Stop;
 use crate::reply::Rejection;
@@ -16,9 +16,7 @@ pub fn plan(asked: &Asked<'_>, found: Option<ConversationRow>) -> Result<Plan, S
     match found {
         Some(row) => {
             let member = member(asked)?;
-            if member.blocked {
-                return Err(Rejection::Blocked.into());
-            }
+            may_write(append, &member)?;
             let mut plan = Plan::new(row, append);
             by_member(asked, &mut plan, &member)?;
             plan.sender = Some(member);

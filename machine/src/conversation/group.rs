@@ -10,7 +10,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
 use super::mode;
-use super::plan::{Asked, Change, Plan, Step, by_member, check_peers, member, row_of};
+use super::plan::{Asked, Change, Plan, Step, by_member, check_peers, may_write, member, row_of};
 use super::tables::conversation::ConversationRow;
 use super::tables::member::MemberRow;
 use super::tables::roster::Rosters;
@@ -29,10 +29,7 @@ pub fn plan(asked: &Asked<'_>, found: Option<ConversationRow>) -> Result<Plan, S
     let mut plan = Plan::new(row, asked.append);
     match &asked.append.what {
         What::Message { .. } | What::Edit { .. } | What::Delete { .. } | What::React { .. } => {
-            let writes = matches!(asked.append.what, What::Message { .. } | What::Edit { .. });
-            if writes && asked.append.conv.kind() == ConvKind::Channel {
-                require_admin(&actor)?;
-            }
+            may_write(asked.append, &actor)?;
             by_member(asked, &mut plan, &actor)?;
         }
         What::Create { .. } => return Err(conflict("the group exists")),
@@ -184,11 +181,11 @@ fn end_stay(asked: &Asked<'_>, plan: &mut Plan, user: UserId, mut row: MemberRow
     plan.changes.insert(user, Change { row, step: Step::Leaves });
 }
 
-fn require_admin(actor: &MemberRow) -> Result<(), Stop> {
+pub fn require_admin(actor: &MemberRow) -> Result<(), Rejection> {
     if actor.part.role >= Some(Role::Admin) {
         Ok(())
     } else {
-        Err(Rejection::Forbidden("only admins and the owner may do this".into()).into())
+        Err(Rejection::Forbidden("only admins and the owner may do this".into()))
     }
 }
 

@@ -125,6 +125,27 @@ pub fn member(asked: &Asked<'_>) -> Result<MemberRow, Stop> {
     }
 }
 
+/// Why the sender may append nothing like this, whatever else it has appended before: nobody makes themselves a member or an
+/// admin, or lifts a block. None where there is no conversation yet: an earlier command may make it.
+pub fn barred(rows: &Txn<'_>, append: &Append) -> Result<Option<Rejection>, Fatal> {
+    match row_of(rows, &append.conv, &append.sender)? {
+        Some(row) if row.is_member() || row.blocked => Ok(may_write(append, &row).err()),
+        _ if table::get::<Conversations>(rows, &append.conv)?.is_some() => Ok(Some(Rejection::NotMember)),
+        _ => Ok(None),
+    }
+}
+
+/// Of a member, or of one who was blocked before the first word; what exactly is written is looked at later.
+pub fn may_write(append: &Append, member: &MemberRow) -> Result<(), Rejection> {
+    match append.conv.kind() {
+        ConvKind::Direct if member.blocked => Err(Rejection::Blocked),
+        ConvKind::Channel if matches!(append.what, What::Message { .. } | What::Edit { .. }) => {
+            group::require_admin(member)
+        }
+        ConvKind::Direct | ConvKind::Group | ConvKind::Channel => Ok(()),
+    }
+}
+
 pub fn row_of(rows: &dyn Rows, conv: &ConvId, user: &UserId) -> Result<Option<MemberRow>, Fatal> {
     table::get::<Members>(rows, &(conv.clone(), user.clone()))
 }

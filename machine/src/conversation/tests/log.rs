@@ -117,6 +117,30 @@ fn after_holds_back_a_send_whose_predecessor_is_unknown() {
 }
 
 #[test]
+fn who_may_not_write_here_is_told_so_whatever_is_missing_before() {
+    let mut room = Room::group("alice", &["bob"]);
+    let said = room.command("bob", message("said"));
+    let answer = room.accepted(said.clone());
+    let behind = |room: &mut Room, who: &str| Append { after: Some(Cid(7)), ..room.command(who, message("behind it")) };
+    let waits = behind(&mut room, "bob");
+    assert_eq!(room.rejected(waits), Rejection::OutOfOrder, "a member waits for what it has sent before");
+    room.does("alice", remove("bob"));
+    let barred = behind(&mut room, "bob");
+    assert_eq!(room.rejected(barred), Rejection::NotMember);
+    let again = Append { after: Some(Cid(7)), ..said };
+    assert_eq!(room.accepted(again), Accepted { dup: true, ..answer }, "dedup before all");
+    let mut direct = Room::direct("alice", "bob");
+    let early = behind(&mut direct, "alice");
+    assert_eq!(direct.rejected(early), Rejection::OutOfOrder, "the one before it may make the conversation");
+    direct.machine.one(Command::SetBlocked { conv: direct.conv.clone(), user: named("alice"), on: true });
+    let blocked = behind(&mut direct, "alice");
+    assert_eq!(direct.rejected(blocked), Rejection::Blocked);
+    direct.says("bob", "not you");
+    let blocked = behind(&mut direct, "alice");
+    assert_eq!(direct.rejected(blocked), Rejection::Blocked);
+}
+
+#[test]
 fn what_was_evicted_from_dedup_is_too_old_and_never_appended_twice() {
     let mut room = Room::direct("alice", "bob");
     let first = room.command("alice", message("hi"));

@@ -10,7 +10,7 @@ use super::kit::*;
 use crate::command::*;
 use crate::query::{Answer, Query, Standing};
 use crate::reply::{Rejection, Reply};
-use crate::testing::arb::named;
+use crate::testing::arb::{message, named};
 use crate::testing::scene;
 
 /// At the level of pull mode; groups of more than three are in it until they have fewer than three.
@@ -43,7 +43,9 @@ fn a_channel_owes_its_members_their_parts_and_nothing_per_message() {
     room.says("alice", "one");
     room.says("alice", "two");
     assert_eq!(room.targets(), [0u16; 0]);
-    assert!(matches!(room.refuses("bob", crate::testing::arb::message("me too")), Rejection::Forbidden(_)));
+    assert!(matches!(room.refuses("bob", message("me too")), Rejection::Forbidden(_)));
+    let behind = Append { after: Some(Cid(7)), ..room.command("bob", message("and me")) };
+    assert!(matches!(room.rejected(behind), Rejection::Forbidden(_)), "whatever he has sent before");
     // Only who joins or leaves is told, not the others of its shard.
     room.does("alice", add(&["frank"]));
     assert_eq!(told(&room, 3), [("frank".to_owned(), Mode::Pull)]);
