@@ -90,19 +90,58 @@ impl Checker for Window {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testkit::{Bench, entry};
+    use flotilla_proto::entry::Entry;
+    use flotilla_proto::ids::Cid;
+
+    use super::super::testkit::{Bench, entry, user};
     use super::*;
 
     #[test]
-    fn a_queue_above_its_limit_is_seen() {
-        let figures = |queued| Figures { node: NodeId(1), queued, open: 0, sessions: 1, tasks: 10 }.judge();
-        assert!(
-            figures(limits::PEER_QUEUE_MESSAGES_MAX).is_ok() && figures(limits::PEER_QUEUE_MESSAGES_MAX + 1).is_err()
-        );
+    fn each_figure_above_its_limit_is_seen_and_named() {
+        let most = || Figures {
+            node: NodeId(1),
+            queued: limits::PEER_QUEUE_MESSAGES_MAX,
+            open: limits::PEER_IN_FLIGHT_MAX,
+            sessions: SESSIONS_MAX,
+            tasks: TASKS_MAX,
+        };
+        assert_eq!(most().judge(), Ok(1), "at the limit");
+        let above = [
+            ("wait for a peer", Figures { queued: most().queued + 1, ..most() }),
+            ("have no answer", Figures { open: most().open + 1, ..most() }),
+            ("sessions are attached", Figures { sessions: most().sessions + 1, ..most() }),
+            ("tasks run", Figures { tasks: most().tasks + 1, ..most() }),
+        ];
+        for (what, figures) in above {
+            assert!(figures.judge().is_err_and(|why| why.contains(what)), "{what}");
+        }
+    }
+
+    /// Entries of so many conversations come over one connection, and none is acked.
+    fn of_several(conversations: u64, each: u64) -> Bench {
+        let mut bench = Bench::new(vec![Box::new(Window::default())]);
+        bench.connected("bob", 1);
+        for number in 0..conversations {
+            let conv = ConvId::group(&user("ann"), Cid(u128::from(number)));
+            for seq in 1..=each {
+                bench.received("bob", &Entry { conv: conv.clone(), ..entry(seq, u128::from(seq), None) });
+            }
+        }
+        bench
     }
 
     #[test]
-    fn more_entries_than_the_window_holds_are_seen() {
+    fn more_entries_than_the_window_holds_are_seen_though_no_conversation_has_more_than_its_share() {
+        let (all, each) = (limits::WINDOW_ENTRIES as u64, limits::WINDOW_ENTRIES_PER_CONV as u64);
+        assert!(all > each, "the one is not the other");
+        of_several(all / each, each).holds();
+        of_several(all / each + 1, each).violates("bounded");
+        let mut again = of_several(all / each, each);
+        again.connected("bob", 2).received("bob", &entry(1, 1, None)).holds();
+    }
+
+    #[test]
+    fn more_entries_of_one_conversation_than_its_window_holds_are_seen() {
         let sent = |acked: Option<u64>| {
             let mut bench = Bench::new(vec![Box::new(Window::default())]);
             bench.connected("bob", 1);
