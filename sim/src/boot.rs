@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flotilla_machine::command::NodeInfo;
+use flotilla_node::auth::courier::Delivery;
 use flotilla_node::auth::password::Passwords;
 use flotilla_node::gateway::shared::Options as ClientOptions;
 use flotilla_node::metrics::Registry;
@@ -50,7 +51,8 @@ fn options(seat: &Seat) -> Result<NodeOptions, StorageError> {
         insecure_peers: true,
         lease: LEASE,
         timings: seat.timings,
-        clients: ClientOptions::default(),
+        // Into the log, as on a demo user's node: that is where those who come by code find theirs.
+        clients: ClientOptions { codes: Delivery::Log, ..ClientOptions::default() },
         passwords: Passwords::cheap(),
         engine: Arc::new(WatchedEngine::new(MemEngine::open(&seat.disk)?, seat.number, seat.watch.clone())),
         watermark: Arc::new(seat.disk.watermark()),

@@ -211,13 +211,13 @@ impl Cluster {
     }
 
     /// As `flotilla init` does it; returns when every node serves.
-    pub async fn init(&self, shards: u16) -> anyhow::Result<()> {
+    pub async fn init(&self, options: &Options) -> anyhow::Result<()> {
         let args = InitArgs {
             nodes: self.addrs(),
-            shards,
+            shards: options.shards,
             insecure_peers: true,
             wait: 60,
-            feature_level: limits::FEATURE_LEVEL,
+            feature_level: options.level.unwrap_or(limits::FEATURE_LEVEL),
         };
         tokio::spawn(self.look());
         self.on_tool(async move { init::init(&args).await.map(|_| ()) }).await

@@ -171,7 +171,7 @@ async fn play(options: &Options, trace: &Trace, left: &mut Left) {
 async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut Left) -> anyhow::Result<Outcome> {
     let cluster = Cluster::start(options, trace);
     left.disks = cluster.seats.iter().map(|seat| seat.disk.clone()).collect();
-    cluster.init(options.shards).await?;
+    cluster.init(options).await?;
     cluster.remember_for(options).await?;
     trace.say("run        the cluster serves");
     let chat = Chat::open(options, &cluster, recorder).await?;

@@ -94,6 +94,16 @@ impl Trace {
         self.inner().lines.iter().filter(starts).count() as u64
     }
 
+    /// What the newest of the product's events with this message says under `wanted`, of those that say `value` under `field`.
+    pub fn told(&self, message: &str, field: &str, value: &str, wanted: &str) -> Option<String> {
+        let inner = self.inner();
+        let is = |line: &&Line| {
+            line.text.starts_with(message) && line.fields.iter().any(|(name, said)| *name == field && said == value)
+        };
+        let line = inner.lines.iter().rev().find(is)?;
+        line.fields.iter().find(|(name, _)| *name == wanted).map(|(_, said)| said.clone())
+    }
+
     /// Everything so far in the order of time. `origin`: when the clients' recorder was made.
     pub fn lines(&self, records: &[Record], origin: Duration) -> Vec<Line> {
         let seen = records.iter().filter_map(|record| {

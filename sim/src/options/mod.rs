@@ -59,6 +59,8 @@ pub struct Options {
     pub pull: Option<(u32, u32)>,
     /// Channels that everybody is in; the members of groups make them as well.
     pub channels: usize,
+    /// The feature level that the cluster is made at; none: the newest.
+    pub level: Option<u32>,
     /// A deliberate bug.
     pub plant: Option<String>,
 }
@@ -87,6 +89,7 @@ impl Default for Options {
             load: Load::default(),
             pull: None,
             channels: 0,
+            level: None,
             plant: None,
         }
     }
@@ -154,6 +157,9 @@ impl fmt::Display for Options {
         }
         if !self.dead.is_empty() {
             write!(f, "\n  dead in the end: {:?}", self.dead)?;
+        }
+        if let Some(level) = self.level {
+            write!(f, "\n  made at feature level {level}")?;
         }
         if let Some(plant) = &self.plant {
             write!(f, "\n  planted: {plant}")?;

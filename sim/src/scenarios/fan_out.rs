@@ -105,12 +105,7 @@ fn dies_after_push(stage: &Stage) -> Told<'_> {
 fn kick_while_owed(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
         let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
-        let group = loop {
-            let group = alice.makes_group(&[&bob]).await?;
-            if stage.shard_of(&group) != stage.shard_of_user(&bob.user) {
-                break group;
-            }
-        };
+        let group = stage.group_apart(&alice, &bob).await?;
         let hello = alice.sends(&group, "hello").await?;
         stage.gets(&bob, &group, hello.seq).await?;
 

@@ -160,8 +160,11 @@ fn unavailable_shard(stage: &Stage) -> Told<'_> {
         stage.gets(&bob, &conv, hello.seq).await?;
         bob.app_dies();
         let missed = alice.sends(&conv, "while bob is away").await?;
-        // It must be in bob's inbox before its log is gone.
-        sleep(Duration::from_secs(1)).await;
+        let row = (bob.user.clone(), conv.clone());
+        let told = || stage.cluster.watch.with_world(|world| world.inboxes.get(&row).map(|told| told.head));
+        stage
+            .until("I3: the message is in bob's inbox before its log is gone", async || told() >= Some(missed.seq))
+            .await?;
         log.iter().for_each(|node| stage.kill(*node, Disk::Kept));
         bob.opens().await?;
         stage.is_connected(&bob).await?;

@@ -95,7 +95,7 @@ impl Stage {
         let cluster = Rc::new(Cluster::start(options, trace));
         let watch = cluster.watch.clone();
         recorder.tap(move |record| watch.on_record(record));
-        cluster.init(options.shards).await?;
+        cluster.init(options).await?;
         cluster.remember_for(options).await?;
         trace.say("run        the cluster serves");
         let clocks: Rc<RefCell<BTreeMap<String, i64>>> = Rc::default();
@@ -197,6 +197,25 @@ impl Stage {
         Ok((alice, bob, conv))
     }
 
+    /// A group of both that does not live in the shard of the second one's inbox.
+    pub async fn group_apart(&self, owner: &Person, member: &Person) -> Result<ConvId, Fail> {
+        self.elsewhere(member, async || owner.makes_group(&[member]).await).await
+    }
+
+    /// Made again until it does not live in the shard of the member's inbox.
+    pub async fn elsewhere(
+        &self,
+        member: &Person,
+        make: impl AsyncFn() -> Result<ConvId, Fail>,
+    ) -> Result<ConvId, Fail> {
+        loop {
+            let conv = make().await?;
+            if self.shard_of(&conv) != self.shard_of_user(&member.user) {
+                return Ok(conv);
+            }
+        }
+    }
+
     /// Puts the second on a node that leads neither the conversation nor its inbox, and the first elsewhere. Gives that node.
     pub async fn part(&self, alice: &Person, bob: &Person, conv: &ConvId) -> Result<usize, Fail> {
         let gateway = self.other(&[self.leader_of(conv).await?, self.inbox_leader_of(bob).await?]);
@@ -213,6 +232,14 @@ impl Stage {
 
     pub fn shard_of_user(&self, user: &UserId) -> ShardId {
         self.slots.shard(slots::of_user(user)).unwrap_or(ShardId::CONTROL)
+    }
+
+    /// As an operator's tool would, from a machine that nothing happens to.
+    pub async fn on_probe<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.probe.spawn(work).await?
     }
 
     pub async fn status(&self, node: usize) -> Option<NodeStatus> {

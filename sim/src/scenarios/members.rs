@@ -31,12 +31,7 @@ pub const ALL: fn() -> Vec<Scenario> = || {
 
 /// A group whose log and whose member's inbox are led by different nodes; gives these two.
 async fn group_apart(stage: &Stage, alice: &Person, bob: &Person) -> Result<(ConvId, usize, usize), Fail> {
-    let group = loop {
-        let group = alice.makes_group(&[bob]).await?;
-        if stage.shard_of(&group) != stage.shard_of_user(&bob.user) {
-            break group;
-        }
-    };
+    let group = stage.group_apart(alice, bob).await?;
     let hello = alice.sends(&group, "hello").await?;
     stage.gets(bob, &group, hello.seq).await?;
     let (log, inbox) = (stage.leader_of(&group).await?, stage.inbox_leader_of(bob).await?);

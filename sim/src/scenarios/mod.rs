@@ -13,6 +13,7 @@ mod fan_out;
 mod hellos;
 mod kit;
 mod leaders;
+mod levels;
 mod members;
 mod person;
 mod pulled;
@@ -47,19 +48,31 @@ pub struct Scenario {
     pub shards: u16,
     /// Groups of three and more are in pull mode.
     pub pull: bool,
+    /// The feature level that the cluster is made at; none: the newest.
+    pub level: Option<u32>,
     pub play: for<'a> fn(&'a Stage) -> Told<'a>,
 }
 
 /// Three nodes, two shards: enough for most stories.
 const fn story(name: &'static str, tells: &'static str, play: for<'a> fn(&'a Stage) -> Told<'a>) -> Scenario {
-    Scenario { name, tells, nodes: 3, shards: 2, pull: false, play }
+    Scenario { name, tells, nodes: 3, shards: 2, pull: false, level: None, play }
 }
 
 pub fn all() -> Vec<Scenario> {
-    [fan_out::ALL, pulled::ALL, disks::ALL, leaders::ALL, members::ALL, sessions::ALL, hellos::ALL, clocks::ALL]
-        .into_iter()
-        .flat_map(|family| family())
-        .collect()
+    [
+        fan_out::ALL,
+        pulled::ALL,
+        disks::ALL,
+        leaders::ALL,
+        members::ALL,
+        sessions::ALL,
+        hellos::ALL,
+        clocks::ALL,
+        levels::ALL,
+    ]
+    .into_iter()
+    .flat_map(|family| family())
+    .collect()
 }
 
 /// Once per process, like [`crate::run::run`].
@@ -69,6 +82,7 @@ pub fn play(scenario: Scenario, seed: u64, plant: Option<String>, full: bool) ->
         nodes: scenario.nodes,
         shards: scenario.shards,
         pull: scenario.pull.then_some((2, 2)),
+        level: scenario.level,
         plant,
         ..Options::default()
     };

@@ -11,13 +11,14 @@ use flotilla_client::device::{
     Config, Device, Event, Handle, Outcome, Status, Ticket, fixed_token, message, random_cid,
 };
 use flotilla_client::history::Recorder;
-use flotilla_client::http::Http;
+use flotilla_client::http::{Http, HttpError};
 use flotilla_client::store::{Change, MemStore, Store};
-use flotilla_proto::entry::HistoryAccess;
+use flotilla_proto::entry::{HistoryAccess, What};
 use flotilla_proto::frame::{Accepted, SyncRequest, Target};
 use flotilla_proto::ids::{Cid, ConvId, Seq, UserId};
 use madsim::net::NetSim;
 use madsim::runtime::{Handle as World, NodeHandle};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::kit::Fail;
@@ -155,11 +156,15 @@ impl Person {
     }
 
     pub async fn says_as(&self, cid: Cid, conv: &ConvId, text: &str) -> Result<Ticket, Fail> {
+        self.submits(cid, conv, message(text)).await
+    }
+
+    async fn submits(&self, cid: Cid, conv: &ConvId, what: What) -> Result<Ticket, Fail> {
         let target = match conv.peer_of(&self.user) {
             Some(peer) => Target::User(peer),
             None => Target::Conv(conv.clone()),
         };
-        self.handle()?.submit_as(cid, target, message(text)).await.map_err(|e| Fail::Broken(format!("no send: {e}")))
+        self.handle()?.submit_as(cid, target, what).await.map_err(|e| Fail::Broken(format!("no send: {e}")))
     }
 
     /// Waits until it is accepted.
@@ -168,7 +173,15 @@ impl Person {
     }
 
     pub async fn sends_as(&self, cid: Cid, conv: &ConvId, text: &str) -> Result<Accepted, Fail> {
-        let ticket = self.says_as(cid, conv, text).await?;
+        self.is_accepted(self.says_as(cid, conv, text).await?).await
+    }
+
+    /// More than a text.
+    pub async fn sends_what(&self, conv: &ConvId, what: What) -> Result<Accepted, Fail> {
+        self.is_accepted(self.submits(random_cid(), conv, what).await?).await
+    }
+
+    async fn is_accepted(&self, ticket: Ticket) -> Result<Accepted, Fail> {
         let user = &self.user;
         match tokio::time::timeout(PATIENCE, ticket.answer()).await {
             Ok(Outcome::Accepted(accepted)) => Ok(accepted),
@@ -202,6 +215,17 @@ impl Person {
     pub async fn leaves(&self, conv: &ConvId) -> Result<(), Fail> {
         let done = self.handle()?.leave(random_cid(), conv).await;
         done.map(|_| ()).map_err(|e| Fail::Broken(format!("liveness: {} cannot leave: {e}", self.user)))
+    }
+
+    /// A request without the app, through this node.
+    pub async fn web(&self, node: usize, method: &str, path: &str, body: Value) -> Result<Value, HttpError> {
+        let http = Http::new(self.urls[node].clone()).with_token(self.token.clone());
+        let (method, path) = (method.parse().expect("a verb of ours"), path.to_owned());
+        let asked = self.machine.spawn(async move {
+            let body = Some(&body).filter(|body| !body.is_null());
+            http.json(method, &path, Some(random_cid()), body).await
+        });
+        asked.await.unwrap_or(Err(HttpError::Timeout))
     }
 
     /// The head of a conversation as the server tells it now; none if it does not answer.

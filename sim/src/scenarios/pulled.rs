@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use flotilla_client::history::Op;
-use flotilla_proto::ids::{ConvId, Seq};
+use flotilla_proto::ids::Seq;
 use tokio::time::sleep;
 
-use super::kit::{Fail, must, shown};
-use super::person::Person;
+use super::kit::{must, shown};
 use super::{Scenario, Stage, Told, story};
 use crate::options::Disk;
 
@@ -43,20 +42,10 @@ const fn pulled(name: &'static str, tells: &'static str, play: for<'a> fn(&'a St
     Scenario { pull: true, ..story(name, tells, play) }
 }
 
-/// A channel, or a group, that does not live in the shard of bob's inbox.
-async fn apart(stage: &Stage, bob: &Person, make: impl AsyncFn() -> Result<ConvId, Fail>) -> Result<ConvId, Fail> {
-    loop {
-        let conv = make().await?;
-        if stage.shard_of(&conv) != stage.shard_of_user(&bob.user) {
-            return Ok(conv);
-        }
-    }
-}
-
 fn threshold(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
         let (alice, bob, cyd) = (stage.person("alice").await?, stage.person("bob").await?, stage.person("cyd").await?);
-        let group = apart(stage, &bob, async || alice.makes_group(&[&bob]).await).await?;
+        let group = stage.group_apart(&alice, &bob).await?;
         let hello = alice.sends(&group, "hello").await?;
         stage.gets(&bob, &group, hello.seq).await?;
 
@@ -125,7 +114,7 @@ fn lost_event(stage: &Stage) -> Told<'_> {
 fn new_device(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
         let (alice, bob) = (stage.person("alice").await?, stage.person("bob").await?);
-        let channel = apart(stage, &bob, async || alice.makes_channel(&[&bob]).await).await?;
+        let channel = stage.elsewhere(&bob, async || alice.makes_channel(&[&bob]).await).await?;
         let mut head = Seq::ZERO;
         for _ in 0..5 {
             head = alice.sends(&channel, "news").await?.seq;
@@ -179,7 +168,7 @@ fn new_device(stage: &Stage) -> Told<'_> {
 fn kicked(stage: &Stage) -> Told<'_> {
     Box::pin(async move {
         let (alice, bob, cyd) = (stage.person("alice").await?, stage.person("bob").await?, stage.person("cyd").await?);
-        let channel = apart(stage, &bob, async || alice.makes_channel(&[&bob, &cyd]).await).await?;
+        let channel = stage.elsewhere(&bob, async || alice.makes_channel(&[&bob, &cyd]).await).await?;
         let hello = alice.sends(&channel, "hello").await?;
         let (log, inbox) = (stage.leader_of(&channel).await?, stage.inbox_leader_of(&bob).await?);
         let gateway = stage.other(&[log, inbox]);

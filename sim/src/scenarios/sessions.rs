@@ -76,7 +76,9 @@ fn acks_in_flight(stage: &Stage) -> Told<'_> {
             unacked = alice.sends(&conv, &format!("unacked {number}")).await?.seq;
         }
         stage.gets(&bob, &conv, unacked).await?;
-        sleep(Duration::from_millis(500)).await;
+        let acked = |op: &Op| matches!(op, Op::Acked { conv: of, seq } if *of == conv && *seq >= unacked);
+        let acks = || stage.seen(&bob, |record| acked(&record.op).then_some(())).len();
+        stage.until("the device acks what it has stored", async || acks() > 0).await?;
         shown(stage.inbox_leader_of(&bob).await? == inbox, "the leader of bob's inbox has changed")?;
         let before = sights(stage, &bob, &conv).len();
         bob.app_dies();
