@@ -7,6 +7,7 @@ use flotilla_proto::ids::UserId;
 use serde_json::Value;
 
 use crate::checkers::last_words::{Answer, forgotten, reads};
+use crate::checkers::mentions;
 use crate::checkers::presence::{Veil, wrong};
 use crate::cluster::Cluster;
 use crate::lasting::{acts, last_words, setting};
@@ -26,6 +27,23 @@ pub async fn differ(cluster: &Cluster, chat: &Chat, records: &[Record]) -> Optio
             };
             if let Some(what) = forgotten(&words, &reads, &person.user, &answer) {
                 return Some(format!("{what}; asked at {url}"));
+            }
+        }
+    }
+    None
+}
+
+/// The first list of conversations, of any device at any node, that does not count whom the log names.
+pub async fn misnamed(cluster: &Cluster, chat: &Chat) -> Option<String> {
+    for person in &chat.people {
+        for url in urls(cluster, person) {
+            let list = match person.mentions(url).await {
+                Ok(list) => list,
+                Err(why) => return Some(why),
+            };
+            let wrong = cluster.watch.with_world(|world| mentions::differs(world, &person.user, &list));
+            if let Some(what) = wrong {
+                return Some(format!("{}: {what}; asked at {url}", person.label()));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
 //! - `checkers` what is checked while it runs
 //! - `lasting` what people settle beside messages, and what must be left of it · `asked` what nodes answer of it
+//! - `codes` logins by one-time code, as they stand in the history
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
 //! - `plants` deliberate bugs, by name · `hunt` which seeds find them
 //! - `scenarios` hand-written stories
@@ -19,6 +20,7 @@ pub mod checkers;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod codes;
 pub mod hunt;
 pub mod judge;
 pub mod lasting;

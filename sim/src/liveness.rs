@@ -101,6 +101,9 @@ async fn phases(
     records.extend(recorder.take());
     until(cluster, "what people have settled stays", PAID, async || asked::differ(cluster, chat, records).await)
         .await?;
+    if chat.naming {
+        until(cluster, "who is named is told so", PAID, async || asked::misnamed(cluster, chat).await).await?;
+    }
     if chat.watched {
         until(cluster, "presence is true", PRESENT, async || asked::untrue(cluster, chat, None).await).await?;
     }

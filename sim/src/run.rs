@@ -177,10 +177,11 @@ async fn act(options: &Options, trace: &Trace, recorder: &Recorder, left: &mut L
     let chat = Chat::open(options, &cluster, recorder).await?;
     trace.say("run        everybody is connected");
     let mut elsewhere = stream(options.seed, 4);
-    let (sent, covered, ()) = futures::future::join3(
+    let (sent, covered, (), ()) = futures::future::join4(
         chat.send_all(options),
         nemesis::run(options, &cluster, &chat),
         chat.two_places(&mut elsewhere, options.load.places, &cluster),
+        chat.come_by_code(options, &cluster),
     )
     .await;
     sent?;

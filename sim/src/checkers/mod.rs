@@ -3,8 +3,8 @@
 //!
 //! - [`engine`] a node's engine, watched · [`decode`] its batches as events · [`world`] what is known of the whole cluster
 //! - raft: [`votes`], [`leaders`], [`one_log`], [`trust`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
-//! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`]
-//! - users: [`watermarks`], [`inbox`], [`cursors`], [`receipts`], [`sessions`]
+//! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`], [`mentions`]
+//! - users: [`watermarks`], [`inbox`], [`cursors`], [`receipts`], [`sessions`], [`codes`]
 //! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`last_hop`], [`settings`]
 //! - at the end: [`finished`], [`settled`], [`blocks`], [`last_words`], [`presence`]
 //!
@@ -14,6 +14,7 @@
 pub mod agreement;
 pub mod blocks;
 pub mod bounded;
+pub mod codes;
 pub mod committed;
 pub mod cursors;
 pub mod decode;
@@ -27,6 +28,7 @@ pub mod last_hop;
 pub mod last_words;
 pub mod leaders;
 pub mod live;
+pub mod mentions;
 pub mod model;
 pub mod one_log;
 pub mod pointers;
@@ -106,6 +108,8 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(live::Live::default()),
         Box::new(last_hop::LastHop::default()),
         Box::new(settings::Settings),
+        Box::new(mentions::Mentions),
+        Box::new(codes::Codes::default()),
     ]
 }
 

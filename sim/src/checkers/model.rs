@@ -49,6 +49,7 @@ pub fn unread(part: &MembershipPart, n_head: Count, n_read: Count, n_sent: Count
 }
 
 /// An entry without its content.
+#[derive(Debug)]
 pub struct Line {
     pub from: UserId,
     pub kind: String,
@@ -57,6 +58,8 @@ pub struct Line {
     pub ts: TsMs,
     /// What it edits, if it does; none also where it was redacted before anybody saw it.
     pub edits: Option<Seq>,
+    /// Whom a message names; none where it was redacted before anybody saw it.
+    pub named: Option<BTreeSet<UserId>>,
 }
 
 #[derive(Default)]
@@ -121,8 +124,13 @@ impl Model {
             Some(What::Edit { target, .. }) => Some(*target),
             _ => None,
         };
-        let line =
-            Line { from: entry.from.clone(), kind: entry.kind.clone(), n, msg_id: entry.msg_id, ts: entry.ts, edits };
+        let named = match &entry.what {
+            Some(What::Message { mentions, .. }) => Some(mentions.iter().cloned().collect()),
+            Some(_) => Some(BTreeSet::new()),
+            None => None,
+        };
+        let (from, kind) = (entry.from.clone(), entry.kind.clone());
+        let line = Line { from, kind, n, msg_id: entry.msg_id, ts: entry.ts, edits, named };
         self.lines.insert(entry.seq, line);
         Ok(())
     }

@@ -268,6 +268,11 @@ impl Bench {
         self
     }
 
+    /// Something that stands in the history and is no operation of a client.
+    pub fn notes(&mut self, name: &str, op: Did) -> &mut Self {
+        self.record(name, op)
+    }
+
     pub fn connected(&mut self, name: &str, session: u64) -> &mut Self {
         let (device, session) = (device(name), SessionNo(session));
         self.record(name, Did::Connected { device, session, url: String::new(), attempt: 1 })

@@ -1,5 +1,5 @@
 //! What clients do beyond writing messages: bursts, attempts without an outbox, pages of history, several places at once,
-//! settings, profiles, blocks.
+//! settings, profiles, blocks, mentions, logins by code.
 //!
 //! A stream of random numbers of its own, so that what it learns changes nothing that a seed drew before. Each part is
 //! switched on in half of the runs. A part that is on must be seen to happen, or the run is unknown.
@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// Parts of the load, as they are switched off, counted and printed.
-pub const LOADS: [&str; 16] = [
+pub const LOADS: [&str; 18] = [
     "burst",
     "retry",
     "other-body",
@@ -28,6 +28,8 @@ pub const LOADS: [&str; 16] = [
     "report",
     "block",
     "privacy",
+    "mentions",
+    "codes",
 ];
 
 /// How much of each part; 0: none.
@@ -57,6 +59,10 @@ pub struct Load {
     pub block: u32,
     /// The same for who may see one's presence; in the end it must be true.
     pub presence: u32,
+    /// Of the messages, in hundredths, those that name somebody; beside as many somebody looks who has named them.
+    pub mentions: u32,
+    /// How many people come by one-time code.
+    pub codes: usize,
 }
 
 impl Load {
@@ -73,7 +79,25 @@ impl Load {
         let mut on = |values: [u32; 3]| if rng.random_bool(0.5) { values[rng.random_range(0..3)] } else { 0 };
         let (settings, people) = (on([3, 10, 25]), on([3, 10, 25]));
         let (block, presence) = (on([2, 5, 10]), on([2, 5, 10]));
-        Self { burst, retry, other_body, paging, rename, places, strangers, settings, people, block, presence }
+        // And later still.
+        let mut rng = stream(seed, 70);
+        let mut on = |values: [u32; 3]| if rng.random_bool(0.5) { values[rng.random_range(0..3)] } else { 0 };
+        let (mentions, codes) = (on([5, 20, 50]), on([1, 3, 6]) as usize);
+        Self {
+            burst,
+            retry,
+            other_body,
+            paging,
+            rename,
+            places,
+            strangers,
+            settings,
+            people,
+            block,
+            presence,
+            mentions,
+            codes,
+        }
     }
 
     /// The parts that are on.
@@ -94,6 +118,8 @@ impl Load {
             "profile" | "contact" | "device" | "report" => self.people as usize,
             "block" => self.block as usize,
             "privacy" => self.presence as usize,
+            "mentions" => self.mentions as usize,
+            "codes" => self.codes,
             _ => 0,
         }
     }
@@ -112,6 +138,8 @@ impl Load {
             "profile" | "contact" | "device" | "report" => self.people = 0,
             "block" => self.block = 0,
             "privacy" => self.presence = 0,
+            "mentions" => self.mentions = 0,
+            "codes" => self.codes = 0,
             _ => {}
         }
     }

@@ -28,6 +28,8 @@ pub struct Beside<'a> {
     rng: StdRng,
     /// For what is settled: it changes nothing that the other one draws.
     acts: StdRng,
+    /// For looks at who is named.
+    looks: StdRng,
     /// What goes on while the person writes.
     under_way: Vec<JoinHandle<()>>,
 }
@@ -36,7 +38,8 @@ impl<'a> Beside<'a> {
     pub fn new(person: &'a Arc<Person>, plan: &'a Plan) -> Self {
         let rng = stream(plan.options.seed, 16 + plan.index as u64);
         let acts = stream(plan.options.seed, 48 + plan.index as u64);
-        Self { person, plan, rng, acts, under_way: Vec::new() }
+        let looks = stream(plan.options.seed, 96 + plan.index as u64);
+        Self { person, plan, rng, acts, looks, under_way: Vec::new() }
     }
 
     /// After the message of this number.
@@ -59,6 +62,18 @@ impl<'a> Beside<'a> {
             self.rename(number, half);
         }
         self.settles(number, half).await;
+        let mentions = self.plan.options.load.mentions;
+        if (self.looks.random_range(0..100) < mentions) | (mentions > 0 && half) {
+            self.looks();
+        }
+    }
+
+    /// Through any node; half of the time what is seen is read.
+    fn looks(&mut self) {
+        let urls = &self.person.web.urls;
+        let (url, reads) = (urls[self.looks.random_range(0..urls.len())].clone(), self.looks.random_bool(0.5));
+        let person = self.person.clone();
+        self.under_way.push(tokio::spawn(async move { person.looks(&url, reads).await }));
     }
 
     /// Settings, profiles, contacts, blocks and so on, see `acts`.

@@ -39,8 +39,10 @@ impl Chat {
         }
     }
 
-    /// The cluster serves again: what the options ask for and nobody has seen is done, and blocks are lifted.
+    /// The cluster serves again: what the options ask for and nobody has seen is done, somebody
+    /// new is let in, and blocks are lifted.
     pub async fn catches_up(&self, options: &Options, cluster: &Cluster) {
+        self.somebody_comes(options, cluster).await;
         for part in options.load.parts() {
             for number in 0..TRIES {
                 if self.shown.counts().contains_key(part) {
@@ -79,6 +81,9 @@ impl Chat {
             "places" => self.second_place_of(person, options, cluster).await,
             // Strangers are seen to when they calm down.
             "strange-acks" | "late-acks" | "old-hellos" => {}
+            "mentions" => self.names_somebody(person, conv).await,
+            // See `somebody_comes`.
+            "codes" => {}
             act => {
                 let mut rng = stream(options.seed, 41 + number as u64);
                 let users = self.people.iter().take(options.users).map(|person| person.user.clone()).collect();

@@ -2,15 +2,17 @@
 //!
 //! - `person` a device on its machine, which may stand still or die · `talk` what one of them does · `beside` what it does
 //!   beside: bursts, pages, names · `asks` reads while a leader is deposed · `web` requests without an outbox · `places` the same device twice
-//!   · `strange` a client that keeps to no rule · `acts` settings, profiles, contacts, blocks · `late` what has not happened yet
-//!   · `shown` what of it has really happened
+//!   · `strange` a client that keeps to no rule · `comers` people who log in by code · `acts` settings, profiles, contacts, blocks · `late` what has not happened yet
+//!   · `names` who is named in messages · `shown` what of it has really happened
 //!
 //! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
 
 mod acts;
 mod asks;
 mod beside;
+mod comers;
 mod late;
+mod names;
 mod person;
 mod places;
 mod shown;
@@ -50,6 +52,8 @@ pub struct Chat {
     pub changing: bool,
     /// Who is there is asked in the end.
     pub watched: bool,
+    /// Messages name people, who look for that.
+    pub naming: bool,
     pub strangers: Vec<Stranger>,
     /// What of the load has happened.
     pub shown: Shown,
@@ -106,7 +110,8 @@ impl Chat {
             people.push(Arc::new(person));
         }
         let (changing, watched) = (options.change_percent > 0, options.load.presence > 0);
-        Ok(Self { people, convs, owners, changing, watched, strangers, shown })
+        let naming = options.load.mentions > 0;
+        Ok(Self { people, convs, owners, changing, watched, naming, strangers, shown })
     }
 
     /// Sends everything; returns when all of it is in the outboxes, answered or not.

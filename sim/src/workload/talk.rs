@@ -13,8 +13,9 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
 use super::beside::Beside;
+use super::names::naming;
 use super::{Person, target_of};
-use crate::options::Options;
+use crate::options::{Options, stream};
 
 pub struct Plan {
     pub index: usize,
@@ -34,6 +35,8 @@ const SAID_AGAIN_MAX: u32 = 3;
 pub async fn run(person: Arc<Person>, plan: Plan) {
     // Another stream than the one that drew the options.
     let mut rng = StdRng::seed_from_u64(plan.options.seed.wrapping_mul(31).wrapping_add(1 + plan.index as u64));
+    // It changes nothing that the other one draws.
+    let mut names = stream(plan.options.seed, 80 + plan.index as u64);
     let mut beside = Beside::new(&person, &plan);
     for number in 0..plan.share {
         let pause = plan.options.pause.as_micros() as u64;
@@ -47,8 +50,8 @@ pub async fn run(person: Arc<Person>, plan: Plan) {
         let done = if changes {
             change(&mut rng, &handle, &plan, conv, number).await
         } else {
-            let body = format!("{} {number}", person.user);
-            says(&person, conv, body).await
+            let what = naming(&mut names, &plan, message(format!("{} {number}", person.user)));
+            says(&person, conv, what).await
         };
         if !done {
             sleep(AWAY).await;
@@ -60,8 +63,8 @@ pub async fn run(person: Arc<Person>, plan: Plan) {
 
 /// False if the device is not there. The answer arrives in the history; the next message does not wait for it. What was kept from
 /// the cluster until nobody can know whether it has arrived is said again, as a person would who was asked.
-async fn says(person: &Arc<Person>, conv: &ConvId, body: String) -> bool {
-    let Some(mut ticket) = say(person, conv, &body).await else { return false };
+async fn says(person: &Arc<Person>, conv: &ConvId, what: What) -> bool {
+    let Some(mut ticket) = say(person, conv, &what).await else { return false };
     let (person, conv) = (person.clone(), conv.clone());
     tokio::spawn(async move {
         for _ in 0..SAID_AGAIN_MAX {
@@ -69,15 +72,15 @@ async fn says(person: &Arc<Person>, conv: &ConvId, body: String) -> bool {
                 Outcome::Unknown(why) if why.contains(ErrorCode::TooOld.name()) => {}
                 _ => return,
             }
-            let Some(next) = say(&person, &conv, &body).await else { return };
+            let Some(next) = say(&person, &conv, &what).await else { return };
             ticket = next;
         }
     });
     true
 }
 
-async fn say(person: &Person, conv: &ConvId, body: &str) -> Option<Ticket> {
-    person.handle().submit(target_of(&person.user, conv), message(body)).await.ok()
+async fn say(person: &Person, conv: &ConvId, what: &What) -> Option<Ticket> {
+    person.handle().submit(target_of(&person.user, conv), what.clone()).await.ok()
 }
 
 /// False if the device is not there.
