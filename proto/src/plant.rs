@@ -23,6 +23,7 @@ pub enum Plant {
     IdsFromWallClock,
     LostInterval,
     ReceiptsGoBack,
+    OneMention,
     // The way to the users.
     ClearDirtyEarly,
     SkipNotify,
@@ -35,6 +36,8 @@ pub enum Plant {
     ForgetFence,
     DeadIncarnation,
     OldSessionActs,
+    CodeStays,
+    GuessForEver,
     // The gateway.
     AckOnSend,
     AckGateHole,

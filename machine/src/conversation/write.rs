@@ -8,6 +8,7 @@ use flotilla_proto::entry::{Entry, What};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::Mode;
+use flotilla_proto::plant::{self, Plant};
 
 use super::plan::{Change, Plan, Step, row_of};
 use super::tables::conversation::{ConversationRow, Conversations};
@@ -117,7 +118,10 @@ fn write_mentions(ctx: &mut Ctx<'_, '_>, entry: &Entry) -> Result<(), Fatal> {
     if mentions.is_empty() || !ctx.meta.has_level(limits::MENTIONS_LEVEL) {
         return Ok(());
     }
-    for user in mentions.iter().filter(|user| **user != entry.from) {
+    for (at, user) in mentions.iter().enumerate().filter(|(_, user)| **user != entry.from) {
+        if at > 0 && plant::on(Plant::OneMention) {
+            continue;
+        }
         if row_of(ctx.txn, &entry.conv, user)?.is_some_and(|row| row.is_member()) {
             table::put::<Mentions>(ctx.txn, &(entry.conv.clone(), user.clone(), entry.n), &entry.seq);
         }

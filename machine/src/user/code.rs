@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use flotilla_proto::plant::{self, Plant};
 use flotilla_proto::slots;
 use serde::{Deserialize, Serialize};
 
@@ -169,12 +170,12 @@ pub fn use_code(ctx: &mut Ctx<'_, '_>, code: Hash32, request: Cid, login: &Login
         return Err(Rejection::Unauthenticated.into());
     }
     if !row.is(code) {
-        row.tries += 1;
+        row.tries += u8::from(!plant::on(Plant::GuessForEver));
         table::put::<CodeTable>(ctx.txn, &login.user, &row);
         return Ok(Reply::Rejected(Rejection::Unauthenticated));
     }
     let reply = device::login(ctx, &Login { create: true, ..login.clone() })?;
-    if row.used.replace(request).is_none() {
+    if row.used.replace(request).is_none() && !plant::on(Plant::CodeStays) {
         table::put::<CodeTable>(ctx.txn, &login.user, &row);
     }
     Ok(reply)
