@@ -62,8 +62,15 @@ fn written(world: &World, row: &RowChange) -> Result<u64, String> {
     let Some(((conv, user, n), _, seq)) = row.of::<Table>() else { return Ok(0) };
     let Some(seq) = seq else { return Err(format!("{user} is not named any more in message {n} of {conv}")) };
     let Some((model, _)) = world.models.get(&conv) else { return Err(format!("there is no conversation {conv}")) };
-    // What is damaged here is known from elsewhere, or not at all.
-    let Some(line) = model.lines.get(&seq) else { return Ok(0) };
+    let Some(line) = model.lines.get(&seq) else {
+        // What is damaged here is known from elsewhere, or not at all.
+        let lost = !world.damaged.is_empty();
+        return if lost {
+            Ok(0)
+        } else {
+            Err(format!("a row says that entry {seq} of {conv} names {user}: there is none"))
+        };
+    };
     if line.n != n || names(model, line, seq, &user) == Some(false) {
         return Err(format!("a row says that entry {seq}, message {n}, of {conv} names {user}; the log has {line:?}"));
     }
