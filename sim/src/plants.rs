@@ -106,6 +106,7 @@ pub fn story(plant: Plant) -> Option<&'static str> {
         Plant::CursorPastHead => "inbox_leader_dies_after_push_before_the_head_is_durable",
         Plant::SnapshotNonAtomic => "snapshot_install_crashes_half_way",
         Plant::AckOnSend => "gateway_dies_with_a_full_window",
+        Plant::CodeStays | Plant::GuessForEver => "wrong_tries_and_the_age_of_a_code_survive_every_leader",
         _ => return None,
     })
 }

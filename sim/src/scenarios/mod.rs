@@ -7,6 +7,7 @@
 //! - one file for each family of stories · `command` the `scenarios` command
 
 mod clocks;
+mod codes;
 pub mod command;
 mod disks;
 mod fan_out;
@@ -69,6 +70,7 @@ pub fn all() -> Vec<Scenario> {
         hellos::ALL,
         clocks::ALL,
         levels::ALL,
+        codes::ALL,
     ]
     .into_iter()
     .flat_map(|family| family())
