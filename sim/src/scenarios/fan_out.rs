@@ -47,17 +47,12 @@ fn dies_before_fan_out(stage: &Stage) -> Told<'_> {
         let (alice, bob, conv) = stage.talk_apart().await?;
         stage.gets(&bob, &conv, Seq(1)).await?;
 
-        let (log, inbox) = (stage.leader_of(&conv).await?, stage.inbox_leader_of(&bob).await?);
-        shown(log != inbox, "both shards have the same leader")?;
-        stage.moves(&alice, stage.other(&[log, inbox])).await?;
-        stage.cluster.cut(log, inbox);
-        stage.cluster.cut(inbox, log);
+        let (log, inbox) = stage.cut_between(&conv, &alice, &bob).await?;
         let accepted = alice.sends(&conv, "are you there?").await?;
         sleep(AFTER_CLEARS).await;
         shown(bob.has(&conv).await < accepted.seq, "the message was fanned out in spite of the cut")?;
         stage.kill(log, Disk::Lost);
-        stage.cluster.mend(log, inbox);
-        stage.cluster.mend(inbox, log);
+        stage.mend_both(log, inbox);
 
         stage.gets(&bob, &conv, accepted.seq).await?;
         must(stage.leader_of(&conv).await? != log, "the dead node does not lead")?;
@@ -109,19 +104,14 @@ fn kick_while_owed(stage: &Stage) -> Told<'_> {
         let hello = alice.sends(&group, "hello").await?;
         stage.gets(&bob, &group, hello.seq).await?;
 
-        let (log, inbox) = (stage.leader_of(&group).await?, stage.inbox_leader_of(&bob).await?);
-        shown(log != inbox, "both shards have the same leader")?;
-        stage.moves(&alice, stage.other(&[log, inbox])).await?;
-        stage.cluster.cut(log, inbox);
-        stage.cluster.cut(inbox, log);
+        let (log, inbox) = stage.cut_between(&group, &alice, &bob).await?;
         let owed = alice.sends(&group, "you will get this one").await?;
         alice.puts_out(&group, &bob).await?;
         let after = alice.sends(&group, "but not this one").await?;
         sleep(AFTER_CLEARS).await;
         shown(bob.has(&group).await < owed.seq, "the message was fanned out in spite of the cut")?;
         stage.kill(log, Disk::Lost);
-        stage.cluster.mend(log, inbox);
-        stage.cluster.mend(inbox, log);
+        stage.mend_both(log, inbox);
 
         let kick = owed.seq.next();
         stage.gets(&bob, &group, kick).await?;

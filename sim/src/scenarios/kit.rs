@@ -280,6 +280,21 @@ impl Stage {
         self.leader(self.shard_of_user(&person.user)).await
     }
 
+    /// The leaders of a conversation and of somebody's inbox: two nodes, or the story shows nothing.
+    pub async fn two_leaders(&self, conv: &ConvId, reader: &Person) -> Result<(usize, usize), Fail> {
+        let (log, inbox) = (self.leader_of(conv).await?, self.inbox_leader_of(reader).await?);
+        shown(log != inbox, "both shards have the same leader")?;
+        Ok((log, inbox))
+    }
+
+    /// From now on these two leaders do not hear each other; who writes is served by the third node.
+    pub async fn cut_between(&self, conv: &ConvId, writer: &Person, reader: &Person) -> Result<(usize, usize), Fail> {
+        let (log, inbox) = self.two_leaders(conv, reader).await?;
+        self.moves(writer, self.other(&[log, inbox])).await?;
+        self.cut_both(log, inbox);
+        Ok((log, inbox))
+    }
+
     /// Another node than these.
     pub fn other(&self, than: &[usize]) -> usize {
         (0..self.cluster.seats.len()).find(|node| !than.contains(node)).unwrap_or(0)
@@ -334,18 +349,26 @@ impl Stage {
         Machines::current().resume(format!("node{}", node + 1));
     }
 
+    pub fn cut_both(&self, a: usize, b: usize) {
+        self.cluster.cut(a, b);
+        self.cluster.cut(b, a);
+    }
+
+    pub fn mend_both(&self, a: usize, b: usize) {
+        self.cluster.mend(a, b);
+        self.cluster.mend(b, a);
+    }
+
     /// Both directions between one node and all others of the cluster; clients still reach it.
     pub fn cut_off(&self, node: usize) {
         for other in (0..self.cluster.seats.len()).filter(|other| *other != node) {
-            self.cluster.cut(node, other);
-            self.cluster.cut(other, node);
+            self.cut_both(node, other);
         }
     }
 
     pub fn heal(&self, node: usize) {
         for other in (0..self.cluster.seats.len()).filter(|other| *other != node) {
-            self.cluster.mend(node, other);
-            self.cluster.mend(other, node);
+            self.mend_both(node, other);
         }
     }
 

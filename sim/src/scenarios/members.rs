@@ -34,8 +34,7 @@ async fn group_apart(stage: &Stage, alice: &Person, bob: &Person) -> Result<(Con
     let group = stage.group_apart(alice, bob).await?;
     let hello = alice.sends(&group, "hello").await?;
     stage.gets(bob, &group, hello.seq).await?;
-    let (log, inbox) = (stage.leader_of(&group).await?, stage.inbox_leader_of(bob).await?);
-    shown(log != inbox, "both shards have the same leader")?;
+    let (log, inbox) = stage.two_leaders(&group, bob).await?;
     Ok((group, log, inbox))
 }
 
@@ -53,8 +52,7 @@ fn removed_in_flight(stage: &Stage) -> Told<'_> {
         let (group, log, inbox) = group_apart(stage, &alice, &bob).await?;
         alice.takes_in(&group, &carol).await?;
         stage.moves(&alice, log).await?;
-        stage.cluster.cut(log, inbox);
-        stage.cluster.cut(inbox, log);
+        stage.cut_both(log, inbox);
         let mut flight = Vec::new();
         for number in 0..5 {
             flight.push(alice.sends(&group, &format!("in flight {number}")).await?.seq);
@@ -63,8 +61,7 @@ fn removed_in_flight(stage: &Stage) -> Told<'_> {
         let kick = flight[4].next();
         let after = alice.sends(&group, "bob does not read this").await?;
         shown(bob.has(&group).await < flight[0], "nothing was in flight")?;
-        stage.cluster.mend(log, inbox);
-        stage.cluster.mend(inbox, log);
+        stage.mend_both(log, inbox);
         alice.sees_all();
 
         stage.gets(&bob, &group, kick).await?;
@@ -83,8 +80,7 @@ fn leave_and_rejoin(stage: &Stage) -> Told<'_> {
         stage.moves(&bob, away).await?;
         // From here both leaders can be reached: a join asks the user's shard first.
         stage.moves(&alice, away).await?;
-        stage.cluster.cut(log, inbox);
-        stage.cluster.cut(inbox, log);
+        stage.cut_both(log, inbox);
         let stay = alice.sends(&group, "of the first stay").await?;
         bob.leaves(&group).await?;
         let between = alice.sends(&group, "between the stays").await?;
@@ -92,8 +88,7 @@ fn leave_and_rejoin(stage: &Stage) -> Told<'_> {
         let back = alice.sends(&group, "of the second stay").await?;
         shown(bob.has(&group).await < stay.seq, "the notifications were not late")?;
         bob.app_dies();
-        stage.cluster.mend(log, inbox);
-        stage.cluster.mend(inbox, log);
+        stage.mend_both(log, inbox);
         bob.sees_all();
         alice.sees_all();
         bob.opens().await?;

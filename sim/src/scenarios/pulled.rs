@@ -49,11 +49,7 @@ fn threshold(stage: &Stage) -> Told<'_> {
         let hello = alice.sends(&group, "hello").await?;
         stage.gets(&bob, &group, hello.seq).await?;
 
-        let (log, inbox) = (stage.leader_of(&group).await?, stage.inbox_leader_of(&bob).await?);
-        shown(log != inbox, "both shards have the same leader")?;
-        stage.moves(&alice, stage.other(&[log, inbox])).await?;
-        stage.cluster.cut(log, inbox);
-        stage.cluster.cut(inbox, log);
+        let (log, inbox) = stage.cut_between(&group, &alice, &bob).await?;
         let before = alice.sends(&group, "the last in push mode").await?;
         // The third member takes the group over the threshold.
         alice.takes_in(&group, &cyd).await?;
@@ -62,8 +58,7 @@ fn threshold(stage: &Stage) -> Told<'_> {
         sleep(A_WHILE).await;
         shown(bob.has(&group).await < before.seq, "bob has heard of it in spite of the cut")?;
         stage.kill(log, Disk::Lost);
-        stage.cluster.mend(log, inbox);
-        stage.cluster.mend(inbox, log);
+        stage.mend_both(log, inbox);
 
         stage.gets(&bob, &group, after.seq).await?;
         alice.sees_all();
@@ -122,8 +117,7 @@ fn new_device(stage: &Stage) -> Told<'_> {
         stage.gets(&bob, &channel, head).await?;
 
         // Nobody answers for the channel while the new device says hello.
-        let (log, inbox) = (stage.leader_of(&channel).await?, stage.inbox_leader_of(&bob).await?);
-        shown(log != inbox, "both shards have the same leader")?;
+        let (log, inbox) = stage.two_leaders(&channel, &bob).await?;
         stage.moves(&alice, stage.other(&[log])).await?;
         // Both of his devices are on one machine.
         stage.moves(&bob, inbox).await?;
