@@ -22,6 +22,7 @@ use flotilla_machine::user::cursor::CursorTable;
 use flotilla_machine::user::device::DeviceTable;
 use flotilla_machine::user::inbox::{InboxTable, Row};
 use flotilla_machine::user::privacy::{self, PrivacyTable};
+use flotilla_machine::user::session::SessionTable;
 use flotilla_proto::ids::{
     Cid, ConvId, Count, DeviceId, Generation, Hash32, MsgId, NodeId, ReplicaId, Rev, Seq, SessionNo, ShardId, UserId,
 };
@@ -139,6 +140,8 @@ pub struct World {
     pub veiled: BTreeSet<UserId>,
     /// Up to where a device's cursor was ever moved.
     pub cursors: BTreeMap<DeviceId, BTreeMap<ConvId, Seq>>,
+    /// The device's cursors when this session of it was opened: those that had been applied before the batch that opened it.
+    pub opened: BTreeMap<(DeviceId, SessionNo), BTreeMap<ConvId, Seq>>,
     /// The cursors that were ever written where there was none.
     pub first_cursors: BTreeSet<(DeviceId, ConvId, Seq)>,
     /// Where the heads of its user stood when a device was registered.
@@ -192,6 +195,7 @@ impl World {
             shown_reads: BTreeMap::new(),
             veiled: BTreeSet::new(),
             cursors: BTreeMap::new(),
+            opened: BTreeMap::new(),
             first_cursors: BTreeSet::new(),
             registered: BTreeMap::new(),
             marks: BTreeMap::new(),
@@ -372,6 +376,10 @@ impl World {
         for row in rows {
             if let Some((_, _, Some(rule))) = row.of::<PullRuleTable>() {
                 self.pull = Some((rule.above, rule.below));
+            }
+            if let Some(((_, device), _, Some(row))) = row.of::<SessionTable>() {
+                let cursors = self.cursors.get(&device).cloned().unwrap_or_default();
+                self.opened.entry((device, row.number)).or_insert(cursors);
             }
             let Some((conv, _, Some(row))) = row.of::<Conversations>() else { continue };
             let pull = self.pull;
