@@ -90,6 +90,9 @@ pub const MENTIONS_LEVEL: u32 = 3;
 pub const PULL_LEVEL: u32 = 3;
 /// From this level on a user can hide its read marks in all conversations.
 pub const HIDE_READ_LEVEL: u32 = 4;
+/// From this level on the rows of a command are counted with the shards that they are on, however few they are, and a group that
+/// is too large to switch to pull mode stays as it is.
+pub const EXACT_ROWS_LEVEL: u32 = 4;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
 /// missing is asked for in between.
 pub const SUBSCRIPTION_MS: u64 = 30_000;

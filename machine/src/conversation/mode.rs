@@ -7,7 +7,8 @@
 //!
 //! A group may be above the threshold before it can switch: it grew at a level without pull mode. It switches with its next
 //! change of membership that has room for telling all its members (`ROWS_PER_COMMAND_MAX`). With 500 members on more than 246
-//! shards none has: such a group stays in push mode, and as small as groups are there, until enough of them have left.
+//! shards none has: such a group stays in push mode, and as small as groups are there, until enough of them have left. At
+//! feature level 3 it cannot change at all.
 //!
 //! Table `pull_rule`, key `06`: the thresholds, if they are others than the defaults. Read on changes of membership only.
 
@@ -67,7 +68,8 @@ pub fn settle(asked: &Asked<'_>, plan: &mut Plan) -> Result<(), Stop> {
     let mut mode = mode_after(asked, plan, &rule);
     if mode != plan.conversation.mode && plan.conversation.head > Seq::ZERO {
         let others = others(asked, plan)?;
-        if is_late(plan, &rule) && !plan.has_room_for(asked.meta, others.keys()) {
+        let may_stay = asked.meta.has_level(limits::EXACT_ROWS_LEVEL) && is_late(plan, &rule);
+        if may_stay && !plan.has_room_for(asked.meta, others.keys()) {
             check_push(plan)?;
             mode = plan.conversation.mode;
         } else {

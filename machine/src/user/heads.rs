@@ -8,6 +8,7 @@ use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
 use super::inbox::Change;
+use super::privacy;
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome, check_batch};
 use crate::command::{Notify, NotifyUser, Receipt};
@@ -53,6 +54,7 @@ pub fn peer_marks(ctx: &mut Ctx<'_, '_>, items: &[Receipt]) -> Outcome {
     for item in items.iter().filter(meant) {
         let Some(mut change) = Change::begin(ctx.txn, &item.user, &item.conv)? else { continue };
         change.row.merge_peer(item);
+        change.sees_no_reads = privacy::hides_read(ctx.txn, &item.user)?;
         change.commit(ctx)?;
     }
     Ok(Reply::Done)

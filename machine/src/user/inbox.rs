@@ -137,6 +137,8 @@ pub struct Change<'k> {
     pub row: Row,
     /// Something beside the row changed that the user's devices are to hear of.
     beside: bool,
+    /// The user is shown nobody's read marks: that one has risen is no news, or the frame itself would tell of it.
+    pub sees_no_reads: bool,
 }
 
 impl<'k> Change<'k> {
@@ -145,7 +147,7 @@ impl<'k> Change<'k> {
         let Some(account) = table::get::<UserTable>(txn, user)? else { return Ok(None) };
         let old = table::get::<InboxTable>(txn, &(user.clone(), conv.clone()))?;
         let row = old.clone().unwrap_or_default();
-        Ok(Some(Self { user, conv, account, old, row, beside: false }))
+        Ok(Some(Self { user, conv, account, old, row, beside: false, sees_no_reads: false }))
     }
 
     /// A new revision, also if the row stays as it was.
@@ -158,10 +160,11 @@ impl<'k> Change<'k> {
         self.beside || self.old.as_ref() != Some(&self.row)
     }
 
-    /// Nothing changed but what only receipts tell of: no revision, no frame.
+    /// Nothing changed but what only receipts tell of, or what the user is not shown: no revision, no frame.
     fn is_pure_ack(&self) -> bool {
-        !self.beside
-            && self.old.as_ref().is_some_and(|old| Row { delivered: self.row.delivered, ..old.clone() } == self.row)
+        let Some(old) = self.old.as_ref().filter(|_| !self.beside) else { return false };
+        let peer_read = if self.sees_no_reads { self.row.peer_read } else { old.peer_read };
+        Row { delivered: self.row.delivered, peer_read, ..old.clone() } == self.row
     }
 
     /// Writes the row, its revision and the cursors that must stand before its head advances. Gives the rows touched.

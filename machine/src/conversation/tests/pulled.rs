@@ -151,7 +151,7 @@ fn scattered() -> (Room, Vec<String>) {
 }
 
 /// All of them in a group from before pull mode.
-fn grown() -> (Room, Vec<String>) {
+fn grown(level: u32) -> (Room, Vec<String>) {
     let (mut room, names) = scattered();
     let old = Settings { version: 8, ..Settings::at_level(limits::PULL_LEVEL - 1) };
     assert_eq!(room.machine.one(Command::SetSettings(old)), Reply::Done);
@@ -162,14 +162,14 @@ fn grown() -> (Room, Vec<String>) {
         let step = Append { cid, checked, ..room.command("u0", what) };
         room.accepted(step);
     }
-    let now = Settings { version: 9, ..Settings::at_level(limits::PULL_LEVEL) };
+    let now = Settings { version: 9, ..Settings::at_level(level) };
     assert_eq!(room.machine.one(Command::SetSettings(now)), Reply::Done);
     (room, names)
 }
 
 #[test]
 fn a_group_too_scattered_to_tell_all_at_once_stays_in_push_mode_until_it_is_smaller() {
-    let (mut room, mut names) = grown();
+    let (mut room, mut names) = grown(limits::EXACT_ROWS_LEVEL);
     let joins = |room: &mut Room, who: &str| Append { checked: vec![named(who)], ..room.command("u0", add(&[who])) };
     room.does(&names.pop().expect("many"), leave());
     assert_eq!(room.row().mode, Mode::Push);
@@ -193,6 +193,25 @@ fn a_group_too_scattered_to_tell_all_at_once_stays_in_push_mode_until_it_is_smal
     }
     let one_more = joins(&mut room, "one-more");
     room.accepted(one_more);
+}
+
+/// A log of level 3 is replayed by the rules that it was written under: there such a group does not change at all, and few
+/// enough changes are taken however many shards they are on.
+#[test]
+fn the_level_before_counts_rows_as_it_did() {
+    let (mut room, names) = grown(limits::EXACT_ROWS_LEVEL - 1);
+    let leaves = room.command(names.last().expect("many"), leave());
+    assert!(matches!(room.rejected(leaves), Rejection::Validation(why) if why.contains("several steps")));
+    assert_eq!((room.row().mode, room.row().members()), (Mode::Push, names.len() as u32));
+    for (level, is_taken) in [(limits::EXACT_ROWS_LEVEL - 1, true), (limits::EXACT_ROWS_LEVEL, false)] {
+        let (mut room, names) = scattered();
+        room.machine.one(Command::SetSettings(Settings { version: 9, ..Settings::at_level(level) }));
+        let some: Vec<&str> = names.iter().map(String::as_str).collect();
+        let checked: Vec<UserId> = names.iter().map(|name| named(name)).collect();
+        let create = Append { cid: Cid(1), checked, ..room.command("u0", creation(&some[1..450])) };
+        let told = room.machine.one(Command::Append(create));
+        assert_eq!(matches!(told, Reply::Accepted(_)), is_taken, "level {level}: {told:?}");
+    }
 }
 
 #[test]

@@ -59,8 +59,10 @@ fn who_hides_read_marks_shows_none_and_sees_none() {
     shard.done(hide(&ann, true));
     shard.mark(read(&ann, device, number, &conv, 6));
     shard.mark(ack(&ann, device, number, &conv, 7, 9));
+    let before = shard.row(&ann, device, &conv).expect("a row").rev;
     shard.done(peer_read(&conv, 5));
     let row = shard.row(&ann, device, &conv).expect("a row");
+    assert_eq!(row.rev, before, "a frame in which nothing is new would say that he has just read");
     assert_eq!((row.read, row.peer_delivered, row.peer_read), (Seq(6), Seq(9), Seq(0)), "her own, and none of his");
     assert_eq!((owed(&shard)[&at].delivered, owed(&shard)[&at].read), (Seq(7), Seq(2)));
     for query in [
