@@ -483,7 +483,9 @@ impl Model {
             return self.say("to whom? choose a conversation, or /to USER".to_owned());
         };
         if let Some(why) = self.why_silent(&conv) {
-            self.input.put_back(&text);
+            // As it was typed: a slash in front of it would be taken for a command.
+            let slash = if text.starts_with('/') { "/" } else { "" };
+            self.input.put_back(&format!("{slash}{text}"));
             return self.say(why.to_owned());
         }
         let cid = random_cid();

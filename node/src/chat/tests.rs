@@ -351,6 +351,10 @@ fn a_channel_is_written_by_its_admins_and_read_by_all() {
         (Some("only admins write in this channel"), "may I?".into())
     );
     control(&mut model, 'u');
+    type_in(&mut model, "//leave");
+    assert!(press(&mut model, KeyCode::Enter).is_empty());
+    assert_eq!(model.input.text(), "//leave", "not the command that it would be with one slash less");
+    control(&mut model, 'u');
     type_in(&mut model, "/leave");
     assert_eq!(press(&mut model, KeyCode::Enter), [Action::Leave(news.clone())]);
     model.on_event(Event::Conv(Box::new(as_role(Role::Admin))));

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::wire::{NodeReply, NodeRequest, StreamPosition, Subscription};
+use crate::backend::CallError;
 
 /// An answer that was older than what is known here is asked for again at once, this often.
 const ROUNDS: usize = 3;
@@ -79,6 +80,7 @@ impl Cluster {
     /// None: not all was answered. The position is the lowest, of one leader.
     async fn subscribe(&self, shard: ShardId, asks: Vec<Subscription>) -> Option<StreamPosition> {
         let mut lowest: Option<StreamPosition> = None;
+        let mut all = true;
         let mut asks = asks.into_iter().peekable();
         while asks.peek().is_some() {
             let (mut part, mut users) = (Vec::new(), 0);
@@ -92,10 +94,14 @@ impl Cluster {
             }
             let request = NodeRequest::Subscribe { shard, subscriptions: part.clone() };
             let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
-            let NodeReply::Subscribed { stream, standings } =
-                self.at_leader(shard, request, deadline, true).await.ok()?
-            else {
-                return None;
+            let (stream, standings) = match self.at_leader(shard, request, deadline, true).await {
+                Ok(NodeReply::Subscribed { stream, standings }) => (stream, standings),
+                // One of them found no place. The others are to keep theirs: they are renewed by what follows.
+                Err(CallError::Overloaded) => {
+                    all = false;
+                    continue;
+                }
+                _ => return None,
             };
             for (ask, standing) in part.iter().zip(standings) {
                 self.sessions.on_standing(ask, standing);
@@ -105,7 +111,7 @@ impl Cluster {
             }
             lowest = Some(lowest.map_or(stream, |lowest| lowest.min(stream)));
         }
-        lowest
+        lowest.filter(|_| all)
     }
 }
 

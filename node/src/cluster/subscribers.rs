@@ -56,16 +56,18 @@ impl Subscribers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For one lease from now. False: too many conversations.
+    /// For one lease from now. False: not all, for there are too many conversations; whoever had a place has it for as long.
     pub fn add<'c>(&self, gateway: NodeId, convs: impl Iterator<Item = &'c ConvId>, now: Instant) -> bool {
         let mut all = self.lock();
+        let mut fit = true;
         for conv in convs {
-            if !all.convs.contains_key(conv) && !all.has_room(now) {
-                return false;
+            if all.convs.contains_key(conv) || all.has_room(now) {
+                all.convs.entry(conv.clone()).or_default().gateways.insert(gateway, now + LEASE);
+            } else {
+                fit = false;
             }
-            all.convs.entry(conv.clone()).or_default().gateways.insert(gateway, now + LEASE);
         }
-        true
+        fit
     }
 
     /// Who is to be told, and what they were told last. None: nobody.
@@ -158,10 +160,15 @@ mod tests {
         let new = conv(u128::MAX);
         let end = start + LEASE;
         let just_before = end.checked_sub(SWEEP_EVERY / 2).expect("later than the start");
-        assert!(!subscribers.add(NodeId(1), [&new].into_iter(), just_before));
-        assert!(subscribers.add(NodeId(1), many.iter().take(1), just_before), "who has a place keeps it");
+        let among = [&many[0], &new, &many[1]];
+        assert!(!subscribers.add(NodeId(2), among.into_iter(), just_before));
+        for conv in [&many[0], &many[1]] {
+            let (gateways, _) = subscribers.of(conv, just_before).expect("it has a place");
+            assert_eq!(gateways, [NodeId(1), NodeId(2)], "who has a place keeps it, also behind one who finds none");
+        }
+        assert!(subscribers.add(NodeId(1), many.iter().take(1), just_before));
         assert!(!subscribers.add(NodeId(1), [&new].into_iter(), end), "all others are over, but nobody looks so soon");
         assert!(subscribers.add(NodeId(1), [&new].into_iter(), just_before + SWEEP_EVERY));
-        assert_eq!(subscribers.lock().convs.len(), 2);
+        assert_eq!(subscribers.lock().convs.len(), 3, "two of the many, and the new one");
     }
 }
