@@ -28,7 +28,8 @@ pub const ALL: fn() -> Vec<Scenario> = || {
     }]
 };
 
-const OLD: u32 = limits::FEATURE_LEVEL - 1;
+/// Without what the story uses after the raise, whatever level is the newest.
+const OLD: u32 = limits::PULL_LEVEL - 1;
 const ADDRESS: &str = "ann@example.com";
 
 /// The level that a node's state of a shard is at.
