@@ -40,11 +40,13 @@ struct State {
     looked: Instant,
     size: Size,
     calm: Duration,
+    /// The last change was refused: it is tried again at the next look, not with each write.
+    refused: bool,
 }
 
 impl Buffers {
     pub fn new(now: Instant) -> Self {
-        let state = State { looked: now, size: Size::Small, calm: Duration::ZERO };
+        let state = State { looked: now, size: Size::Small, calm: Duration::ZERO, refused: false };
         Self { bytes: AtomicU64::new(0), bulk: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
@@ -56,35 +58,39 @@ impl Buffers {
         }
     }
 
-    /// Counts a write. Returns the size from now on if it is another one.
-    pub fn wrote(&self, bytes: usize, now: Instant) -> Option<Size> {
+    /// Counts a write, and changes the size where another one is due. `resize` says whether it took; one at a time, so that the
+    /// last size decided on is the one in force.
+    pub fn wrote(&self, bytes: usize, now: Instant, resize: impl FnOnce(Size) -> bool) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        // Another writer is looking already, or it is poisoned by one that panicked: then the size stays.
-        let mut state = self.state.try_lock().ok()?;
+        // Another writer is at it, or one panicked there: then the size stays. Nobody waits.
+        let Ok(mut state) = self.state.try_lock() else { return };
         let bulk = self.bulk.load(Ordering::Relaxed) > 0;
         let elapsed = now.saturating_duration_since(state.looked);
-        if elapsed < LOOK && !(bulk && state.size == Size::Large) {
-            return None;
+        if elapsed < LOOK && !(bulk && state.size == Size::Large && !state.refused) {
+            return;
         }
         let written = self.bytes.swap(0, Ordering::Relaxed);
         state.looked = now;
-        state.next(written, elapsed, bulk)
+        let size = state.next(written, elapsed, bulk);
+        if size != state.size {
+            state.refused = !resize(size);
+            if !state.refused {
+                state.size = size;
+            }
+        }
     }
 }
 
 impl State {
-    fn next(&mut self, written: u64, elapsed: Duration, bulk: bool) -> Option<Size> {
+    fn next(&mut self, written: u64, elapsed: Duration, bulk: bool) -> Size {
         let rate = (u128::from(written) * 1_000 / elapsed.as_millis().max(1)) as u64;
         self.calm = if rate < LITTLE { self.calm.saturating_add(elapsed) } else { Duration::ZERO };
-        let size = match self.size {
+        match self.size {
             _ if bulk => Size::Small,
             Size::Small if rate >= MUCH => Size::Large,
             Size::Large if self.calm >= CALM => Size::Small,
             same => same,
-        };
-        let changed = size != self.size;
-        self.size = size;
-        changed.then_some(size)
+        }
     }
 }
 
@@ -96,32 +102,59 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// The size that a write leads to, if it is another one.
+    fn change(buffers: &Buffers, bytes: usize, now: Instant) -> Option<Size> {
+        let mut to = None;
+        buffers.wrote(bytes, now, |size| {
+            to = Some(size);
+            true
+        });
+        to
+    }
+
     #[test]
     fn memtables_grow_with_the_load_and_shrink_after_a_calm_minute() {
         let start = Instant::now();
         let buffers = Buffers::new(start);
-        assert_eq!(buffers.wrote(64 << 20, start), None, "one burst at the start is no load yet");
-        assert_eq!(buffers.wrote(1, start + second(100)), None, "spread over the time since, it is little");
-        assert_eq!(buffers.wrote(32 << 20, start + second(101)), Some(Size::Large));
-        assert_eq!(buffers.wrote(32 << 20, start + second(102)), None, "it is large already");
-        assert_eq!(buffers.wrote(1 << 20, start + second(103)), None);
+        assert_eq!(change(&buffers, 64 << 20, start), None, "one burst at the start is no load yet");
+        assert_eq!(change(&buffers, 1, start + second(100)), None, "spread over the time since, it is little");
+        assert_eq!(change(&buffers, 32 << 20, start + second(101)), Some(Size::Large));
+        assert_eq!(change(&buffers, 32 << 20, start + second(102)), None, "it is large already");
+        assert_eq!(change(&buffers, 1 << 20, start + second(103)), None);
         for at in 104..163 {
-            assert_eq!(buffers.wrote(1_000, start + second(at)), None, "not a minute yet: {at}");
+            assert_eq!(change(&buffers, 1_000, start + second(at)), None, "not a minute yet: {at}");
         }
-        assert_eq!(buffers.wrote(1_000, start + second(163)), Some(Size::Small));
+        assert_eq!(change(&buffers, 1_000, start + second(163)), Some(Size::Small));
     }
 
     #[test]
     fn a_snapshot_makes_them_small_at_once_and_for_as_long_as_it_comes() {
         let start = Instant::now();
         let buffers = Buffers::new(start);
-        assert_eq!(buffers.wrote(32 << 20, start + second(1)), Some(Size::Large));
+        assert_eq!(change(&buffers, 32 << 20, start + second(1)), Some(Size::Large));
         buffers.bulk(true);
         buffers.bulk(true);
-        assert_eq!(buffers.wrote(1, start + second(1)), Some(Size::Small), "in the middle of a second");
+        assert_eq!(change(&buffers, 1, start + second(1)), Some(Size::Small), "in the middle of a second");
         buffers.bulk(false);
-        assert_eq!(buffers.wrote(100 << 20, start + second(2)), None, "the other one still comes");
+        assert_eq!(change(&buffers, 100 << 20, start + second(2)), None, "the other one still comes");
         buffers.bulk(false);
-        assert_eq!(buffers.wrote(100 << 20, start + second(3)), Some(Size::Large));
+        assert_eq!(change(&buffers, 100 << 20, start + second(3)), Some(Size::Large));
+    }
+
+    #[test]
+    fn what_was_refused_is_tried_again_a_second_later() {
+        let start = Instant::now();
+        let buffers = Buffers::new(start);
+        assert_eq!(change(&buffers, 64 << 20, start + second(1)), Some(Size::Large));
+        buffers.bulk(true);
+        let mut asked = 0;
+        for ms in [1_000, 1_001, 1_500, 1_999] {
+            buffers.wrote(1, start + Duration::from_millis(ms), |_| {
+                asked += 1;
+                false
+            });
+        }
+        assert_eq!(asked, 1, "not with each write");
+        assert_eq!(change(&buffers, 1, start + second(2)), Some(Size::Small));
     }
 }

@@ -110,11 +110,11 @@ impl RocksEngine {
         }
     }
 
-    /// Of the next memtable, and of this one where it is not that large yet.
-    fn resize_memtables(&self, size: Size) {
+    /// Of the next memtable, and of this one where it is not that large yet. False: it was refused, and is as it was or, where
+    /// only the file of options could not be written, in force until the next start.
+    fn resize_memtables(&self, size: Size) -> bool {
         let bytes = self.buffer_bytes[usize::from(size == Size::Large)];
-        // What is refused leaves the size as it was, which is as correct.
-        let _ = self.shared.db.set_options(&[("write_buffer_size", &bytes.to_string())]);
+        self.shared.db.set_options(&[("write_buffer_size", &bytes.to_string())]).is_ok()
     }
 
     fn write_synced(&self, batch: WriteBatch, ops: u64) -> Result<WriteNo, StorageError> {
@@ -151,9 +151,7 @@ impl Read for RocksEngine {
 impl Engine for RocksEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<WriteNo, StorageError> {
         self.shared.check_writable()?;
-        if let Some(size) = self.buffers.wrote(batch.bytes(), Instant::now()) {
-            self.resize_memtables(size);
-        }
+        self.buffers.wrote(batch.bytes(), Instant::now(), |size| self.resize_memtables(size));
         match durability {
             Durability::Synced if batch.is_empty() => self.sync(),
             Durability::Buffered if batch.is_empty() => Ok(self.last_write()),

@@ -365,10 +365,10 @@ fn memtables_can_be_made_larger_and_smaller_while_the_database_is_open() {
         }
         engine.stats().memtable_bytes
     };
-    engine.resize_memtables(Size::Large);
+    assert!(engine.resize_memtables(Size::Large));
     // The first memtable may still be one of the old size.
     assert!(fill(0) > 6 << 20, "{:?}", engine.stats());
-    engine.resize_memtables(Size::Small);
+    assert!(engine.resize_memtables(Size::Small));
     fill(1_000);
     assert!(fill(2_000) < 6 << 20, "{:?}", engine.stats());
 }
