@@ -45,6 +45,7 @@ use crate::types::{Raft, SnapshotMeta, TypeConfig};
 pub use error::{Damaged, MembershipError, ProposeError, ReadError, StartError};
 pub use facts::Facts;
 pub use open::GroupOptions;
+pub(crate) use patience::next_beat;
 
 /// openraft's metrics of one group, as a watch.
 pub type Metrics = openraft::type_config::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;

@@ -53,7 +53,8 @@ impl<T> Patience<T> {
     }
 }
 
-fn next_beat(beat: Instant, now: Instant) -> Instant {
+/// The first beat after `now`, counted from `beat`.
+pub fn next_beat(beat: Instant, now: Instant) -> Instant {
     let since = now.saturating_duration_since(beat).as_nanos();
     let into = since % PATIENCE.as_nanos();
     // Below `PATIENCE`, so it fits.

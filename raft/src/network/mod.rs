@@ -2,10 +2,12 @@
 //!
 //! RPCs of one group to one target go one after the other: a pipeline would save a round trip, but after a refusal in the middle it
 //! delivers appends out of order, and openraft takes the conflict that follows for a follower that lost its log. Heartbeats and
-//! appends of many groups share frames because the peer's writer takes everything that waits. What RPCs mean is openraft's.
+//! appends of many groups share frames because the peer's writer takes everything that waits; an append that only says what is
+//! committed waits for company ([`ride`]). What RPCs mean is openraft's.
 
 pub mod acked;
 pub mod receive;
+mod ride;
 pub mod snapshot;
 pub mod wire;
 
@@ -17,13 +19,16 @@ use bytes::Bytes;
 use flotilla_proto::ids::{ReplicaId, ShardId};
 use flotilla_proto::plant::{self, Plant};
 use flotilla_storage::Engine;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::network::{Backoff, RPCOption, RPCTypes, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{EmptyNode, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
@@ -44,6 +49,7 @@ const APPEND_PATIENCE: u32 = 8;
 const BACKOFF_MS: [u64; 4] = [50, 100, 200, 400];
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+type Responses<'s> = BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>;
 
 /// Makes the clients of one group's replica.
 #[derive(Clone)]
@@ -52,6 +58,8 @@ pub struct Network {
     shard: ShardId,
     me: ReplicaId,
     acked: Acked,
+    /// See [`ride::patience`].
+    beat: Instant,
     engine: Arc<dyn Engine>,
     hooks: Arc<dyn Hooks>,
 }
@@ -61,10 +69,11 @@ impl Network {
         peers: Arc<Peers>,
         shard: ShardId,
         me: ReplicaId,
+        beat: Instant,
         engine: Arc<dyn Engine>,
         hooks: Arc<dyn Hooks>,
     ) -> Self {
-        Self { peers, shard, me, acked: Acked::default(), engine, hooks }
+        Self { peers, shard, me, acked: Acked::default(), beat, engine, hooks }
     }
 
     /// A leader whose own state is damaged has no snapshot to give, and whoever needs one would wait for ever. As everywhere
@@ -181,6 +190,14 @@ impl RaftNetworkV2<TypeConfig> for Client {
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
         }
         Ok(response)
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Rpc<Responses<'s>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let requests = ride::riding(input, ride::patience(self.network.shard, self.network.beat));
+        stream_append_sequential(self, requests, option)
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {

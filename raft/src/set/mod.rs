@@ -169,7 +169,7 @@ impl Groups {
         }
         let options = self.group_options(shard, replica);
         let (engine, hooks) = (options.engine.clone(), options.hooks.clone());
-        let network = Network::new(self.peers.clone(), shard, replica, engine, hooks);
+        let network = Network::new(self.peers.clone(), shard, replica, self.beat, engine, hooks);
         let group = Group::open(options, network).await.inspect_err(|error| self.on_refused(shard, replica, error))?;
         if let Start::Found(voters) = start
             && let Err(error) = found(&group, &voters).await
