@@ -104,6 +104,13 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Returns when there is something for the socket of `connection`.
+    pub async fn filled(&self, connection: u64) {
+        while !self.state().has_for(connection) {
+            self.wake.notified().await;
+        }
+    }
+
     /// The next messages for the socket of `connection`, at least one, about a batch at most.
     pub async fn take(&self, connection: u64) -> Vec<Message> {
         loop {
@@ -150,6 +157,10 @@ impl State {
         self.queue_bytes = bytes;
         self.queue.push_back(message);
         Ok(())
+    }
+
+    fn has_for(&self, connection: u64) -> bool {
+        self.connection == Some(connection) && !self.queue.is_empty()
     }
 
     fn take(&mut self, connection: u64) -> Vec<Message> {

@@ -18,6 +18,7 @@ use super::hello::{HelloRefusal, Lane, Welcome};
 use super::outbox::Outbox;
 use super::service::{Outcome, PeerRefusal};
 use super::{PeerStatus, Shared};
+use crate::runtime::after_the_ready;
 
 /// How the connection to a peer is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +206,8 @@ impl Remote {
     async fn write_messages<W: AsyncWrite + Unpin>(&self, mut writer: W, connection: u64) -> FrameError {
         let mut frame = FrameBuilder::default();
         loop {
+            self.outbox.filled(connection).await;
+            after_the_ready().await;
             let batch = self.outbox.take(connection).await;
             if let Err(e) = write_batch(&mut writer, &mut frame, &batch).await {
                 return e;

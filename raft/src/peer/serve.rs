@@ -14,6 +14,7 @@ use super::frame::{FrameBuilder, FrameError, FrameReader, Message, PAYLOAD_BYTES
 use super::remote::write_batch;
 use super::service::{PeerInfo, PeerRefusal, kind};
 use super::{BoxIo, Shared};
+use crate::runtime::after_the_ready;
 
 /// Refusals and pongs that wait for a peer that does not read; then it is not worth talking to.
 const BARE_REPLIES_MAX: usize = limits::PEER_SERVE_RAFT_MAX + limits::PEER_SERVE_REQUESTS_MAX;
@@ -155,11 +156,12 @@ impl Replies {
     async fn write(&self, mut writer: WriteHalf<BoxIo>) -> FrameError {
         let mut frame = FrameBuilder::default();
         loop {
-            let waiting = std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner));
-            if waiting.is_empty() {
+            if self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                 self.wake.notified().await;
                 continue;
             }
+            after_the_ready().await;
+            let waiting = std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner));
             let (batch, _permits): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
             if let Err(e) = write_batch(&mut writer, &mut frame, &batch).await {
                 return e;
