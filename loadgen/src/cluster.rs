@@ -28,6 +28,15 @@ const POLL: Duration = Duration::from_millis(20);
 /// Below what systems hand out for outgoing connections, so that a restarted node finds its port free.
 const PORTS: std::ops::Range<u16> = 15_000..30_000;
 
+/// How many threads run a node's async work.
+const THREADS: &str = "FLOTILLA_THREADS";
+
+/// The share of one node in this machine's processors.
+fn threads(nodes: u16) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / usize::from(nodes)).max(1)
+}
+
 /// Where the nodes are.
 #[derive(Debug, Clone, Args)]
 pub struct Place {
@@ -175,7 +184,11 @@ impl Local {
                 child: None,
             });
         }
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        // What the user has set counts.
+        if std::env::var_os(THREADS).is_none() {
+            env.push((THREADS.to_owned(), threads(place.nodes).to_string()));
+        }
         Ok(Self { nodes, pids: Pids::default(), bin: binary(place)?, env, shards: place.shards, _dir: dir })
     }
 

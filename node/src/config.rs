@@ -75,6 +75,10 @@ pub struct Settings {
     /// Log entries of a shard between two snapshots [default: 20000]
     #[arg(long, env = "FLOTILLA_SNAPSHOT_ENTRIES", value_name = "COUNT")]
     pub snapshot_entries: Option<u64>,
+    /// Threads for everything that does not wait for the disk; fewer when several nodes share a machine [default: one for each
+    /// processor]
+    #[arg(long, env = "FLOTILLA_THREADS", value_name = "COUNT")]
+    pub threads: Option<u16>,
     /// Leader heartbeat in milliseconds [default: 250]
     #[arg(long, env = "FLOTILLA_HEARTBEAT_MS", value_name = "MS")]
     pub heartbeat_ms: Option<u64>,
@@ -144,6 +148,8 @@ pub struct Config {
     pub origins: Vec<String>,
     pub disk_reserve_mib: u64,
     pub snapshot_entries: u64,
+    /// None: one for each processor.
+    pub threads: Option<u16>,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub lease_ms: u64,
@@ -207,6 +213,7 @@ impl Config {
             origins: s.origins.unwrap_or_default(),
             disk_reserve_mib: s.disk_reserve_mib.unwrap_or(256),
             snapshot_entries: s.snapshot_entries.unwrap_or(20_000),
+            threads: s.threads,
             heartbeat_ms: s.heartbeat_ms.unwrap_or(250),
             election_ms: s.election_ms.unwrap_or(500),
             lease_ms: s.lease_ms.unwrap_or(10_000),
@@ -237,6 +244,9 @@ impl Config {
             range(name, sends.into(), sends <= 1_000_000, "0 to 1000000")?;
         }
         range("snapshot_entries", self.snapshot_entries, self.snapshot_entries >= 100, "100 or more")?;
+        if let Some(threads) = self.threads {
+            range("threads", threads.into(), (1..=1_024).contains(&threads), "1 to 1024")?;
+        }
         range("heartbeat_ms", self.heartbeat_ms, (10..=5_000).contains(&self.heartbeat_ms), "10 to 5000")?;
         let election = self.election_ms >= 2 * self.heartbeat_ms && self.election_ms <= 60_000;
         range("election_ms", self.election_ms, election, "two heartbeats to 60000")?;
@@ -319,6 +329,7 @@ fn over(high: Settings, low: Settings) -> Settings {
         origins: high.origins.or(low.origins),
         disk_reserve_mib: high.disk_reserve_mib.or(low.disk_reserve_mib),
         snapshot_entries: high.snapshot_entries.or(low.snapshot_entries),
+        threads: high.threads.or(low.threads),
         heartbeat_ms: high.heartbeat_ms.or(low.heartbeat_ms),
         election_ms: high.election_ms.or(low.election_ms),
         lease_ms: high.lease_ms.or(low.lease_ms),

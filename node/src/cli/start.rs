@@ -24,7 +24,11 @@ pub fn run(args: StartArgs) -> anyhow::Result<()> {
     super::heaps::bound();
     let dev_control = args.dev_control.as_deref().and_then(DevControl::parse);
     let config = Config::resolve(args)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, dev_control))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.threads {
+        runtime.worker_threads(threads.into());
+    }
+    runtime.enable_all().build()?.block_on(serve(config, dev_control))
 }
 
 async fn serve(config: Config, dev_control: Option<DevControl>) -> anyhow::Result<()> {

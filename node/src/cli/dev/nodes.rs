@@ -43,6 +43,12 @@ impl Nodes {
         format!("http://127.0.0.1:{}", self.args.client_port + number - 1)
     }
 
+    /// The share of one node in this machine's processors: threads that take them from each other's nodes only cost switches.
+    fn threads(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (processors / usize::from(self.args.nodes)).max(1)
+    }
+
     pub fn log(&self, number: u16) -> PathBuf {
         self.dir.join(format!("node{number}")).join("log")
     }
@@ -87,6 +93,10 @@ impl Nodes {
         command.args(["--client-addr", &format!("127.0.0.1:{}", self.args.client_port + number - 1)]);
         command.args(["--peer-addr", &format!("127.0.0.1:{}", self.args.peer_port + number - 1)]);
         command.args(["--origins", &origins.join(",")]);
+        // What the user has set for all of them counts.
+        if std::env::var_os("FLOTILLA_THREADS").is_none() {
+            command.args(["--threads", &self.threads().to_string()]);
+        }
         // Not as a flag: everybody on this machine can read those.
         command.env("FLOTILLA_DEV_CONTROL", &self.control);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
