@@ -11,7 +11,7 @@
 use flotilla_proto::ids::ShardId;
 use futures::{Stream, StreamExt, stream};
 use openraft::raft::AppendEntriesRequest;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::group::next_beat;
 use crate::types::TypeConfig;
@@ -48,7 +48,7 @@ impl<S: Stream<Item = Append> + Unpin, P: Fn() -> Option<Instant>> Requests<S, P
         }
         let Some(due) = (self.patience)() else { return Some(rpc) };
         while rpc.entries.is_empty() {
-            match timeout_at(due, self.pull()).await {
+            match timeout(due.saturating_duration_since(Instant::now()), self.pull()).await {
                 Ok(Some(next)) => rpc = next,
                 // The end of the stream, or of the wait.
                 Ok(None) | Err(_) => break,
