@@ -15,8 +15,9 @@ const MIB: u64 = 1 << 20;
 /// Over this long is looked at what was written.
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes a second from which on memtables are large. A large one takes the processors for longer when it is written out, which is
-/// felt where there is still room for every message at once: with 5,000 sends a second on two cores the p99 of accept was 65 ms with
-/// 8 MiB and 130 ms with 32. Where more comes in than that, throughput counts: 19,400 accepted a second in place of 15,000.
+/// felt where there is still room for every message at once: with 5,000 sends a second on two cores the p99 of accept was 57 to
+/// 88 ms with 8 and 16 MiB and 130 ms with 32 in one hour (in another, with this bound at 16 or at 32 MiB a second, it was
+/// 88 to 170 ms both times). At full load it is 19,400 accepted a second in place of 15,000.
 const MUCH: u64 = 16 * MIB;
 /// Bytes a second below which, for so long, they become small again.
 const LITTLE: u64 = MIB / 2;
