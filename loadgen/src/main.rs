@@ -11,6 +11,7 @@
 //!
 //! Invariant: a run that saw anything lost, doubled or reordered ends with exit code 1.
 
+mod capacity;
 mod chaos;
 mod cluster;
 mod engine;
@@ -86,6 +87,8 @@ enum Command {
     Floor(floor::Options),
     /// The standard set: every row of the targets on fresh nodes, with floor and goal (local clusters only)
     Standard(standard::Options),
+    /// How many nodes a load needs: from users and messages a day to nodes, disks and network (pure arithmetic; starts nothing)
+    Capacity(capacity::Options),
     /// Where the time of one message goes, hop by hop (local cluster only, or the logs of traced nodes)
     Path(path::Options),
 }
@@ -167,6 +170,7 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
         Command::Floor(options) => floor::command(&options, place).await,
         Command::Standard(options) => standard::command(&options, place).await,
         Command::Path(options) => path::command(&options, place).await,
+        Command::Capacity(options) => capacity::command(&options),
     }
 }
 

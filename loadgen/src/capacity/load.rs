@@ -39,7 +39,8 @@ pub fn count(text: &str) -> Result<f64, String> {
         Some((at, 'b' | 'B' | 'g' | 'G')) => (&text[..at], 1e9),
         _ => (text, 1.0),
     };
-    let value: f64 = digits.trim().parse().map_err(|_| format!("`{text}` is no number; write 250000, 250k, 10M or 1B"))?;
+    let value: f64 =
+        digits.trim().parse().map_err(|_| format!("`{text}` is no number; write 250000, 250k, 10M or 1B"))?;
     in_range(value * factor)
 }
 

@@ -90,8 +90,8 @@ pub fn need(load: &Load, m: &Measured) -> Need {
     let cpu_us = sends * (m.cpu_us_per_send + m.cpu_us_per_member * load.recipients) + entries * m.cpu_us_per_entry;
     let kept_entries = load.users * load.messages_a_day * load.retention_days;
     let written = sends * (m.written_per_send + m.written_per_member * load.recipients + REPLICAS * load.body_bytes);
-    let network =
-        sends * (m.network_per_send + (REPLICAS - 1.0) * load.body_bytes) + entries * (m.network_per_entry + load.body_bytes);
+    let network = sends * (m.network_per_send + (REPLICAS - 1.0) * load.body_bytes)
+        + entries * (m.network_per_entry + load.body_bytes);
     Need {
         sends_per_s: sends,
         entries_to_devices_per_s: entries,
@@ -99,7 +99,7 @@ pub fn need(load: &Load, m: &Measured) -> Need {
         cores: cpu_us / 1e6,
         memory_gib: connections * m.memory_per_connection / GIB,
         disk_gib: REPLICAS * kept_entries * (m.kept_per_entry + load.body_bytes) / GIB
-            + REPLICAS * load.users * m.kept_per_user / GIB,
+            + REPLICAS * load.users * (m.kept_per_user + load.messages_a_day * m.kept_for_a_day) / GIB,
         disk_written_mib_per_s: written / (1024.0 * 1024.0),
         network_gbit: network * 8.0 / 1e9,
     }
@@ -115,7 +115,8 @@ pub fn plan(load: &Load, machine: &Machine, m: &Measured) -> Plan {
         ("disk", need.disk_gib / (machine.disk_gib * part)),
         ("network", need.network_gbit / (machine.network_gbit * part)),
     ];
-    let (because_of, most) = by.into_iter().fold(("replicas", 0.0), |most, next| if next.1 > most.1 { next } else { most });
+    let (because_of, most) =
+        by.into_iter().fold(("replicas", 0.0), |most, next| if next.1 > most.1 { next } else { most });
     let for_the_load = most.ceil() as u64;
     // With one node dead the others must carry everything, and everything has three replicas.
     let (nodes, because_of) =
@@ -202,7 +203,8 @@ pub fn command(options: &Options) -> anyhow::Result<Outcome> {
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine { cores: 2.0, memory_gib: 8.0, disk_gib: 100.0, network_gbit: 1.0, utilisation: 0.5 };
+    const MACHINE: Machine =
+        Machine { cores: 2.0, memory_gib: 8.0, disk_gib: 100.0, network_gbit: 1.0, utilisation: 0.5 };
 
     fn unit() -> Measured {
         Measured {
@@ -215,6 +217,7 @@ mod tests {
             written_per_send: 1_000.0,
             written_per_member: 100.0,
             kept_per_entry: 500.0,
+            kept_for_a_day: 0.0,
             kept_per_user: 0.0,
             network_per_send: 1_000.0,
             network_per_entry: 100.0,
@@ -238,7 +241,10 @@ mod tests {
     fn a_load_by_hand() {
         let need = need(&load(), &unit());
         assert_eq!(need.sends_per_s, 2_000.0, "864,000 x 100 / 86,400 x 2");
-        assert_eq!(need.entries_to_devices_per_s, 7_000.0, "three recipients and the own other device, half of all are online");
+        assert_eq!(
+            need.entries_to_devices_per_s, 7_000.0,
+            "three recipients and the own other device, half of all are online"
+        );
         assert_eq!(need.connections, 864_000.0);
         assert!((need.cores - (2_000.0 * 130.0 + 7_000.0) / 1e6).abs() < 1e-9);
         assert!((need.disk_gib * GIB - 3.0 * 864e6 * 600.0).abs() < 1.0);
