@@ -19,6 +19,7 @@ mod foretold;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;
+mod levels;
 pub mod live;
 pub mod local;
 pub mod pending;
@@ -96,6 +97,7 @@ pub struct Cluster {
     pub renewals: control::Renewals,
     pub clocks: Arc<clocks::Clocks>,
     pub strained: strain::Strained,
+    pub levels: levels::Levels,
     pub metrics: Metrics,
     leaders: Mutex<BTreeMap<ShardId, Leading>>,
     view: watch::Sender<NodeView>,
