@@ -174,6 +174,8 @@ pub const RATE_CELLS: usize = 1 << 16;
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.
 pub const LIVE_SESSIONS_USERS_MAX: usize = 4_096;
+/// Users of one question for who hides its read marks; of more nothing is answered.
+pub const HIDING_USERS_MAX: usize = 4_096;
 /// A password hash in PHC form.
 pub const PHC_BYTES_MAX: usize = 512;
 /// Refresh tokens issued from one predecessor while none of them has been used.
