@@ -10,12 +10,11 @@ use std::time::Duration;
 use flotilla_machine::command::{ClearReceipt, Receipt};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::Cluster;
 use super::leader::Leader;
 
-/// Receipts gathered into one command.
-const BATCH: u32 = 200;
 /// Receipts are not urgent: waiting a moment gathers many into one entry.
 const GATHER: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -26,7 +25,7 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     // A page before this one was not paid whole: a later page without a failure must not end in waiting for news.
     let mut owing = false;
     loop {
-        let query = Query::ReceiptsDue { after: after.take(), limit: BATCH };
+        let query = Query::ReceiptsDue { after: after.take(), limit: limits::RECEIPTS_PER_BATCH_MAX };
         let (items, more) = page(&leader, query).await;
         if more {
             after = items.last().map(|r| (r.user.clone(), r.conv.clone()));
@@ -86,7 +85,7 @@ fn all_targets(cluster: &Cluster) -> Vec<ShardId> {
 
 async fn drain_target(cluster: &Cluster, leader: &Leader, target: ShardId) -> bool {
     loop {
-        let (items, more) = page(leader, Query::ReceiptsDirty { target, limit: BATCH }).await;
+        let (items, more) = page(leader, Query::ReceiptsDirty { target, limit: limits::RECEIPTS_PER_BATCH_MAX }).await;
         if items.is_empty() {
             return true;
         }
