@@ -47,6 +47,7 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         if !paid.is_empty() {
             failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(paid) }).await;
         }
+        cluster.metrics.receipt_retries.add(u64::from(failed));
         owing |= failed;
         let is_last = after.is_none();
         if failed || (is_last && owing) {
@@ -67,6 +68,7 @@ pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         let drained =
             targets.into_iter().map(async |target| (!drain_target(&cluster, &leader, target).await).then_some(target));
         let failed: Vec<_> = futures::future::join_all(drained).await.into_iter().flatten().collect();
+        cluster.metrics.receipt_retries.add(failed.len() as u64);
         if failed.is_empty() {
             let taken = leader.receipts_dirty.take().await;
             tokio::time::sleep(GATHER).await;
