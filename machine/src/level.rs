@@ -1,9 +1,12 @@
 //! From which feature level on a shard's log may hold a command.
 
+use flotilla_proto::entry::What;
+use flotilla_proto::ids::ConvKind;
 use flotilla_proto::limits;
 
 use crate::command::{Command, Control};
 use crate::reply::Rejection;
+use crate::user::conv_settings;
 
 impl Command {
     /// The feature level from which a log may hold it. Below that a replica may run an older build, which cannot decode it and
@@ -50,6 +53,20 @@ impl Command {
         }
     }
 
+    /// The level from which a shard may take it. A log of a lower one may hold some of them all the same, and refuses them by the
+    /// rules of that level.
+    pub fn level_wanted(&self) -> u32 {
+        match self {
+            Command::Append(append) if append.conv.kind() == ConvKind::Channel => limits::PULL_LEVEL,
+            // A group may have more members from that level on.
+            Command::Append(append) if matches!(append.what, What::Create { .. } | What::Add { .. }) => {
+                limits::PULL_LEVEL
+            }
+            Command::SetConv { change, .. } if change.hide_read == Some(true) => conv_settings::LEVEL,
+            _ => self.level(),
+        }
+    }
+
     /// Asked before it is proposed and again when it is applied, which has the last word.
     pub fn check_level(&self, level: u32) -> Result<(), Rejection> {
         let needed = self.level();
@@ -78,5 +95,37 @@ impl Control {
             | Control::RaiseLevel { .. } => LEVEL_OF_OLD,
             Control::SetClientLimits { .. } => limits::CLIENT_LIMITS_LEVEL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::ids::{Cid, ConvId, DeviceId};
+
+    use super::*;
+    use crate::command::{Append, ConvChange};
+    use crate::testing::arb::{message, named};
+
+    #[test]
+    fn what_the_rules_of_a_lower_level_refuse_says_which_level_it_wants() {
+        let ann = named("ann");
+        let wanted = |conv: ConvId, what: What| {
+            let (sender, device, cid) = (ann.clone(), DeviceId(1), Cid(1));
+            let append = Append { conv, sender, device, cid, age_ms: 0, after: None, checked: vec![], what };
+            let command = Command::Append(append);
+            assert_eq!(command.level(), LEVEL_OF_OLD, "a log of any level may hold it");
+            command.level_wanted()
+        };
+        let (group, channel) = (ConvId::group(&ann, Cid(1)), ConvId::channel(&ann, Cid(1)));
+        assert_eq!(wanted(channel, message("x")), limits::PULL_LEVEL);
+        assert_eq!(wanted(group.clone(), What::Add { users: vec![named("bob")] }), limits::PULL_LEVEL);
+        assert_eq!(wanted(group.clone(), message("x")), LEVEL_OF_OLD);
+        let hide = |on| {
+            let change = ConvChange { hide_read: Some(on), ..ConvChange::default() };
+            Command::SetConv { user: ann.clone(), conv: group.clone(), change }.level_wanted()
+        };
+        assert_eq!((hide(true), hide(false)), (conv_settings::LEVEL, LEVEL_OF_OLD));
+        let private = Command::ChangePrivacy { user: ann.clone(), presence: None, hide_read: Some(true) };
+        assert_eq!(private.level_wanted(), limits::HIDE_READ_LEVEL);
     }
 }

@@ -199,8 +199,8 @@ pub enum Query {
         past: Count,
         to: Count,
     },
-    /// User shard. Those of these users that hide their read marks everywhere. Only asked where a user can
-    /// (`HIDE_READ_LEVEL`).
+    /// User shard. Those of these users that hide their read marks everywhere; at most `HIDING_USERS_MAX` are asked for, of more
+    /// the answer is `TooMany`. Only asked where a user can (`HIDE_READ_LEVEL`).
     Hiding {
         users: Vec<UserId>,
     },
@@ -302,6 +302,10 @@ pub enum Answer {
     },
     Mentions(MentionsView),
     Hiding(BTreeSet<UserId>),
+    /// Nothing was looked at: more things were asked for than the query takes.
+    TooMany {
+        max: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -174,6 +174,8 @@ pub const RATE_CELLS: usize = 1 << 16;
 pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 /// Users of one question for live sessions.
 pub const LIVE_SESSIONS_USERS_MAX: usize = 4_096;
+/// Users of one question for who hides its read marks; of more nothing is answered.
+pub const HIDING_USERS_MAX: usize = 4_096;
 /// A password hash in PHC form.
 pub const PHC_BYTES_MAX: usize = 512;
 /// Refresh tokens issued from one predecessor while none of them has been used.
@@ -426,6 +428,56 @@ pub const CLOCK_SKEW_MAX_MS: u64 = 10_000;
 pub const ID_EPOCH_MS: u64 = 1_577_836_800_000;
 /// The display clock's ceiling: 2^41 ms after the id epoch, exclusive.
 pub const DISPLAY_MS_MAX: u64 = ID_EPOCH_MS + (1 << 41) - 1;
+
+// Between nodes, and of what a node does for its clients.
+
+/// Batches of news from one shard to one target that are not answered for.
+pub const NOTIFIES_IN_FLIGHT_MAX: usize = 3;
+/// Times that a clear of dirty rows is proposed before the rows are looked at again.
+pub const CLEAR_TRIES_MAX: usize = 50;
+/// Pairs of a user and a conversation whose news wait for the pusher of one shard; above it gateways look for themselves.
+pub const NEWS_PENDING_MAX: usize = 8_192;
+/// Target shards that wait for a pump of one shard by name; above it all rows are looked at.
+pub const TARGETS_PENDING_MAX: usize = 1_024;
+/// Heads of one conversation that ride together and are all accounted for.
+pub const REVS_PER_HEAD_MAX: usize = 64;
+/// Receipts gathered into one command.
+pub const RECEIPTS_PER_BATCH_MAX: u32 = 200;
+/// Users whose live sessions are looked up at once.
+pub const USERS_PER_LOOK_MAX: usize = 256;
+/// Rows that a step of long work touches.
+pub const STEP_ROWS_MAX: u32 = 256;
+/// Ends that a session without a number yet remembers: of a device that opens sessions in a row only the last few can be
+/// waiting for their number on a node.
+pub const EARLY_ENDS_MAX: usize = 8;
+/// Signals of typing that wait on a node, each way: what waits there is gone by before it matters.
+pub const TYPING_PENDING_MAX: usize = 4_096;
+/// Sessions that a gateway presents in one request.
+pub const SESSIONS_PER_PRESENT_MAX: usize = 500;
+/// Numbers of pushes remembered while sessions are presented; above it they are presented again.
+pub const PUSHES_SEEN_MAX: usize = 4_096;
+/// Conversations with something unacked on one stream of an inbox: their places must fit the header that names them again.
+pub const INBOX_STREAM_CONVERSATIONS_MAX: usize = 20;
+/// That header, in bytes.
+pub const INBOX_TOKEN_BYTES_MAX: usize = 12 * 1024;
+/// Conversations in the answer to one poll of an inbox.
+pub const POLL_CONVERSATIONS_MAX: u32 = 20;
+/// Encoded entries in it.
+pub const POLL_BYTES_MAX: usize = 256 * 1024;
+/// Encoded entries that one look puts on a stream of an inbox.
+pub const INBOX_STREAM_PIECE_BYTES: usize = 256 * 1024;
+/// Entries that one look at an inbox reads of one conversation.
+pub const INBOX_LOG_ENTRIES_MAX: u32 = 100;
+/// Shards asked at once for one look at an inbox.
+pub const INBOX_SHARDS_AT_ONCE: usize = 8;
+/// Times that a gateway looks up users whom a shard does not know before it gives up.
+pub const PEER_CHECKS_MAX: usize = 3;
+/// Entries in one page of history, in the worst encoding.
+pub const HISTORY_BYTES_MAX: usize = 48 * 1024;
+/// Conversations in pull mode asked at once for one request of a client.
+pub const STANDINGS_AT_ONCE: usize = 8;
+/// Between two sweeps for places among the conversations that gateways have subscribed to, when there are none.
+pub const SUBSCRIBED_SWEEP_MS: u64 = 1_000;
 
 const _: () = assert!(
     BODY_BYTES_MAX.div_ceil(3) * 4 + 4 * 1024 < MESSAGE_BYTES_MAX,

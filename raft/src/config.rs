@@ -44,6 +44,12 @@ impl Default for Timings {
 }
 
 impl Timings {
+    /// Whoever has said nothing for longer is not live. As long as a follower waits for its leader at least: a bound near the time
+    /// between two heartbeats takes a replica for dead whenever one of them is late, which on a busy machine is most of the time.
+    pub fn silence_max(&self) -> Duration {
+        self.election_min + self.election_max
+    }
+
     /// openraft's settings for one group.
     pub fn config(&self, cluster: &str) -> Result<Arc<Config>, ConfigError> {
         let election_max = millis(self.election_max);
@@ -89,5 +95,7 @@ mod tests {
         assert_eq!(config.enable_pre_vote, Some(true));
         assert_eq!(config.allow_log_reversion, Some(false));
         assert!(config.quorum_loss_probe_interval >= Some(2 * config.election_timeout_max));
+        let timings = Timings::default();
+        assert!(timings.silence_max() >= 5 * timings.heartbeat, "some of them may be late");
     }
 }

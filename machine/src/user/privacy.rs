@@ -73,13 +73,16 @@ pub fn change_privacy(
     Ok(Reply::Done)
 }
 
-/// Those of these users that hide their read marks.
+/// Those of these users that hide their read marks. A part of the answer would show the marks of the rest: so all, or a refusal.
 pub fn hiding(view: &View<'_>, meta: &Meta, users: &[UserId]) -> Result<Answer, Fatal> {
+    if users.len() > limits::HIDING_USERS_MAX {
+        return Ok(Answer::TooMany { max: limits::HIDING_USERS_MAX as u32 });
+    }
     if users.iter().any(|user| meta.check_user(user).is_err()) {
         return Ok(Answer::Moved);
     }
     let mut hiding = BTreeSet::new();
-    for user in users.iter().take(limits::LIVE_SESSIONS_USERS_MAX) {
+    for user in users {
         if hides_read(view, user)? {
             hiding.insert(user.clone());
         }

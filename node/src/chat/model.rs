@@ -359,6 +359,10 @@ impl Model {
             }
         }
         self.listing = false;
+        if page.unreadable > 0 {
+            let (n, s) = (page.unreadable, if page.unreadable == 1 { "" } else { "s" });
+            self.notice = Some(format!("{n} conversation{s} of the list cannot be read"));
+        }
         let mut actions = self.watch();
         match page.next {
             Some(after) => actions.push(Action::List { after: Some(after) }),

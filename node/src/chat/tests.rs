@@ -296,6 +296,16 @@ fn listed(conv: Conv, mentions: u64) -> Answer {
 }
 
 #[test]
+fn a_row_of_the_list_that_cannot_be_read_takes_no_other_along_and_is_spoken_of() {
+    let mut model = connected(None);
+    let row = serde_json::to_value(Conv { name: Some("crew".into()), ..conv(&group(ConvKind::Group), 4, 1, 3) });
+    let page = serde_json::json!({ "convs": [{ "conv": 7 }, row.expect("encodes")], "next": null });
+    model.on_answer(Answer::Listed(serde_json::from_value(page).expect("a page")));
+    shows(&mut model, 80, 12, "# crew");
+    shows(&mut model, 80, 12, "1 conversation of the list cannot be read");
+}
+
+#[test]
 fn who_is_named_sees_it_in_the_list_and_in_the_conversation_until_it_is_read() {
     let mut model = connected(None);
     let crew = group(ConvKind::Group);

@@ -34,11 +34,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
 /// Clears of this long ride together.
 const CLEAR_GATHER: Duration = Duration::from_millis(100);
-/// Before a clear that was not taken is proposed again, and how often.
+/// Before a clear that was not taken is proposed again.
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
-const CLEAR_TRIES: usize = 50;
-/// Requests to one target that are not answered for.
-const ASKED_MAX: usize = 3;
 
 /// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only.
 #[derive(Default)]
@@ -214,7 +211,7 @@ impl Pump {
 
     /// When the target may be asked for more; none while there is nothing to ask for, or enough on its way.
     fn ask_at(&self) -> Option<Instant> {
-        let room = self.asked.len() < ASKED_MAX && self.told.bytes_max() > 0;
+        let room = self.asked.len() < limits::NOTIFIES_IN_FLIGHT_MAX && self.told.bytes_max() > 0;
         let wanted = self.look.looking || !self.named.is_empty();
         (room && wanted).then_some(self.next_ask)
     }
@@ -222,7 +219,7 @@ impl Pump {
     /// Between two requests a part of the time that the target takes to answer: what comes meanwhile rides with the second.
     /// So a target with little to do has its entries at once, and one that is busy is asked seldom.
     fn pace(&self) -> Duration {
-        if self.asked.is_empty() { Duration::ZERO } else { self.took / ASKED_MAX as u32 }
+        if self.asked.is_empty() { Duration::ZERO } else { self.took / limits::NOTIFIES_IN_FLIGHT_MAX as u32 }
     }
 
     fn on_woken(&mut self, taken: Taken<ConvId, ()>) {
@@ -362,7 +359,7 @@ impl Pump {
             let Ok(bytes) = command.encode() else { return (items, Cleared::NotDone) };
             // A clear may come twice. Going back to the rows instead would ask the target again, without a pause, just when
             // this shard has too much to do.
-            for _ in 0..CLEAR_TRIES {
+            for _ in 0..limits::CLEAR_TRIES_MAX {
                 match leader.group.propose(bytes.clone()).await {
                     Err(ProposeError::Overloaded | ProposeError::Unknown) => tokio::time::sleep(CLEAR_RETRY).await,
                     Ok(Reply::Done) => return (items, Cleared::Done),

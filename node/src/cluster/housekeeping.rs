@@ -11,14 +11,13 @@ use flotilla_machine::command::Control;
 use flotilla_machine::query::ShardState;
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::Cluster;
 use super::leader::Leader;
 
 const PERIOD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);
-/// Rows a job step touches.
-const STEP_ROWS: u32 = 256;
 
 pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     let mut tables = cluster.tables.watch();
@@ -61,8 +60,8 @@ async fn round(cluster: &Cluster, leader: &Leader) -> Option<bool> {
         let _ = cluster.shard_command(ShardId::CONTROL, &done).await;
     }
     if state.job_due {
-        more |= step(leader, Command::StepJob { limit: STEP_ROWS }).await?;
-        more |= step(leader, Command::EvictDedup { limit: STEP_ROWS }).await?;
+        more |= step(leader, Command::StepJob { limit: limits::STEP_ROWS_MAX }).await?;
+        more |= step(leader, Command::EvictDedup { limit: limits::STEP_ROWS_MAX }).await?;
     }
     Some(more)
 }
@@ -87,7 +86,7 @@ async fn fences(cluster: &Cluster, leader: &Leader, state: &ShardState) -> Optio
         let fenced = state.fences.iter().find(|(n, _)| *n == node).map_or(Incarnation(0), |(_, i)| *i);
         if fenced < lowest {
             tracing::info!(shard = %leader.shard, %node, incarnation = %lowest, "fencing dead incarnations");
-            more |= step(leader, Command::Fence { node, lowest, limit: STEP_ROWS }).await?;
+            more |= step(leader, Command::Fence { node, lowest, limit: limits::STEP_ROWS_MAX }).await?;
         }
     }
     Some(more)

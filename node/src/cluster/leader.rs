@@ -20,12 +20,6 @@ use super::subscribers::Subscribers;
 use super::wire::PushItem;
 use super::{Cluster, fanout, housekeeping, presence, pusher, receipts, subscribers};
 
-/// Conversations' news waiting for the pusher of one shard.
-const PUSHES_PENDING_MAX: usize = 8_192;
-const TARGETS_MAX: usize = 1_024;
-/// Heads of one conversation that ride together and are all accounted for.
-const REVS_MAX: usize = 64;
-
 /// What changed for one (user, conversation).
 #[derive(Debug, Clone, Default)]
 pub struct News {
@@ -84,12 +78,12 @@ impl Leading {
             since: Instant::now(),
             group,
             hub: Hub::new(shard, term),
-            dirty: Pending::new(TARGETS_MAX),
+            dirty: Pending::new(limits::TARGETS_PENDING_MAX),
             wakes: Wakes::default(),
             live: Live::default(),
-            receipts_dirty: Pending::new(TARGETS_MAX),
+            receipts_dirty: Pending::new(limits::TARGETS_PENDING_MAX),
             receipts_due: Notify::new(),
-            news: Pending::new(PUSHES_PENDING_MAX),
+            news: Pending::new(limits::NEWS_PENDING_MAX),
             jobs: Notify::new(),
             interest: presence::Interest::default(),
             subscribers: Subscribers::default(),
@@ -146,7 +140,7 @@ impl News {
     fn merge(&mut self, other: News) {
         self.head = self.head.max(other.head);
         // Above the bound the session finds a hole, and reads its rows once more than needed.
-        let room = REVS_MAX.saturating_sub(self.revs.len());
+        let room = limits::REVS_PER_HEAD_MAX.saturating_sub(self.revs.len());
         self.revs.extend(other.revs.into_iter().take(room));
         self.conv = self.conv.max(other.conv);
     }
@@ -165,6 +159,6 @@ mod tests {
         assert_eq!((news.head, news.conv), (Some((Seq(5), Count(5))), Some(Rev(12))));
         assert_eq!(news.revs, [Rev(11), Rev(13)]);
         (0..200).for_each(|n| news.merge(head(n, n)));
-        assert_eq!(news.revs.len(), REVS_MAX);
+        assert_eq!(news.revs.len(), limits::REVS_PER_HEAD_MAX);
     }
 }

@@ -19,6 +19,7 @@ mod foretold;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;
+mod levels;
 pub mod live;
 pub mod local;
 pub mod pending;
@@ -96,6 +97,7 @@ pub struct Cluster {
     pub renewals: control::Renewals,
     pub clocks: Arc<clocks::Clocks>,
     pub strained: strain::Strained,
+    pub levels: levels::Levels,
     pub metrics: Metrics,
     leaders: Mutex<BTreeMap<ShardId, Leading>>,
     view: watch::Sender<NodeView>,
@@ -109,6 +111,7 @@ pub struct Cluster {
 /// Counters of this half.
 pub struct Metrics {
     pub fanout_retries: Arc<Counter>,
+    pub receipt_retries: Arc<Counter>,
     pub casts_dropped: Arc<Counter>,
     pub leaderships: Arc<Counter>,
     pub presence_looks: Arc<Counter>,
@@ -123,6 +126,10 @@ impl Metrics {
             fanout_retries: counter(
                 "flotilla_fanout_retries_total",
                 "Batches of heads that a target shard did not take.",
+            ),
+            receipt_retries: counter(
+                "flotilla_receipt_retries_total",
+                "Batches of receipts that a target shard did not take, or whose clear did not commit.",
             ),
             casts_dropped: counter("flotilla_casts_dropped_total", "One-way messages to nodes that could not be sent."),
             presence_looks: counter(

@@ -13,14 +13,12 @@ use flotilla_machine::command::Notify;
 use flotilla_machine::query::{DirtyItem, LiveSession};
 use flotilla_machine::{Answer, Query};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::Cluster;
 use super::leader::Leader;
 use super::live::{Found, Sessions};
 use super::wire::{NodeCast, PushHead, PushItem, PushTo};
-
-/// Users looked up at once.
-const USERS_PER_LOOK: usize = 256;
 
 /// The second look is not what brings an entry to a session that is open: waiting a moment lets heads of one conversation ride
 /// together, and those of many conversations share a frame.
@@ -36,7 +34,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             leader.hub.skip();
         }
         let news: Vec<_> = taken.items.into_iter().collect();
-        for part in news.chunks(USERS_PER_LOOK) {
+        for part in news.chunks(limits::USERS_PER_LOOK_MAX) {
             let users = part.iter().map(|((user, _), _)| user.clone()).collect();
             let sessions = live_sessions(&leader, users).await;
             let mut frames = Frames::default();
@@ -67,7 +65,7 @@ pub async fn push_entries(cluster: &Cluster, leader: &Leader, items: &[DirtyItem
     users.sort();
     users.dedup();
     let mut sessions = BTreeMap::new();
-    for part in users.chunks(USERS_PER_LOOK) {
+    for part in users.chunks(limits::USERS_PER_LOOK_MAX) {
         sessions.extend(live_sessions(leader, part.to_vec()).await);
     }
     let mut frames = Frames::default();

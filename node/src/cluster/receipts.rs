@@ -10,12 +10,11 @@ use std::time::Duration;
 use flotilla_machine::command::{ClearReceipt, Receipt};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
+use flotilla_proto::limits;
 
 use super::Cluster;
 use super::leader::Leader;
 
-/// Receipts gathered into one command.
-const BATCH: u32 = 200;
 /// Receipts are not urgent: waiting a moment gathers many into one entry.
 const GATHER: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -26,7 +25,7 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     // A page before this one was not paid whole: a later page without a failure must not end in waiting for news.
     let mut owing = false;
     loop {
-        let query = Query::ReceiptsDue { after: after.take(), limit: BATCH };
+        let query = Query::ReceiptsDue { after: after.take(), limit: limits::RECEIPTS_PER_BATCH_MAX };
         let (items, more) = page(&leader, query).await;
         if more {
             after = items.last().map(|r| (r.user.clone(), r.conv.clone()));
@@ -48,6 +47,7 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         if !paid.is_empty() {
             failed |= !clear(&leader, Command::ClearReceiptDue { items: cleared(paid) }).await;
         }
+        cluster.metrics.receipt_retries.add(u64::from(failed));
         owing |= failed;
         let is_last = after.is_none();
         if failed || (is_last && owing) {
@@ -68,6 +68,7 @@ pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         let drained =
             targets.into_iter().map(async |target| (!drain_target(&cluster, &leader, target).await).then_some(target));
         let failed: Vec<_> = futures::future::join_all(drained).await.into_iter().flatten().collect();
+        cluster.metrics.receipt_retries.add(failed.len() as u64);
         if failed.is_empty() {
             let taken = leader.receipts_dirty.take().await;
             tokio::time::sleep(GATHER).await;
@@ -86,7 +87,7 @@ fn all_targets(cluster: &Cluster) -> Vec<ShardId> {
 
 async fn drain_target(cluster: &Cluster, leader: &Leader, target: ShardId) -> bool {
     loop {
-        let (items, more) = page(leader, Query::ReceiptsDirty { target, limit: BATCH }).await;
+        let (items, more) = page(leader, Query::ReceiptsDirty { target, limit: limits::RECEIPTS_PER_BATCH_MAX }).await;
         if items.is_empty() {
             return true;
         }

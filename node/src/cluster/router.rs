@@ -1,8 +1,8 @@
 //! From a user or conversation to the leader of its shard, and back with one of three outcomes.
 //!
 //! Invariant: a command is proposed again only on a proof that the first proposal was not appended (`NotLeader`,
-//! `Overloaded`, nothing sent). Everything else is `Unknown`. Queries have no effect and may be asked again. One deadline
-//! in all.
+//! `Overloaded`, nothing sent), or had no effect because it came too early (`Moved`, [`levels`]). Everything else is `Unknown`.
+//! Queries have no effect and may be asked again. One deadline in all.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use flotilla_raft::Leadership;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Cluster;
 use super::wire::{Failure, NodeReply, NodeRequest};
+use super::{Cluster, levels};
 use crate::backend::{CallError, Freshness, Route, Wanted};
 
 /// Between two tries while a shard has no known leader or does not own its slots yet.
@@ -39,21 +39,33 @@ impl Cluster {
 
     pub async fn route_command(&self, route: &Route, command: &Command, wanted: &Wanted) -> Result<Reply, CallError> {
         let deadline = deadline();
-        let bytes = encode(command, self.level())?;
-        let lane = slot_of(route);
+        let (lane, level) = (slot_of(route), command.level_wanted());
         loop {
             let shard = self.shard_of(route).ok_or(CallError::Unavailable)?;
-            match self.command_by(shard, Some(lane), bytes.clone(), deadline, wanted).await? {
-                Reply::Rejected(Rejection::Moved) => pause_or_give_up(deadline).await?,
-                Reply::Rejected(rejection) => return Err(CallError::Rejected(rejection)),
-                reply => return Ok(reply),
+            // Known before it is asked: what it refuses from then on is not for want of a level.
+            let at_level = self.levels.has(shard, level);
+            let rejection = match encode(command, self.level()) {
+                Ok(bytes) => match self.command_by(shard, Some(lane), bytes, deadline, wanted).await? {
+                    Reply::Rejected(rejection) => rejection,
+                    reply => return Ok(reply),
+                },
+                Err(rejection) => rejection,
+            };
+            if rejection == Rejection::Moved {
+                pause_or_give_up(deadline).await?;
+            } else if at_level
+                || !levels::may_be_of_level(&rejection)
+                || !self.comes_to_level(shard, level, deadline).await?
+            {
+                return Err(CallError::Rejected(rejection));
             }
         }
     }
 
     /// A command to a shard by its number, for the cluster's own work. Rejections come as `Reply::Rejected`.
     pub async fn shard_command(&self, shard: ShardId, command: &Command) -> Result<Reply, CallError> {
-        self.command_by(shard, None, encode(command, self.level())?, deadline(), &Wanted::ALWAYS).await
+        let bytes = encode(command, self.level()).map_err(CallError::Rejected)?;
+        self.command_by(shard, None, bytes, deadline(), &Wanted::ALWAYS).await
     }
 
     async fn command_by(
@@ -114,7 +126,7 @@ impl Cluster {
         Ok((users, whole))
     }
 
-    async fn query_by(
+    pub(super) async fn query_by(
         &self,
         shard: ShardId,
         query: Query,
@@ -283,15 +295,15 @@ fn deadline() -> Instant {
 }
 
 /// Nothing enters a log that a replica of an older build could not decode.
-fn encode(command: &Command, level: u32) -> Result<Bytes, CallError> {
-    command.check_level(level).map_err(CallError::Rejected)?;
-    let too_big = || CallError::Rejected(Rejection::Validation("the request is too large".into()));
+fn encode(command: &Command, level: u32) -> Result<Bytes, Rejection> {
+    command.check_level(level)?;
+    let too_big = || Rejection::Validation("the request is too large".into());
     let bytes = command.encode().map_err(|_| too_big())?;
     if bytes.len() > limits::COMMAND_BYTES_MAX { Err(too_big()) } else { Ok(bytes) }
 }
 
 /// Waits a moment, or says that there is no time left. Only called where nothing has happened.
-async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
+pub(super) async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
     if Instant::now() + PAUSE >= deadline {
         return Err(CallError::Unavailable);
     }

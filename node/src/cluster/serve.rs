@@ -244,13 +244,19 @@ impl Cluster {
         }
     }
 
-    /// A one-way message to a node, this one included. May be lost.
+    /// A one-way message to a node, this one included. May be lost; one that is lost here is counted.
     pub fn cast(&self, to: NodeId, cast: NodeCast) {
         if to == self.node {
-            self.on_cast(to, cast);
-        } else if let Ok(bytes) = wire::encode(&cast)
-            && !self.peers.cast(to, KIND_NODE, bytes)
-        {
+            return self.on_cast(to, cast);
+        }
+        let sent = match wire::encode(&cast) {
+            Ok(bytes) => self.peers.cast(to, KIND_NODE, bytes),
+            Err(error) => {
+                tracing::error!(%to, %error, "a one-way message cannot be encoded");
+                false
+            }
+        };
+        if !sent {
             self.metrics.casts_dropped.inc();
         }
     }

@@ -39,9 +39,6 @@ struct Attached {
     early: Vec<(SessionNo, Ended)>,
 }
 
-/// Of a device that opens sessions in a row only the last few can be waiting for their number here.
-const EARLY_MAX: usize = 8;
-
 #[derive(Default)]
 struct Inner {
     next: u64,
@@ -295,7 +292,7 @@ impl Attached {
     }
 
     fn end_early(&mut self, number: SessionNo, why: Ended) {
-        if self.early.len() >= EARLY_MAX {
+        if self.early.len() >= limits::EARLY_ENDS_MAX {
             self.early.remove(0);
         }
         self.early.push((number, why));

@@ -176,6 +176,7 @@ impl Cluster {
             renewals: Default::default(),
             clocks,
             strained: Default::default(),
+            levels: Default::default(),
             metrics: Metrics::new(&options.registry),
             leaders: Mutex::new(BTreeMap::new()),
             view: watch::channel(view).0,

@@ -19,7 +19,7 @@ use super::wire::PushItem;
 
 const LEASE: Duration = Duration::from_millis(limits::SUBSCRIPTION_MS);
 /// Between two sweeps for places, when there are none.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_millis(limits::SUBSCRIBED_SWEEP_MS);
 
 #[derive(Default)]
 struct Of {

@@ -21,8 +21,6 @@ use super::pending::Pending;
 use super::wire::{NodeCast, PushTo};
 
 const PASSED_ON_EVERY: Duration = Duration::from_millis(limits::TYPING_MS);
-/// What waits here is gone by before it matters.
-const WAITING_MAX: usize = 4_096;
 
 /// What waits for this node's task.
 pub struct Typing {
@@ -34,7 +32,7 @@ pub struct Typing {
 
 impl Default for Typing {
     fn default() -> Self {
-        Self { typed: Pending::new(WAITING_MAX), spread: Pending::new(WAITING_MAX) }
+        Self { typed: Pending::new(limits::TYPING_PENDING_MAX), spread: Pending::new(limits::TYPING_PENDING_MAX) }
     }
 }
 

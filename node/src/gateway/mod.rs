@@ -32,6 +32,8 @@ pub mod withdrawals;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod noise_tests;
+#[cfg(test)]
 mod pulled_tests;
 #[cfg(test)]
 mod signal_tests;

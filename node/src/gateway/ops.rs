@@ -13,9 +13,6 @@ use super::shared::Shared;
 use crate::backend::{CallError, Freshness, Route};
 use crate::http::lists;
 
-/// How often `NeedPeers` may send an append back.
-const PEER_CHECKS_MAX: usize = 3;
-
 /// What is wrong with it before anyone else is asked.
 pub fn check(what: &What) -> Result<(), ErrorBody> {
     match what {
@@ -89,7 +86,7 @@ pub async fn append_again(
         checked: Vec::new(),
         what: frame.what.clone(),
     };
-    for _ in 0..PEER_CHECKS_MAX {
+    for _ in 0..limits::PEER_CHECKS_MAX {
         match shared.backend.execute(Route::Conv(conv.clone()), Command::Append(append.clone())).await {
             Ok(Reply::Accepted(a)) => {
                 let (seq, msg_id, ts, chain, dup) = (a.seq, a.msg_id, a.ts, a.chain, a.dup);
@@ -135,9 +132,6 @@ pub async fn entries(shared: &Shared, query: Query, conv: &ConvId, fresh: Freshn
     }
 }
 
-/// Bytes of entries in one answer, in the worst encoding.
-pub const HISTORY_BYTES_MAX: usize = 48 * 1024;
-
 /// Which entries are asked for: from, to, and whether the newest come first.
 pub fn range_of(ask: &frame::History, limit: u32) -> Result<(Seq, Seq, bool), ErrorBody> {
     Ok(match (ask.before, ask.after, ask.around) {
@@ -160,7 +154,7 @@ pub async fn history(shared: &Shared, user: &UserId, ask: &frame::History) -> Re
     let asked = page.entries.len();
     let fits = |entry: &&Entry| {
         bytes += encoded_bytes(entry);
-        bytes <= HISTORY_BYTES_MAX
+        bytes <= limits::HISTORY_BYTES_MAX
     };
     let mut frames: Vec<EntryFrame> = page.entries.iter().take_while(fits).map(EntryFrame::of).collect();
     let more = page.more || frames.len() < asked;

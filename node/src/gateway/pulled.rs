@@ -17,8 +17,6 @@ use futures::stream::{self, StreamExt};
 use super::shared::Shared;
 use crate::backend::{CallError, Freshness, Route};
 
-/// Conversations asked at once for one request.
-const AT_ONCE: usize = 8;
 /// Pages of conversations in which a new device takes its place.
 const PLACE_ROUNDS: usize = limits::CONVERSATIONS_PER_USER_MAX / limits::NOTIFY_USERS_PER_COMMAND_MAX + 2;
 
@@ -66,7 +64,7 @@ pub async fn stand_once(shared: &Shared, user: &UserId, rows: &mut [InboxRow], f
     let pulled: Vec<&mut InboxRow> = rows.iter_mut().filter(|row| row.part.is_pulled()).collect();
     let all = AtomicBool::new(true);
     stream::iter(pulled)
-        .for_each_concurrent(AT_ONCE, async |row| {
+        .for_each_concurrent(limits::STANDINGS_AT_ONCE, async |row| {
             let standing = ask(shared, user, row.conv.clone(), freshness.clone()).await;
             all.fetch_and(merge(row, standing.ok()), Ordering::Relaxed);
         })
@@ -164,7 +162,7 @@ async fn place_all(shared: &Shared, user: &UserId, device: DeviceId) -> Result<(
                     ask(shared, user, row.conv.clone(), Freshness::Linearizable).await?;
                 Ok::<_, CallError>(PulledHead { conv: row.conv, head, n_head })
             })
-            .buffered(AT_ONCE)
+            .buffered(limits::STANDINGS_AT_ONCE)
             .collect::<Vec<_>>()
             .await;
         let places = heads.into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -93,7 +93,8 @@ pub fn openapi() -> Value {
             "version": VERSION,
             "summary": "A chat server in one binary.",
             "description": "Any node serves any request. Every answer that is an error is a problem document (RFC 9457) whose `code` \
-                says what to do next: /v1/errors.json. Receivers ignore fields that they do not know.",
+                says what to do next: /v1/errors.json. Receivers ignore fields that they do not know. What is no HTTP is answered 400 \
+                and a head above 16 KiB 431, both without a body; a connection over the limits 429, whatever it asks for.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],

@@ -3,6 +3,7 @@
 //! Knows the few words of JSON Schema that the documents are made of; patterns are left to the fuzzer (`scripts/fuzz-api`).
 //! Stricter than a client: a field that no document names is a difference.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -82,6 +83,13 @@ fn is_of_type(types: &Value, value: &Value) -> bool {
         Value::Array(names) => names.iter().filter_map(Value::as_str).any(is),
         _ => false,
     }
+}
+
+/// Which statuses the document names for this operation.
+pub fn named(verb: &str, path: &str) -> BTreeSet<u16> {
+    let responses = &OPENAPI["paths"][path][verb.to_lowercase()]["responses"];
+    let statuses = responses.as_object().unwrap_or_else(|| panic!("{verb} {path} is in the document")).keys();
+    statuses.map(|status| status.parse().expect("a status")).collect()
 }
 
 /// Panics unless the document names this answer of this route, and its shape. Other paths are none of its business.

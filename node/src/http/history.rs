@@ -102,7 +102,7 @@ async fn seq_at(shared: &Shared, me: &Me, conv: &ConvId, ts: TsMs) -> Result<Opt
 async fn folded(shared: &Shared, me: &Me, ask: &frame::History) -> Result<Entries, ErrorBody> {
     let limit = ask.limit.unwrap_or(50).clamp(1, limits::HISTORY_ENTRIES_MAX);
     let (from, to, newest_first) = ops::range_of(ask, limit)?;
-    let (conv, user, bytes_max) = (ask.conv.clone(), me.user.clone(), ops::HISTORY_BYTES_MAX as u32);
+    let (conv, user, bytes_max) = (ask.conv.clone(), me.user.clone(), limits::HISTORY_BYTES_MAX as u32);
     let query = Query::Folded { conv, user, from, to, newest_first, limit, bytes_max };
     let Answer::Folded(FoldedPage { entries, looked_to, more }) = ask_log(shared, &ask.conv, query).await? else {
         return Err(errors::internal("folded"));

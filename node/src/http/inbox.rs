@@ -25,9 +25,6 @@ use crate::gateway::shared::Shared;
 use crate::gateway::window::Item;
 use crate::gateway::{errors, ops, pulled};
 
-/// What one poll returns at most.
-const POLL_CONVERSATIONS_MAX: u32 = 20;
-const POLL_BYTES_MAX: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_secs(1);
 const TYP: &str = "upto";
 
@@ -107,7 +104,8 @@ async fn look(shared: &Shared, me: &Me, logs: &mut Logs) -> Result<Option<Inbox>
     // On from page to page while nothing can be shown: conversations whose shard cannot answer now must not hide others.
     loop {
         let until = deadline.min(Instant::now() + LOOK_MAX);
-        let (page, _) = rows(shared, me, after.take(), POLL_CONVERSATIONS_MAX, &Freshness::Linearizable, until).await?;
+        let (page, _) =
+            rows(shared, me, after.take(), limits::POLL_CONVERSATIONS_MAX, &Freshness::Linearizable, until).await?;
         found.more = page.more;
         after = page.rows.last().map(|row| row.conv.clone());
         found.take(shared, me, logs, page.rows, until).await;
@@ -188,7 +186,7 @@ impl Found {
                 self.frames.push(frame(&wanted.row.conv, item, &mut self.bytes, &mut n));
             }
             self.marks.push((wanted.row.conv.clone(), last, n));
-            self.bytes < POLL_BYTES_MAX
+            self.bytes < limits::POLL_BYTES_MAX
         });
         self.more |= !whole.await || asked < all;
     }

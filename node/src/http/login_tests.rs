@@ -20,7 +20,7 @@ use crate::testing::client::Node;
 const SECRET: &[u8] = b"a secret of sixteen bytes";
 
 /// An operator's server: keeps what it was sent, answers with a status and a body.
-struct Server {
+pub struct Server {
     url: Url,
     got: Arc<Mutex<Vec<String>>>,
 }
@@ -109,6 +109,52 @@ async fn verify(node: &Node, address: &str, code: &str) -> (u16, Value) {
 
 fn wrong(code: &str) -> String {
     format!("{:06}", (code.parse::<u32>().expect("digits") + 1) % 1_000_000)
+}
+
+/// Whose tokens a node takes.
+pub struct TestIssuer {
+    key: Ed25519KeyPair,
+    server: Server,
+}
+
+impl TestIssuer {
+    pub async fn start() -> Self {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("random");
+        let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("just made");
+        let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
+        let set = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x }] });
+        let server = Server::start(vec![], set.to_string()).await;
+        Self { key, server }
+    }
+
+    pub fn config(&self) -> issuer::Config {
+        let settings = issuer::Settings {
+            issuer: "https://id.example".into(),
+            audience: "chat".into(),
+            keys: self.server.url.clone(),
+            user_claim: "sub".into(),
+            user_prefix: String::new(),
+            leeway_s: 60,
+            ask_every: Duration::from_secs(30),
+        };
+        issuer::Config { settings, outgoing: Outgoing::new(None).expect("no file to read") }
+    }
+
+    /// With the issuer and the audience that belong into it.
+    pub fn token(&self, claims: &Value) -> String {
+        let mut all = json!({ "iss": "https://id.example", "aud": "chat" });
+        for (name, value) in claims.as_object().expect("named claims") {
+            all[name] = value.clone();
+        }
+        self.signed(&json!({ "alg": "EdDSA", "kid": "k" }), &all)
+    }
+
+    /// Whatever these are.
+    pub fn signed(&self, header: &Value, claims: &Value) -> String {
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let text = format!("{}.{}", b64(header.to_string().as_bytes()), b64(claims.to_string().as_bytes()));
+        format!("{text}.{}", b64(self.key.sign(text.as_bytes()).as_ref()))
+    }
 }
 
 #[tokio::test]
@@ -231,28 +277,9 @@ async fn what_is_not_set_is_not_offered() {
 
 #[tokio::test]
 async fn a_token_of_the_issuer_logs_in_and_never_into_an_account_with_a_password() {
-    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("random");
-    let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("just made");
-    let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let x = b64(key.public_key().as_ref());
-    let set = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x }] });
-    let server = Server::start(vec![], set.to_string()).await;
-    let settings = issuer::Settings {
-        issuer: "https://id.example".into(),
-        audience: "chat".into(),
-        keys: server.url.clone(),
-        user_claim: "sub".into(),
-        user_prefix: String::new(),
-        leeway_s: 60,
-        ask_every: Duration::from_secs(30),
-    };
-    let config = issuer::Config { settings, outgoing: Outgoing::new(None).expect("no file to read") };
-    let node = Node::with(Options { issuer: Some(config), ..Options::default() }).await;
-    let token = |sub: &str, exp: u64| {
-        let claims = json!({ "iss": "https://id.example", "aud": "chat", "sub": sub, "exp": exp });
-        let text = format!("{}.{}", b64(br#"{"alg":"EdDSA","kid":"k"}"#), b64(claims.to_string().as_bytes()));
-        format!("{text}.{}", b64(key.sign(text.as_bytes()).as_ref()))
-    };
+    let issuer = TestIssuer::start().await;
+    let node = Node::with(Options { issuer: Some(issuer.config()), ..Options::default() }).await;
+    let token = |sub: &str, exp: u64| issuer.token(&json!({ "sub": sub, "exp": exp }));
     let enter = async |token: &str| {
         let body = json!({ "token": token, "install": "store" }).to_string();
         node.post("/v1/auth/external", "", &body).await

@@ -23,11 +23,8 @@ use crate::gateway::{errors, ops};
 
 /// One look takes about so long at most.
 pub const LOOK_MAX: Duration = Duration::from_secs(2);
-/// Shards asked at once for one look.
-const AT_ONCE: usize = 8;
 /// A shard that did not answer is left out for so long.
 const DOWN: Duration = Duration::from_secs(3);
-const ENTRIES_MAX: u32 = 100;
 
 /// A conversation with something pending, and what of it is wanted.
 pub struct Wanted {
@@ -76,7 +73,7 @@ impl Logs {
         let mut waiting = by_shard(wanted, |conv| Self::shard_of(shared, conv));
         let mut reading = FuturesUnordered::new();
         loop {
-            while reading.len() < AT_ONCE
+            while reading.len() < limits::INBOX_SHARDS_AT_ONCE
                 && let Some((shard, mut rest)) = waiting.pop_front()
             {
                 if let Some(wanted) = rest.pop_front() {
@@ -151,7 +148,8 @@ async fn pending(shared: &Shared, me: &Me, wanted: &Wanted) -> Result<Vec<Item>,
     let Wanted { row, from, head } = wanted;
     let (conv, user, bytes_max) = (row.conv.clone(), me.user.clone(), limits::LOG_READ_BYTES as u32);
     let (from, to) = (*from, *head);
-    let query = Query::Entries { conv, user, from, to, newest_first: false, limit: ENTRIES_MAX, bytes_max };
+    let query =
+        Query::Entries { conv, user, from, to, newest_first: false, limit: limits::INBOX_LOG_ENTRIES_MAX, bytes_max };
     let freshness = Freshness::Any { min_seq: Some((row.conv.clone(), to)) };
     let page = ops::entries(shared, query, &row.conv, freshness).await?;
     Ok(window::explain(&page, from, to))

@@ -37,4 +37,8 @@ mod inbox_tests;
 #[cfg(test)]
 mod login_tests;
 #[cfg(test)]
+mod noise_tests;
+#[cfg(test)]
+mod people_tests;
+#[cfg(test)]
 mod tests;

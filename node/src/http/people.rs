@@ -82,16 +82,28 @@ pub struct PrivacyChange {
     pub hide_read: Option<bool>,
 }
 
-/// Whether this user hides its read marks everywhere. Below the level of that nothing is asked: a node that leads may run a
-/// build that does not know the question.
+/// Whether this user hides its read marks everywhere.
+///
+/// The level is what this node has heard of, and the user's shard may be ahead. The counter-example: (1) the level is raised, and
+/// this node cut off from the control group, (2) the user hides its marks at another node, (3) asks this one, which takes nobody for
+/// hiding, and is shown the marks of others. So only the shard's own leader can say that nobody in it hides.
 pub async fn hides_read(shared: &Shared, user: &UserId) -> Result<bool, ErrorBody> {
-    if shared.node().level < limits::HIDE_READ_LEVEL {
+    if shared.node().level < limits::HIDE_READ_LEVEL && !shard_can_hide(shared, user).await? {
         return Ok(false);
     }
     let query = Query::Hiding { users: vec![user.clone()] };
     match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
         Ok(Answer::Hiding(hiding)) => Ok(hiding.contains(user)),
         Ok(_) => Err(errors::internal("hiding")),
+        Err(error) => Err(errors::of_call(error)),
+    }
+}
+
+/// By a question that every build knows: below the level a node that leads may run one that does not know who hides.
+async fn shard_can_hide(shared: &Shared, user: &UserId) -> Result<bool, ErrorBody> {
+    match shared.backend.query(Route::User(user.clone()), Query::ShardState, Freshness::Linearizable).await {
+        Ok(Answer::ShardState(state)) => Ok(state.settings.feature_level >= limits::HIDE_READ_LEVEL),
+        Ok(_) => Err(errors::internal("shard state")),
         Err(error) => Err(errors::of_call(error)),
     }
 }

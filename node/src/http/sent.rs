@@ -7,10 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
-/// Conversations with something unacked on one stream: their places must fit the header that names them again.
-pub const CONVERSATIONS_MAX: usize = 20;
-pub const TOKEN_BYTES_MAX: usize = 12 * 1024;
-
 /// What went out on one stream and is not acked.
 #[derive(Default)]
 pub struct Sent {
@@ -43,7 +39,11 @@ impl Sent {
 
     /// For conversations that are not among them yet: so many.
     pub fn new_max(&self) -> usize {
-        if self.unacked() < limits::WINDOW_ENTRIES { CONVERSATIONS_MAX.saturating_sub(self.unacked.len()) } else { 0 }
+        if self.unacked() < limits::WINDOW_ENTRIES {
+            limits::INBOX_STREAM_CONVERSATIONS_MAX.saturating_sub(self.unacked.len())
+        } else {
+            0
+        }
     }
 
     /// Something waits for an ack.
@@ -54,7 +54,7 @@ impl Sent {
     pub fn room(&self, conv: &ConvId) -> usize {
         let here = match self.unacked.get(conv) {
             Some(place) => place.unacked.len(),
-            None if self.unacked.len() >= CONVERSATIONS_MAX => return 0,
+            None if self.unacked.len() >= limits::INBOX_STREAM_CONVERSATIONS_MAX => return 0,
             None => 0,
         };
         let all = limits::WINDOW_ENTRIES.saturating_sub(self.unacked());
@@ -139,13 +139,13 @@ mod tests {
     #[test]
     fn the_places_of_a_stream_fit_a_header() {
         let mut sent = Sent::default();
-        for number in 0..CONVERSATIONS_MAX {
+        for number in 0..limits::INBOX_STREAM_CONVERSATIONS_MAX {
             assert!(sent.room(&conv(number)) > 0);
             sent.put(conv(number), Seq(u64::MAX), Count(u64::MAX));
         }
-        assert_eq!(sent.room(&conv(CONVERSATIONS_MAX)), 0);
+        assert_eq!(sent.room(&conv(limits::INBOX_STREAM_CONVERSATIONS_MAX)), 0);
         let longest = limits::CONV_ID_BYTES_MAX + 2 * 20 + 16;
-        assert!((CONVERSATIONS_MAX * longest + 512) * 4 / 3 < TOKEN_BYTES_MAX);
+        assert!((limits::INBOX_STREAM_CONVERSATIONS_MAX * longest + 512) * 4 / 3 < limits::INBOX_TOKEN_BYTES_MAX);
         sent.keep(&BTreeSet::from([conv(3)]));
         assert_eq!(sent.marks().len(), 1);
     }

@@ -215,7 +215,7 @@ pub const PLAIN: &[Plain] = &[
         id: "socket",
         about: "A WebSocket of version 13: asyncapi.json says what is spoken there.",
         answers: &[(101, "", "It is open.")],
-        errors: &[ErrorCode::BadRequest],
+        errors: &[ErrorCode::BadRequest, ErrorCode::TooManyRequests],
         handler: || get(ws::upgrade),
     },
     Plain {

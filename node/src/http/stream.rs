@@ -27,7 +27,7 @@ use super::accounts::Me;
 use super::inbox::{self, InboxFrame, Upto};
 use super::logs::{LOOK_MAX, Logs, Wanted, before, too_late};
 use super::route::Ask;
-use super::sent::{Sent, TOKEN_BYTES_MAX};
+use super::sent::Sent;
 use super::turns::Turn;
 use crate::backend::Freshness;
 use crate::gateway::shared::Shared;
@@ -39,7 +39,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After so long without anything new looks are twice as far apart, after twice as long three times, and so on.
 const QUIET: Duration = Duration::from_secs(60);
 const LOOK_AT_LEADER: Duration = Duration::from_millis(limits::LONG_POLL_LOOK_MS);
-const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Deserialize, JsonSchema)]
 pub struct Behind {
@@ -84,7 +83,7 @@ pub async fn open(Ask { shared, me, params, expires, .. }: Ask<Behind>) -> Resul
     })?;
     let mut sent = Sent::default();
     if let Some(token) = params.last_event_id {
-        let fits = token.len() <= TOKEN_BYTES_MAX;
+        let fits = token.len() <= limits::INBOX_TOKEN_BYTES_MAX;
         let claims = fits.then(|| Upto::open(&shared, &me, &token)).flatten();
         let claims = claims.ok_or_else(|| errors::invalid("`Last-Event-ID` is not of a stream of this device"))?;
         claims.marks.into_iter().for_each(|(conv, seq, n)| sent.put(conv, seq, n));
@@ -270,7 +269,7 @@ impl Stream {
             }
             complete &= self.take(page.rows, &mut values, &mut bytes, until).await;
             let is_full = self.sent.new_max() == 0 && self.sent.are_among(&seen);
-            let enough = bytes >= PIECE_BYTES_MAX || is_full || Instant::now() >= until;
+            let enough = bytes >= limits::INBOX_STREAM_PIECE_BYTES || is_full || Instant::now() >= until;
             if !page.more || after.is_none() {
                 break;
             }
@@ -311,7 +310,7 @@ impl Stream {
                 continue;
             }
             let is_new = !self.sent.has(&row.conv);
-            let may = *bytes < PIECE_BYTES_MAX
+            let may = *bytes < limits::INBOX_STREAM_PIECE_BYTES
                 && self.sent.room(&row.conv) > 0
                 && (!is_new || new_max > 0)
                 && !self.logs.is_down(&self.shared, &row.conv);
@@ -333,7 +332,7 @@ impl Stream {
                 sent.put(row.conv.clone(), last, n);
             }
             to_the_end &= last >= *head;
-            *bytes < PIECE_BYTES_MAX
+            *bytes < limits::INBOX_STREAM_PIECE_BYTES
         });
         let all = all.await;
         whole && all && to_the_end

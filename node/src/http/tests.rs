@@ -194,44 +194,6 @@ async fn presence_privacy_and_contacts_over_rest() {
 }
 
 #[tokio::test]
-async fn who_hides_read_marks_shows_none_in_a_group_and_sees_none() {
-    let node = Node::start().await;
-    for user in ["alice", "bob"] {
-        // The device that takes part in what follows.
-        assert_eq!(node.get("/v1/me", &format!("dev:{user}")).await.0, 200);
-    }
-    let (_, group) = node.post("/v1/groups", "dev:alice", r#"{"name":"crew","members":["bob"]}"#).await;
-    let conv = text(&group, "conv").to_owned();
-    let reads = async |user: &str, seq: u64| {
-        let (_, inbox) = node.get("/v1/inbox?wait=5s", user).await;
-        let ack = json!({ "upto": inbox["upto"] }).to_string();
-        assert_eq!(node.post("/v1/inbox/ack", user, &ack).await.0, 200, "{inbox}");
-        let read = json!({ "read": seq }).to_string();
-        assert_eq!(node.post(&format!("/v1/conversations/{conv}/receipts"), user, &read).await.0, 200);
-    };
-    // Alice's and bob's marks, as somebody sees them.
-    let marks = async |user: &str| {
-        let (_, list) = node.get(&format!("/v1/conversations/{conv}/members"), user).await;
-        let of = |i: usize| (list["members"][i]["delivered"].as_u64(), list["members"][i]["read"].as_u64());
-        [of(0), of(1)].map(|(delivered, read)| (delivered.unwrap_or(99), read.unwrap_or(99)))
-    };
-    reads("dev:alice", 1).await;
-    reads("dev:bob", 1).await;
-    assert_eq!(marks("dev:alice").await, [(1, 1), (1, 1)]);
-    let private = [("authorization", "Bearer dev:bob")];
-    let (status, privacy) = node.http("PATCH", "/v1/me/privacy", &private, r#"{"hide_read":true}"#).await;
-    assert_eq!((status, privacy), (200, json!({ "presence": "everyone", "hide_read": true })));
-    node.post(&format!("/v1/conversations/{conv}/messages"), "dev:alice", r#"{"body":"aGk"}"#).await;
-    reads("dev:bob", 2).await;
-    reads("dev:alice", 2).await;
-    assert_eq!(marks("dev:alice").await, [(2, 2), (2, 1)], "bob's device has it, and what he read is his");
-    assert_eq!(marks("dev:bob").await, [(2, 0), (2, 1)], "and alice's marks are not shown to him");
-    node.fake.raise_level(flotilla_proto::limits::HIDE_READ_LEVEL - 1);
-    let (_, privacy) = node.get("/v1/me/privacy", "dev:bob").await;
-    assert_eq!(privacy["hide_read"], false, "below the level nobody is asked");
-}
-
-#[tokio::test]
 async fn the_list_counts_who_is_named_in_what_is_unread() {
     let node = Node::start().await;
     node.fake.raise_level(flotilla_proto::limits::MENTIONS_LEVEL);

@@ -3,6 +3,7 @@
 //! What it leaves out is what the cluster half is for: other nodes, leaders, lost and late pushes, unless a test asks.
 
 pub mod client;
+pub mod noise;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -129,7 +129,7 @@ impl Groups {
     pub fn start(options: SetOptions, peers: Arc<Peers>, router: &Router) -> Arc<Self> {
         let table = router.table.clone();
         let stop = watch::Sender::new(false);
-        let alive = options.timings.election_min;
+        let alive = options.timings.silence_max();
         let tender = tokio::spawn(
             tend::Tender { table: table.clone(), alive, peers: peers.clone(), stop: stop.subscribe() }.run(),
         );
@@ -229,7 +229,7 @@ impl Groups {
             leadership: group.leadership(),
             last_log_index: group.metrics().borrow_watched().last_log_index,
             applied_index: group.applied_index(),
-            seen: tend::look_at(&group, self.options.timings.election_min, &self.peers),
+            seen: tend::look_at(&group, self.options.timings.silence_max(), &self.peers),
         };
         self.all().into_iter().map(status).collect()
     }
@@ -267,7 +267,7 @@ impl Groups {
         let mut leadership = group.watch_leadership();
         let mut alone = 0;
         while leadership.borrow().leads && Instant::now() < deadline {
-            let Some(seen) = tend::look_at(group, self.options.timings.election_min, &self.peers) else { return };
+            let Some(seen) = tend::look_at(group, self.options.timings.silence_max(), &self.peers) else { return };
             let voters = seen.configs.last().cloned().unwrap_or_default();
             let able = |id: &ReplicaId| *id != own && voters.contains(id) && seen.good.contains(id);
             let preferred = member.placement.iter().flat_map(|p| &p.order).find(|id| able(id));

@@ -165,3 +165,54 @@ fn good(
     }
     good
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::ids::Generation;
+    use openraft::metrics::SerdeInstant;
+
+    use super::*;
+    use crate::config::Timings;
+    use crate::types::log_id;
+
+    /// What a leader knows of a follower from which it has heard last so long ago.
+    fn metrics(own: ReplicaId, other: ReplicaId, age: Duration) -> RaftMetrics<TypeConfig> {
+        let heard = Instant::now().checked_sub(age).expect("later than the start of the machine");
+        let mut metrics = RaftMetrics::new_initial(own.to_raft());
+        metrics.last_log_index = Some(7);
+        metrics.replication = Some([(other.to_raft(), Some(log_id(1, 7)))].into());
+        let heard = SerdeInstant::new(crate::runtime::Instant(heard));
+        metrics.heartbeat = Some([(other.to_raft(), Some(heard))].into());
+        metrics
+    }
+
+    /// On a busy machine: 1. heartbeats go out every 250 ms and one that is not answered as soon is lost, 2. of three two are,
+    /// 3. so one look of three finds a follower that was not heard for half a second, and it is never good for as long as it takes
+    /// to be handed anything.
+    #[tokio::test]
+    async fn a_follower_that_answers_every_third_heartbeat_gets_the_leadership_that_it_should_have() {
+        let (own, other) = (ReplicaId::new(NodeId(1), Generation(1)), ReplicaId::new(NodeId(2), Generation(1)));
+        let timings = Timings::default();
+        let heard_every = 3 * timings.heartbeat.as_millis() as u64;
+        let handed_over = |alive: Duration| {
+            let (mut spread, start) = (Spread::default(), Instant::now());
+            (0..120_000 / limits::TEND_MS).map(|look| look * limits::TEND_MS).find(|ms| {
+                // Looks come a little later than they should, too.
+                let age = Duration::from_millis((ms + ms / 50) % heard_every);
+                let good = good(&metrics(own, other, age), own, alive, |_| true);
+                spread.decide(start + Duration::from_millis(*ms), own, &[other, own], &good).is_some()
+            })
+        };
+        assert_eq!(handed_over(timings.election_min), None, "the bound that it was");
+        assert_eq!(handed_over(timings.silence_max()), Some(limits::LEADER_STEADY_MS));
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_is_silent_for_as_long_as_a_leader_may_be_is_not_good() {
+        let (own, other) = (ReplicaId::new(NodeId(1), Generation(1)), ReplicaId::new(NodeId(2), Generation(1)));
+        let alive = Timings::default().silence_max();
+        let is_good = |age, connected| good(&metrics(own, other, age), own, alive, |_| connected).contains(&other);
+        assert!(is_good(alive / 2, true));
+        assert!(!is_good(alive + Duration::from_millis(1), true) && !is_good(alive / 2, false));
+    }
+}

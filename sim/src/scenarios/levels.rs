@@ -111,10 +111,12 @@ fn raised(stage: &Stage) -> Told<'_> {
             .await?;
         dies.happens().await?;
         shown(!stage.is_raised(&others), "every shard had heard of it before its leader died")?;
+        // The cluster is at the level from here on, whoever has not heard of it: what was refused before waits now, and is not
+        // refused for good.
+        let channel = alice.makes_channel(&[&bob]).await?;
         stage.until("liveness: the next leader spreads the level", async || stage.is_raised(&others)).await?;
 
         // What it brings, while the old leader is still away.
-        let channel = alice.makes_channel(&[&bob]).await?;
         let news = alice.sends(&channel, "news").await?;
         stage.gets(&bob, &channel, news.seq).await?;
         let named = alice.sends_what(&group, naming(&bob.user)).await?;

@@ -98,6 +98,18 @@ fn both_parts_change_at_once_a_repeat_changes_nothing_and_nothing_hidden_is_no_r
 }
 
 #[test]
+fn who_asks_of_too_many_users_is_told_the_limit_and_of_none_that_it_hides_nothing() {
+    let (mut shard, ann, ..) = stage();
+    shard.done(hide(&ann, true));
+    let max = limits::HIDING_USERS_MAX;
+    let mut users: Vec<UserId> = (1..max).map(|n| user(&format!("u{n}"))).collect();
+    users.push(ann.clone());
+    assert_eq!(shard.ask(Query::Hiding { users: users.clone() }), Answer::Hiding([ann.clone()].into()));
+    users.insert(0, user("one-more"));
+    assert_eq!(shard.ask(Query::Hiding { users }), Answer::TooMany { max: max as u32 });
+}
+
+#[test]
 fn a_cluster_below_the_level_refuses_and_says_what_to_do() {
     let (mut shard, ann, ..) = stage();
     let older = Settings { version: 5, ..Settings::at_level(limits::HIDE_READ_LEVEL - 1) };

@@ -21,8 +21,6 @@ use crate::cluster::wire::{Failure, NodeReply, NodeRequest, PushFrame, PushItem,
 use crate::cluster::{Cluster, pending::Pending};
 
 const RETRY: Duration = Duration::from_millis(200);
-/// Sessions in one presentation.
-const PRESENT_MAX: usize = 500;
 
 struct ShardStream {
     stream: Stream,
@@ -168,7 +166,7 @@ async fn present(cluster: &Arc<Cluster>, shard: ShardId) -> Option<StreamPositio
     let sessions = cluster.sessions.to_present(&owned);
     let incarnation = *cluster.incarnation.borrow();
     let mut position: Option<StreamPosition> = None;
-    let mut parts: Vec<_> = sessions.chunks(PRESENT_MAX).map(<[_]>::to_vec).collect();
+    let mut parts: Vec<_> = sessions.chunks(limits::SESSIONS_PER_PRESENT_MAX).map(<[_]>::to_vec).collect();
     if parts.is_empty() {
         parts.push(vec![]);
     }

@@ -9,12 +9,10 @@
 
 use std::collections::BTreeSet;
 
+use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
 
 use crate::cluster::wire::StreamPosition;
-
-/// Frame numbers remembered while a presentation is under way; above it the presentation is repeated.
-const SEEN_MAX: usize = 4_096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -130,7 +128,7 @@ impl Stream {
                     // The frame it names came, or was dropped, or was sent before the read under way: the reply tells.
                     *named = at.n.max(*named);
                 }
-                *again |= seen.len() > SEEN_MAX;
+                *again |= seen.len() > limits::PUSHES_SEEN_MAX;
                 Verdict::Take
             }
             State::Live if at.n <= self.last => {
