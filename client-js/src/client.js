@@ -473,15 +473,17 @@ export class FlotillaClient extends Requests {
 
   /**
    * Every entry that this user may read, oldest first, as the server has it (bodies in base64url): over HTTP, and not stored.
-   * Throws `unavailable` where it is cut off: then it begins anew.
-   * @param {string} conv @returns {AsyncGenerator<any, void, void>}
+   * Throws `unavailable` where it is cut off, or silent for too long: then it begins anew.
+   * @param {string} conv
+   * @param {{ silence_ms?: number }} [options] silence_ms: how long nothing may come while a line is waited for; 30,000 by default
+   * @returns {AsyncGenerator<any, void, void>}
    */
-  async *export(conv) {
+  async *export(conv, { silence_ms } = {}) {
     const { urls, token } = this.#config;
     const near = this.#status.url;
     const from = near === undefined ? urls : [near, ...urls.filter(url => url !== near)];
     const { exportLines } = await import('./export.js');
-    yield* exportLines({ urls: from, token, conv: convId(conv) });
+    yield* exportLines({ urls: from, token, conv: convId(conv), silence_ms });
   }
 
   /** Commands without an answer, in order. @param {string} [conv] @returns {Promise<Command[]>} */

@@ -46,6 +46,8 @@ export const HTTP_TIMEOUT_MS = 10_000;
 /** `typing` goes out at most this often for one conversation. */
 export const TYPING_EVERY_MS = 3_000;
 /** Final outcomes that the store remembers. */
+/** An export of which nothing comes for this long is given up. */
+export const EXPORT_SILENCE_MS = 30_000;
 export const ANSWERS_MAX = 1_000;
 /** Frames that one transaction of the store takes in. */
 export const FRAMES_PER_COMMIT_MAX = 256;
