@@ -269,7 +269,10 @@ export class Device {
   /** The store has it: acks, answers, events. @param {import('./receiver.js').Work} work @param {{ command: Command, done: () => void }[]} submits */
   #settle(work, submits) {
     const now = this.#clock.now();
-    for (const { conv, seq } of work.stored) this.#receiver.inbox.stored(conv, seq, now);
+    for (const { conv, seq } of work.stored) {
+      this.#receiver.inbox.stored(conv, seq, now);
+      this.#reads.onStored(conv, seq, this.#link?.caughtUp === true);
+    }
     for (const { command, done } of submits) {
       this.#outbox.add(command, now);
       done();
