@@ -1,33 +1,12 @@
 // Channels, mentions and marks of groups, in Chromium against three real nodes. Needs FLOTILLA_BIN and chromium.
 
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
-import { after, before, test } from 'node:test';
-import { MemoryStore, open, rest } from '../../../client-js/src/node.js';
-import { Dev, People, bubble, noBinary, noBrowser, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { rest } from '../../../client-js/src/node.js';
+import { bubble, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
+const { skip, dev, people, client } = stage();
 
-before(async () => {
-  if (skip) return;
-  globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-/** @type {any[]} */ const clients = [];
-after(async () => {
-  for (const one of clients) await one.close();
-  await people?.end();
-  await dev?.end();
-});
-
-/** Somebody without a page. @param {string} user */
-async function client(user) {
-  const one = await open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() });
-  clients.push(one);
-  return one;
-}
 /** Demo users exist from their first request on. @param {string[]} users */
 const exist = users => Promise.all(users.map(user => rest({ urls: dev.urls, method: 'GET', path: 'me', token: `dev:${user}` })));
 /** @param {any} page @param {string} name */

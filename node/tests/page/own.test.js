@@ -3,21 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { after, before, test } from 'node:test';
-import { Dev, People, bubble, noBinary, noBrowser, openDirect, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { bubble, openDirect, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
+const { skip, dev, people } = stage();
 
 /** @param {any} page @param {string | RegExp} what */
 async function option(page, what) {

@@ -1,21 +1,10 @@
 // The page in Chromium against three real nodes: people, tabs, kills, no network, late joiners. Needs FLOTILLA_BIN and chromium.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Dev, People, bubble, counters, firstLoad, holds, noBinary, noBrowser, openDirect, shown, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { bubble, counters, firstLoad, holds, openDirect, shown, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
+const { skip, dev, people } = stage();
 
 /** @param {any} page */
 const close = page => page.context().close();
