@@ -38,6 +38,28 @@ test('pages lead back to the beginning, and what comes is added once', async () 
   assert.equal(thread.rows().length, 503);
 });
 
+test('what is delivered while the first page is on its way is not lost', async () => {
+  const log = [1, 2, 3].map(seq => entry(seq));
+  const server = client(log);
+  let answer = () => {};
+  const { page } = server;
+  // As it was when it was asked for.
+  server.page = async (conv, range) => {
+    const then = await page(conv, range);
+    await new Promise(done => (answer = () => done(undefined)));
+    return then;
+  };
+  const thread = new Thread(server, 'g', new Set());
+  thread.onEntry(entry(3));
+  const opened = thread.open(3, 0);
+  await new Promise(done => setImmediate(done));
+  for (const seq of [3, 4, 5]) thread.onEntry(entry(seq));
+  answer();
+  await opened;
+  thread.onEntry(entry(6));
+  assert.deepEqual(rows(thread), [1, 2, 3, 4, 5, 6].map(seq => `message ${seq}`));
+});
+
 test('a far hit is reached through the store in a few steps', async () => {
   const log = Array.from({ length: 5_000 }, (_, i) => entry(i + 1));
   const thread = new Thread(client(log), 'g', new Set());
