@@ -168,3 +168,53 @@ test('each member’s mark of a message in a group', { skip }, async () => {
 test('no page met an error', { skip }, () => {
   assert.deepEqual(people.errors, []);
 });
+test('a node that does not tell marks as they move is asked for them, and the page is told them when it comes to one that does', { skip }, async () => {
+  const dina = await people.demo('dina', dev.urls[1]);
+  const egon = await client('egon');
+  await exist(['egon']);
+  // Both kinds of nodes, whichever these are.
+  const conv = await dina.evaluate(async () => {
+    const { client } = /** @type {any} */ (window).flotilla;
+    client.watchReceipts = () => Promise.reject(Object.assign(new Error('unknown request receipts'), { code: 'unsupported', retryable: false }));
+    return (await client.createGroup({ name: 'Elder', members: ['egon'] })).conv;
+  });
+  await room(dina, 'Elder').click();
+  await write(dina, 'asked for');
+  const got = async () => (await egon.entries(conv)).find((/** @type {any} */ e) => e.kind === 'message');
+  await until(async () => (await got()) !== undefined, 'egon has it');
+  const { seq } = /** @type {any} */ (await got());
+  await egon.read(conv, seq);
+  await bubble(dina, 'asked for').getByLabel('Read by 1 of 1').waitFor();
+  await write(dina, 'told');
+  await until(async () => (await egon.entries(conv)).some((/** @type {any} */ e) => e.seq === seq + 1), 'egon has that, too');
+  await bubble(dina, 'told').getByLabel('Delivered', { exact: true }).waitFor();
+  await dina.evaluate((/** @type {any} */ [conv, seq]) => {
+    const { app } = /** @type {any} */ (window).flotilla;
+    app.rooms.members = () => Promise.reject(new Error('asked'));
+    app.rooms.onReceipts({ conv, members: [{ user: 'egon', delivered: seq, read: seq }, { user: 'nobody', delivered: 0 }] });
+  }, [conv, seq + 1]);
+  await bubble(dina, 'told').getByLabel('Read by 1 of 1').waitFor();
+  await dina.context().close();
+});
+
+test('a dialog that was opened before this person’s role was known lets them manage once it is', { skip }, async () => {
+  const fay = await people.demo('fay', dev.urls[2]);
+  await exist(['gus']);
+  await fay.evaluate(async () => {
+    const { client, app } = /** @type {any} */ (window).flotilla;
+    const onConv = app.rooms.onConv.bind(app.rooms);
+    app.rooms.onConv = (/** @type {any} */ state) => ((/** @type {any} */ (window).late = () => onConv(state)), undefined);
+    await client.createGroup({ name: 'Early', members: [] });
+  });
+  await room(fay, 'Early').click();
+  await fay.getByTitle('Members and settings').click();
+  await fay.locator('.people li', { hasText: 'fay' }).waitFor();
+  assert.equal(await fay.getByLabel('People to add').count(), 0);
+  await until(() => fay.evaluate("typeof window.late === 'function'"), 'its state has come');
+  await fay.evaluate('window.late()');
+  await fay.getByLabel('People to add').fill('gus');
+  await fay.getByRole('button', { name: 'Add', exact: true }).click();
+  await fay.locator('.people li', { hasText: 'gus' }).getByRole('button', { name: 'Make admin' }).waitFor();
+  await fay.context().close();
+});
+
