@@ -315,7 +315,23 @@ test('people are found by the beginning of their names, call themselves what the
   // In a group nothing is refused; it is out of sight.
   const group = await sven.evaluate(async () => (await /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Both', members: ['rosa'] })).conv);
   await sven.evaluate((/** @type {string} */ conv) => /** @type {any} */ (window).flotilla.client.send({ conv, text: 'said in a group' }), group);
-  await rosa.locator('.room', { hasText: 'Both' }).click();
+  const both = rosa.locator('.room', { hasText: 'Both' });
+  await both.locator('.room-line', { hasText: 'Somebody you have blocked wrote' }).waitFor();
+  await both.click();
+  await bubble(rosa, 'You have blocked this person.').waitFor();
+  await write(rosa, 'said by rosa');
+  await bubble(rosa, 'said by rosa').getByLabel(/Sent|Delivered/).waitFor();
+  await rosa.evaluate(async (/** @type {string} */ conv) => {
+    const { client } = /** @type {any} */ (window).flotilla;
+    const { seq } = (await client.entries(conv)).find((/** @type {any} */ e) => e.kind === 'message');
+    await client.send({ conv, text: 'an answer to that', reply_to: seq });
+  }, group);
+  await bubble(rosa, 'an answer to that').locator('.quote', { hasText: 'a message of somebody you have blocked' }).waitFor();
+  // Also before any server has said so again.
+  await rosa.reload();
+  await bubble(rosa, 'You have blocked this person.').waitFor();
+  assert.ok(!(await shown(rosa)).includes('said in a group'));
+  await people.online(rosa);
   await bubble(rosa, 'You have blocked this person.').getByRole('button', { name: 'Show' }).click();
   await bubble(rosa, 'said in a group').waitFor();
   await rosa.locator('.room', { has: rosa.locator('.room-name', { hasText: 'Sven' }) }).click();

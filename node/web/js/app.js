@@ -35,8 +35,9 @@ export class App {
     const names = drawer(client.user, 'names', {});
     this.rooms = new Rooms(client, { names: names.value, save: names.save });
     const contacts = drawer(client.user, 'contacts', {});
+    const blocks = drawer(client.user, 'blocks', []);
     const profiles = drawer(client.user, 'profiles', {});
-    this.people = new People(client, { names: profiles.value, save: profiles.save }, { names: contacts.value, save: contacts.save });
+    this.people = new People(client, { names: profiles.value, save: profiles.save }, { names: contacts.value, save: contacts.save }, { users: blocks.value, save: blocks.save });
     this.#dismissed = drawer(client.user, 'dismissed', []);
     this.#drafts = drawer(client.user, 'drafts', {});
     this.rooms.onChange = this.people.onChange = () => this.changed();

@@ -172,7 +172,7 @@ export class Conversation {
   #announceNew() {
     const last = this.#thread.last ?? 0;
     if (last <= this.#announced) return;
-    const fresh = this.#thread.rows().filter(row => row.type === 'message' && (row.seq ?? 0) > this.#announced && row.from !== this.#app.user);
+    const fresh = this.#thread.rows().filter(row => row.type === 'message' && (row.seq ?? 0) > this.#announced && row.from !== this.#app.user && !this.#app.people.isBlocked(row.from));
     this.#announced = last;
     if (fresh.length === 0) return;
     if (fresh.length > 3) announce(`${fresh.length} new messages`);

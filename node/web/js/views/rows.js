@@ -23,7 +23,8 @@ const QUOTE_CHARS = 180;
  */
 
 /** Changes when the row looks different. @param {Row} row @param {Context} context @returns {string} */
-export function signature(row, { app, thread, room, needle, marked }) {
+export function signature(row, context) {
+  const { app, thread, room, needle, marked } = context;
   const shape = `${row.type}${row.lead ? 'l' : ''}${row.day ? `d${dayName(row.ts)}` : ''}${row.isNew ? 'n' : ''}${row.tail ? 't' : ''}`;
   if (row.type === 'top') return `top ${thread.isLoading} ${thread.more} ${thread.trouble} ${app.titleOf(room)}`;
   if (row.type === 'pending') return `${shape} ${row.pending?.state} ${row.pending?.why}`;
@@ -31,7 +32,7 @@ export function signature(row, { app, thread, room, needle, marked }) {
   const message = thread.message(row.seq);
   const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
-  const quoted = message?.reply_to === undefined ? '' : quoteText(thread, message.reply_to);
+  const quoted = message?.reply_to === undefined ? '' : quoted_(message.reply_to, context);
   const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)} ${mayWrite(room)} ${message?.mentions?.map(app.people.name, app.people)}`;
   return `${shape} ${name} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
 }
@@ -54,7 +55,7 @@ export function render(row, context) {
   return inner;
 }
 
-/** In a group what blocked people write is there, and only on demand in sight. @param {Row} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
+/** In a group what blocked people write is there, and only on demand in sight. @param {Pick<Row, 'from' | 'seq'>} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
 const isHidden = ({ from, seq = 0 }, app, thread, room) => room.kind !== 'direct' && app.people.isBlocked(from) && !thread.unhidden.has(seq);
 
 /** The beginning, or the way to it. @param {Row} _row @param {Context} context */
@@ -129,14 +130,22 @@ export function quoteText(thread, seq) {
 }
 
 /** @param {number} seq @param {Context} context */
-function quote(seq, { app, thread, actions }) {
+function quote(seq, context) {
+  const { app, thread, actions } = context;
+  const text = quoted_(seq, context);
+/** @param {number} seq @param {Context} context */
+function quoted_(seq, { app, thread, room }) {
+  return isHidden({ from: thread.message(seq)?.from, seq }, app, thread, room) ? 'a message of somebody you have blocked' : quoteText(thread, seq);
+}
+
   const quoted = thread.message(seq);
   const who = quoted ? (quoted.from === app.user ? 'You' : app.people.name(quoted.from)) : 'Reply to';
-  return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${quoteText(thread, seq)}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, quoteText(thread, seq)));
+  return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${text}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, text));
 }
 
 /** Not in the log yet, or never. @param {Row} row @param {Context} context */
-function pending(row, { app, thread, actions }) {
+function pending(row, context) {
+  const { app, actions } = context;
   const { command, state, why, code } = /** @type {import('../thread.js').Pending} */ (row.pending);
   const { content, cid } = command;
   const isBad = state === 'rejected' || state === 'unknown';
@@ -146,7 +155,7 @@ function pending(row, { app, thread, actions }) {
   const said = `You, ${text}, ${isBad ? words : WORDS[/** @type {keyof typeof WORDS} */ (state)]}`;
   return h('div', { class: `row message own pending${isBad ? ' failed' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}`, role: 'article', tabindex: '-1', 'aria-label': said },
     h('div', { class: 'line' }, h('div', { class: 'body' },
-      h('div', { class: 'bubble' }, content.reply_to !== undefined ? h('span', { class: 'quote' }, h('span', {}, quoteText(thread, content.reply_to))) : null,
+      h('div', { class: 'bubble' }, content.reply_to !== undefined ? h('span', { class: 'quote' }, h('span', {}, quoted_(content.reply_to, context))) : null,
         h('p', { class: `text${isJumbo(text) ? ' jumbo' : ''}` }, withNames(linked(text), content.mentions, app), h('span', { class: 'meta' }, h('time', {}, time(command.saved_ms)), h('span', { class: 'tick', 'data-tick': state }, icon(tick, isBad ? 'Not sent' : WORDS[/** @type {keyof typeof WORDS} */ (state)]))))),
       isBad ? h('p', { class: 'failure' }, words, ' ',
         state === 'unknown' ? h('button', { class: 'link', type: 'button', onclick: () => actions.resend(cid) }, 'Send again') : h('button', { class: 'link', type: 'button', onclick: () => actions.restore(cid) }, 'Write it again'), ' ',
