@@ -224,7 +224,7 @@ test('a late joiner sees what the group allows, and a new device of an old membe
   }
   // Everybody has read: the ticks of a group.
   await jan.locator('.room', { hasText: 'Closed crew' }).click();
-  await bubble(ida, 'Closed crew after').getByLabel('Read').waitFor();
+  await bubble(ida, 'Closed crew after').getByLabel('Read by 2 of 2').waitFor();
 
   const again = await people.demo('jan', dev.urls[2]);
   await again.locator('.room', { hasText: 'Open crew' }).click();
@@ -334,6 +334,7 @@ test('people are found by the beginning of their names, call themselves what the
   await people.online(rosa);
   await bubble(rosa, 'You have blocked this person.').getByRole('button', { name: 'Show' }).click();
   await bubble(rosa, 'said in a group').waitFor();
+  await bubble(rosa, 'an answer to that').locator('.quote', { hasText: 'said in a group' }).waitFor();
   await rosa.locator('.room', { has: rosa.locator('.room-name', { hasText: 'Sven' }) }).click();
   await rosa.locator('.bar-state', { hasText: 'Blocked by you' }).waitFor();
   await rosa.getByRole('button', { name: 'Options' }).click();

@@ -128,7 +128,7 @@ for (const [look, colorScheme, viewport] of looks) {
   await until(async () => (await page.locator('.room-line', { hasText: 'No messages yet' }).count()) === 0, 'all lines are there');
   await shot(page, `list-${look}`);
   await go(page, crew);
-  await page.getByLabel('Read').first().waitFor().catch(() => {});
+  await page.getByLabel(/^Read by/).first().waitFor().catch(() => {});
   (await client('dan')).typing(crew);
   await page.locator('.typing.on').waitFor().catch(() => {});
   await shot(page, `group-${look}`);

@@ -59,6 +59,7 @@ export class App {
     });
     client.on('gap', (/** @type {any} */ gap) => this.audit.onGap(gap));
     client.on('signal', (/** @type {any} */ signal) => this.people.onSignal(signal));
+    client.on('receipts', (/** @type {any} */ told) => this.rooms.onReceipts(told));
     client.on('status', () => this.#onStatus());
     client.on('caught_up', () => this.#onCaughtUp());
     client.on('error', (/** @type {any} */ error) => {
@@ -84,6 +85,7 @@ export class App {
     else if (this.#offlineSince === 0) {
       this.#offlineSince = Date.now();
       this.people.forget();
+      this.rooms.forget();
       setTimeout(() => this.changed(), PATIENCE_MS + 20);
     }
     this.changed();

@@ -30,7 +30,7 @@ export function signature(row, context) {
   if (row.type === 'pending') return `${shape} ${row.pending?.state} ${row.pending?.why}`;
   if (row.seq === undefined || row.type !== 'message') return shape;
   const message = thread.message(row.seq);
-  const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
+  const tick = row.from === app.user ? tickWords(app, room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
   const quoted = message?.reply_to === undefined ? '' : quoted_(message.reply_to, context);
   const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)} ${mayWrite(room)} ${message?.mentions?.map(app.people.name, app.people)}`;
@@ -57,6 +57,14 @@ export function render(row, context) {
 
 /** In a group what blocked people write is there, and only on demand in sight. @param {Pick<Row, 'from' | 'seq'>} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
 const isHidden = ({ from, seq = 0 }, app, thread, room) => room.kind !== 'direct' && app.people.isBlocked(from) && !thread.unhidden.has(seq);
+
+/** Of an own message; in a group with how many have read it. @param {Context['app']} app @param {Context['room']} room @param {number} seq */
+function tickWords({ rooms }, room, seq) {
+  const tick = rooms.progress(room, seq);
+  const read = rooms.readBy(room, seq);
+  if (read === '') return WORDS[tick];
+  return tick === 'read' ? `R${read.slice(1)}` : `${WORDS[tick]}, ${read}`;
+}
 
 /** The beginning, or the way to it. @param {Row} _row @param {Context} context */
 function top(_row, { app, thread, room, actions }) {
@@ -88,12 +96,13 @@ function message(row, context) {
   const one = /** @type {import('../../../../client-js/src/index.js').Message} */ (thread.message(seq));
   const own = one.from === app.user;
   const tick = own && !one.deleted ? app.rooms.progress(room, seq) : '';
+  const words = tick && tickWords(app, room, seq);
   const isBlocked = isHidden(row, app, thread, room);
-  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(withNames(linked(one.text), one.mentions, app), needle), meta(row, one, tick));
+  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick, words)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick, words)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(withNames(linked(one.text), one.mentions, app), needle), meta(row, one, tick, words));
   const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted && !isBlocked ? quote(one.reply_to, context) : null, text);
   const reactions = Object.entries(one.reactions);
   const namesMe = !own && one.mentions?.includes(app.user);
-  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', namesMe ? 'names you' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
+  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', namesMe ? 'names you' : '', words, reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
   return h('div', { class: `row message${own ? ' own' : ''}${namesMe ? ' names-me' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
     h('div', { class: 'line' },
       room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(app.people.name(one.from)) : '') : null,
@@ -107,10 +116,10 @@ function tools(seq, actions, mayReply) {
   return h('div', { class: 'tools', role: 'group', 'aria-label': 'Actions' }, iconButton('react', 'React', on(actions.pick)), mayReply ? iconButton('reply', 'Reply', on(actions.reply)) : null, iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
 }
 
-/** @param {Row} row @param {any} one @param {string} tick */
-function meta(row, one, tick) {
+/** @param {Row} row @param {any} one @param {string} tick @param {string} words */
+function meta(row, one, tick, words) {
   return h('span', { class: 'meta', title: exact(row.ts) }, one.edited ? 'edited ' : '', h('time', { datetime: new Date(row.ts).toISOString() }, time(row.ts)),
-    tick ? h('span', { class: 'tick', 'data-tick': tick }, icon(tick === 'sent' ? 'check' : 'checks', WORDS[/** @type {keyof typeof WORDS} */ (tick)])) : null);
+    tick ? h('span', { class: 'tick', 'data-tick': tick, title: words }, icon(tick === 'sent' ? 'check' : 'checks', words)) : null);
 }
 
 /** @param {number} seq @param {[string, string[]][]} reactions @param {Context} context */
@@ -120,6 +129,11 @@ function reactionChips(seq, reactions, { app, actions }) {
     const users = ids.map(user => (user === app.user ? 'you' : app.people.name(user)));
     return h('button', { type: 'button', class: 'reaction', 'aria-pressed': String(mine), title: listed(users), 'aria-label': `${emoji}, ${listed(users)}`, onclick: () => actions.react(seq, emoji) }, emoji, users.length > 1 ? h('span', {}, String(users.length)) : null);
   }));
+}
+
+/** @param {number} seq @param {Context} context */
+function quoted_(seq, { app, thread, room }) {
+  return isHidden({ from: thread.message(seq)?.from, seq }, app, thread, room) ? 'a message of somebody you have blocked' : quoteText(thread, seq);
 }
 
 /** @param {import('../thread.js').Thread} thread @param {number} seq */
@@ -133,11 +147,6 @@ export function quoteText(thread, seq) {
 function quote(seq, context) {
   const { app, thread, actions } = context;
   const text = quoted_(seq, context);
-/** @param {number} seq @param {Context} context */
-function quoted_(seq, { app, thread, room }) {
-  return isHidden({ from: thread.message(seq)?.from, seq }, app, thread, room) ? 'a message of somebody you have blocked' : quoteText(thread, seq);
-}
-
   const quoted = thread.message(seq);
   const who = quoted ? (quoted.from === app.user ? 'You' : app.people.name(quoted.from)) : 'Reply to';
   return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${text}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, text));
