@@ -1,4 +1,4 @@
-// Requests that are not kept across a crash: `history`, `sync`, `call`, `presence`. Sent again with the same key after a
+// Requests that are not kept across a crash: `history`, `sync`, `call`, `presence`, `receipts`. Sent again with the same key after a
 // reconnect, until an answer or their deadline. Pure but for the promises that it settles.
 
 import { OutcomeUnknown } from './errors.js';
@@ -63,6 +63,11 @@ export class Calls {
     const idempotency = item?.request.t === 'call' ? item.request.d?.key : undefined;
     const isClear = idempotency === undefined || !item?.inDoubt;
     this.fail(key, isClear ? error : new OutcomeUnknown(error.message, idempotency));
+  }
+
+  /** Whoever asked asks again when it matters: a refusal is passed on, also one that invites to try again. @param {number} key */
+  isLoose(key) {
+    return this.#items.get(key)?.request.t === 'receipts';
   }
 
   /** The last attempt may or may not have happened. @param {number} key */

@@ -12,6 +12,7 @@ import { FlotillaError, OutcomeUnknown } from './errors.js';
 import * as limits from './limits.js';
 import { Requests } from './requests.js';
 import { Tabs } from './tabs.js';
+import { Wanted } from './watches.js';
 
 /** @typedef {import('./types.js').Store} Store */
 /** @typedef {import('./types.js').Entry} Entry */
@@ -59,6 +60,8 @@ export class FlotillaClient extends Requests {
   #typed = new Map();
   /** @type {Map<string, 'active' | 'background'>} */
   #activity = new Map();
+  /** Whose receipts: of this tab, in the leader of all. */
+  #wanted = new Wanted();
 
   /** @param {Options} options Use `FlotillaClient.open`. */
   constructor(options) {
@@ -132,6 +135,7 @@ export class FlotillaClient extends Requests {
     this.#device = device;
     this.#tabs.post({ t: 'leader', tab: this.#tab });
     for (const [id, { request }] of this.#asks) this.#answerAsk(id, request);
+    this.#renewWanted();
     await this.#lookForAnswers();
   }
 
@@ -216,6 +220,7 @@ export class FlotillaClient extends Requests {
       case 'stored': this.#emitter.emit('outbox', message.command); device?.scan(); break;
       case 'leader': {
         for (const [id, { request }] of this.#asks) this.#tabs.post({ t: 'ask', id, request });
+        this.#renewWanted();
         void this.#lookForAnswers();
         void this.#recall().catch(() => {});
         break;
@@ -392,6 +397,32 @@ export class FlotillaClient extends Requests {
 
   // Requests.
 
+  /**
+   * How far messages have come in these groups: the answer has the marks of all their members, `receipts` events what moves from
+   * then on, in all tabs. A new list takes the place of this tab's old one, an empty one ends it. Kept over reconnects, whose
+   * answers come as events. Rejects where the server does not know it (`unsupported`) or cannot do it now.
+   * @param {string[]} convs at most 8; of all tabs together 8, the newest lists first
+   * @returns {Promise<{ receipts: import('./types.js').Receipts[] }>}
+   */
+  async watchReceipts(convs) {
+    const watch = convs.map(convId);
+    if (watch.length > limits.RECEIPTS_WATCHED_MAX) throw new TypeError(`at most ${limits.RECEIPTS_WATCHED_MAX} groups`);
+    this.#wanted.set(this.#tab, watch);
+    const { receipts } = await this.#ask(this.#receiptsOf(watch));
+    return { receipts: receipts.filter((/** @type {any} */ one) => watch.includes(one.conv)) };
+  }
+
+  /** @param {string[]} watch */
+  #receiptsOf(watch) {
+    return { t: 'receipts', tab: this.#tab, d: { watch } };
+  }
+
+  /** Another tab leads from now on, or this one. */
+  #renewWanted() {
+    const own = this.#wanted.of(this.#tab);
+    if (own.length > 0) this.#ask(this.#receiptsOf(own)).catch(() => {});
+  }
+
   /** @param {any} request @returns {Promise<any>} */
   #ask(request) {
     if (this.#closed) return Promise.reject(new FlotillaError('stopped', 'the client is closed'));
@@ -410,7 +441,10 @@ export class FlotillaClient extends Requests {
   /** @param {any} request */
   #run(request) {
     const device = /** @type {Device} */ (this.#device);
-    return request.t === 'presence' ? device.watch(request.d.watch) : device.call(request);
+    if (request.t === 'presence') return device.watches.presence(request.d.watch);
+    if (request.t !== 'receipts') return device.call(request);
+    this.#wanted.set(request.tab, request.d.watch);
+    return device.watches.receipts(this.#wanted.all(limits.RECEIPTS_WATCHED_MAX));
   }
 
   /** @param {string} id @param {any} request */
@@ -473,15 +507,17 @@ export class FlotillaClient extends Requests {
 
   /**
    * Every entry that this user may read, oldest first, as the server has it (bodies in base64url): over HTTP, and not stored.
-   * Throws `unavailable` where it is cut off: then it begins anew.
-   * @param {string} conv @returns {AsyncGenerator<any, void, void>}
+   * Throws `unavailable` where it is cut off, or silent for too long: then it begins anew.
+   * @param {string} conv
+   * @param {{ silence_ms?: number }} [options] silence_ms: how long nothing may come while a line is waited for; 30,000 by default
+   * @returns {AsyncGenerator<any, void, void>}
    */
-  async *export(conv) {
+  async *export(conv, { silence_ms } = {}) {
     const { urls, token } = this.#config;
     const near = this.#status.url;
     const from = near === undefined ? urls : [near, ...urls.filter(url => url !== near)];
     const { exportLines } = await import('./export.js');
-    yield* exportLines({ urls: from, token, conv: convId(conv) });
+    yield* exportLines({ urls: from, token, conv: convId(conv), silence_ms });
   }
 
   /** Commands without an answer, in order. @param {string} [conv] @returns {Promise<Command[]>} */
@@ -509,6 +545,7 @@ export class FlotillaClient extends Requests {
   async close() {
     if (this.#closed) return;
     this.setActivity('background');
+    if (this.#wanted.of(this.#tab).length > 0) this.#tabs.post({ t: 'ask', id: randomUuid(), request: this.#receiptsOf([]) });
     this.#closed = true;
     globalThis.removeEventListener?.('online', this.#onOnline);
     await this.#device?.close();

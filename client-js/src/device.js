@@ -13,6 +13,7 @@ import { Link } from './link.js';
 import { Outbox } from './outbox.js';
 import { Reads } from './reads.js';
 import { Receiver, newWork } from './receiver.js';
+import { Watches, eventOf } from './watches.js';
 
 /** @typedef {import('./types.js').Command} Command */
 /** @typedef {import('./types.js').Outcome} Outcome */
@@ -41,8 +42,6 @@ export class Device {
   #reads = new Reads(new Map(), new Map());
   /** @type {Frame[]} */
   #loose = [];
-  /** @type {string[]} */
-  #watched = [];
   /** @type {'active' | 'background'} */
   #activity = 'active';
   #dialer;
@@ -78,6 +77,7 @@ export class Device {
     this.#store = store;
     this.#emit = emit;
     this.#clock = config.clock;
+    this.watches = new Watches(request => this.call(request), emit);
     this.#dialer = new Dialer(config, () => this.#hello(), (...items) => this.#arrived(...items));
   }
 
@@ -157,12 +157,6 @@ export class Device {
     if (state === this.#activity) return;
     this.#activity = state;
     this.say({ t: 'state', d: { state } });
-  }
-
-  /** @param {string[]} users @returns {Promise<any>} */
-  watch(users) {
-    this.#watched = users;
-    return this.call({ t: 'presence', d: { watch: users } });
   }
 
   /** Now, without waiting for the back-off; also after a stop. */
@@ -269,7 +263,10 @@ export class Device {
   /** The store has it: acks, answers, events. @param {import('./receiver.js').Work} work @param {{ command: Command, done: () => void }[]} submits */
   #settle(work, submits) {
     const now = this.#clock.now();
-    for (const { conv, seq } of work.stored) this.#receiver.inbox.stored(conv, seq, now);
+    for (const { conv, seq } of work.stored) {
+      this.#receiver.inbox.stored(conv, seq, now);
+      this.#reads.onStored(conv, seq, this.#link?.caughtUp === true);
+    }
     for (const { command, done } of submits) {
       this.#outbox.add(command, now);
       done();
@@ -357,7 +354,9 @@ export class Device {
   #onError(id, error, work) {
     const flight = this.#link?.answered(id);
     const now = this.#clock.now();
-    if (error.code === 'unavailable' && this.#link && ++this.#link.unavailable >= limits.UNAVAILABLE_MAX) {
+    // One group of many says nothing about the node, and what is watched is only a convenience.
+    const isLoose = flight !== undefined && 'call' in flight && this.#calls.isLoose(flight.call);
+    if (error.code === 'unavailable' && !isLoose && this.#link && ++this.#link.unavailable >= limits.UNAVAILABLE_MAX) {
       // Another node may be on the right side of whatever is wrong.
       work.leave = { code: 1006, reason: 'this node cannot reach a quorum' };
     }
@@ -373,7 +372,7 @@ export class Device {
         this.#outbox.retry(flight.cid, now, error.retry_after_ms, this.#config.random());
       } else this.#finish(flight.cid, this.#outbox.refused(flight.cid, error), work);
     } else if ('call' in flight) {
-      if (again) {
+      if (again && (token || !isLoose)) {
         if (isUnclear(error)) this.#calls.doubt(flight.call);
         this.#calls.retry(flight.call, now, error.retry_after_ms);
       } else this.#calls.refuse(flight.call, FlotillaError.of(error));
@@ -408,14 +407,14 @@ export class Device {
     this.#reads.onCaughtUp();
     for (const cid of this.#outbox.stale(this.#clock.now(), this.#clock.wall())) this.#finish(cid, { state: 'unknown', why: 'stale' }, work);
     if (this.#link) this.#link.caughtUp = true;
-    if (this.#watched.length > 0) this.watch(this.#watched).catch(() => {});
+    this.watches.renew();
     this.#tell({ ...this.status, state: 'online' });
     work.events.push({ name: 'caught_up', data: { behind: caughtUp.behind ?? [] } });
   }
 
   /** @param {any} signal @param {import('./receiver.js').Work} work */
   #onSignal(signal, work) {
-    work.events.push({ name: 'signal', data: signal });
+    work.events.push(eventOf(signal));
     if (signal.k !== 'auth_expiring' || this.#refreshing) return;
     this.#refreshing = true;
     const from = this.#link;

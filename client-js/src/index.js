@@ -18,6 +18,7 @@ import { IndexedDbStore } from './store/indexeddb.js';
 /** @typedef {import('./types.js').Content} Content */
 /** @typedef {import('./types.js').Gap} Gap */
 /** @typedef {import('./types.js').Conv} Conv */
+/** @typedef {import('./types.js').Receipts} Receipts */
 /** @typedef {import('./types.js').Command} Command */
 /** @typedef {import('./types.js').Accepted} Accepted */
 /** @typedef {import('./types.js').Outcome} Outcome */

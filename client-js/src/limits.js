@@ -16,6 +16,9 @@ export const MEDIA_BYTES_MAX = 1024;
 export const MENTIONS_MAX = 50;
 export const HISTORY_ENTRIES_MAX = 200;
 
+/** Groups whose receipts one connection is told. */
+export const RECEIPTS_WATCHED_MAX = 8;
+
 /** Commands in the outbox that wait for an answer. */
 export const CLIENT_OUTBOX_MAX = 10_000;
 /** Commands and calls on the wire at once; below the server's bound. */
@@ -43,6 +46,8 @@ export const TOKEN_TIMEOUT_MS = 30_000;
 export const CALL_LIMIT_MS = 30_000;
 /** One attempt of a REST request. */
 export const HTTP_TIMEOUT_MS = 10_000;
+/** An export of which nothing comes for this long is given up. */
+export const EXPORT_SILENCE_MS = 30_000;
 /** `typing` goes out at most this often for one conversation. */
 export const TYPING_EVERY_MS = 3_000;
 /** Final outcomes that the store remembers. */

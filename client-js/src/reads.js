@@ -8,6 +8,8 @@ export class Reads {
   #open = new Set();
   /** To be said on this connection. @type {Set<string>} */
   #due = new Set();
+  /** How far entries have come on this connection. @type {Map<string, number>} */
+  #came = new Map();
 
   /** @param {Map<string, number>} marks @param {Map<string, Conv>} convs as the store has them */
   constructor(marks, convs) {
@@ -33,12 +35,25 @@ export class Reads {
     if (isCaughtUp) this.#due.add(conv);
   }
 
+  /**
+   * A page of history may show what has not been delivered yet, and a server takes no mark above what it has delivered: one that was
+   * said too early is said again when the entries are there.
+   * @param {string} conv @param {number} seq @param {boolean} isCaughtUp as with `onConv`
+   */
+  onStored(conv, seq, isCaughtUp) {
+    const before = this.#came.get(conv) ?? 0;
+    this.#came.set(conv, Math.max(before, seq));
+    const mark = this.#marks.get(conv);
+    if (mark !== undefined && isCaughtUp && before < mark && mark <= seq && this.#open.has(conv)) this.#due.add(conv);
+  }
+
   onCaughtUp() {
     for (const conv of this.#open) this.#due.add(conv);
   }
 
   disconnected() {
     this.#due.clear();
+    this.#came.clear();
   }
 
   /** @returns {{ conv: string, seq: number } | undefined} */

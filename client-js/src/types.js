@@ -69,6 +69,11 @@
  */
 
 /**
+ * How far a group's members are, absolute: take the maximum of what is known and what is said. `read` implies `delivered`; none: it is not shown.
+ * @typedef {{ conv: string, members: { user: string, delivered: number, read?: number }[] }} Receipts
+ */
+
+/**
  * A command in the outbox.
  * @typedef {object} Command
  * @property {string} cid
@@ -198,6 +203,7 @@
  * @property {Command} outbox a command has been stored
  * @property {{ cid: string, conv: string, outcome: Outcome }} outcome a command has its final answer
  * @property {any} signal typing, presence, …; may be lost
+ * @property {Receipts} receipts of a group that `watchReceipts` names, in any tab: all its members, then those whose marks have moved; may be lost
  * @property {{ reason: string }} reset the server takes this for a new device: entries before it are had by paging only
  * @property {{ code: string, [detail: string]: any }} error hole, integrity, restored_elsewhere, store, start
  */

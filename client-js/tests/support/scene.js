@@ -46,6 +46,7 @@ export class Log {
   /** @type {any[]} */ outcomes = [];
   /** @type {any[]} */ statuses = [];
   /** @type {any[]} */ signals = [];
+  /** @type {any[]} */ receipts = [];
   /** @type {any[]} */ resets = [];
 
   /** @param {FlotillaClient} client @param {any} store */
@@ -58,6 +59,7 @@ export class Log {
     client.on('outcome', e => this.outcomes.push(e));
     client.on('status', e => this.statuses.push(e));
     client.on('signal', e => this.signals.push(e));
+    client.on('receipts', e => this.receipts.push(e));
     client.on('reset', e => this.resets.push(e));
   }
 

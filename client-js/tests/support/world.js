@@ -31,6 +31,10 @@ export class World {
   sessions = new Set();
   /** All hellos and commands, as they came. @type {any[]} */
   heard = [];
+  /** Of members of groups. @type {Map<string, Map<string, { delivered: number, read?: number }>>} */
+  marks = new Map();
+  /** A server that is older does not know `receipts`. */
+  knowsReceipts = true;
   mischief = { ...PEACE };
   nodes = ['http://a', 'http://b', 'http://c'];
   /** Called with (session, frame) before anything else; true: it is dealt with. @type {(session: Session, frame: any) => boolean} */
@@ -77,6 +81,17 @@ export class World {
     this.#dedup.set(key, accepted);
     for (const session of this.sessions) if (log.members.has(session.user)) session.deliver(entry);
     return accepted;
+  }
+
+  /** Somebody has got or read something; who watches is told. @param {string} conv @param {string} user @param {{ delivered: number, read?: number }} mark */
+  mark(conv, user, mark) {
+    this.marks.set(conv, (this.marks.get(conv) ?? new Map()).set(user, mark));
+    for (const session of this.sessions) if (session.watched.includes(conv)) session.put('signal', { k: 'receipts', conv, members: [{ user, ...mark }] });
+  }
+
+  /** @param {string} conv */
+  receipts(conv) {
+    return { conv, members: [...(this.marks.get(conv) ?? [])].map(([user, mark]) => ({ user, ...mark })) };
   }
 
   /** @param {string} conv @param {string} user @param {string} cid */
@@ -174,6 +189,8 @@ export class Session {
   /** @type {Set<string>} */
   own = new Set();
   caughtUp = false;
+  /** Groups whose marks are told. @type {string[]} */
+  watched = [];
 
   /** @param {World} world @param {Socket} socket */
   constructor(world, socket) {
@@ -270,6 +287,10 @@ export class Session {
       this.put('reply', { entries: page.map(wire), more: page.length < all.length }, id);
     } else if (t === 'auth' || t === 'sync' || t === 'call' || t === 'presence') {
       this.put('reply', {}, id);
+    } else if (t === 'receipts') {
+      if (!world.knowsReceipts) return this.put('error', { code: 'unsupported', message: `unknown request ${t}` }, id);
+      this.watched = d.watch;
+      this.put('reply', { receipts: d.watch.map((/** @type {string} */ conv) => world.receipts(conv)) }, id);
     } else if (['send', 'edit', 'delete', 'react'].includes(t)) {
       this.#onCommand(t, id, d);
     }

@@ -520,6 +520,23 @@ story('read marks are monotone, durable, and told again until the server knows',
   assert.deepEqual(reads(), [2, 2], 'the store knows that the server knows');
 });
 
+story('a mark of what a page of history showed before it was delivered is told again once it is', async scene => {
+  const alice = await scene.client('alice');
+  await scene.online(alice);
+  scene.world.say('bob', CONV, '1');
+  await scene.clock.until(() => alice.entries.length === 1, 'one');
+  await alice.client.read(CONV, 3);
+  await scene.clock.advance(10);
+  const reads = () => scene.world.heard.filter(f => f.t === 'read').map(f => f.d.seq);
+  const steps = [];
+  for (const text of ['2', '3', '4']) {
+    steps.push(reads().length);
+    scene.world.say('bob', CONV, text);
+    await scene.clock.advance(10);
+  }
+  assert.deepEqual([steps, reads()], [[1, 1, 2], [3, 3]], 'once too early, once in time, and not with what comes behind it');
+});
+
 story('calls survive a reconnect under their key, and end as unknown', async scene => {
   const alice = await scene.client('alice');
   await scene.online(alice);

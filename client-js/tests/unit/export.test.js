@@ -53,3 +53,34 @@ test('a node that does not answer is passed over, a refusal is not, and a token 
   assert.deepEqual(await all(node((_, t) => (t === 'new' ? [`${whole.join('\n')}\n`] : [401, 'unauthenticated'])), ['http://a'], token), [1, 2]);
   await assert.rejects(all(node(() => [401, 'unauthenticated']), ['http://a'], token), { code: 'unauthenticated' });
 });
+
+test('a node that falls silent in the middle is given up, one that is slow is not, and a slow reader is waited for', async () => {
+  const [first, second, end] = whole.map(line => `${line}\n`);
+  const pause = (/** @type {number} */ ms) => new Promise(done => setTimeout(done, ms));
+  let cancelled = false;
+  /** @param {(string | number)[]} says text, or how long it says nothing; in the end it hangs */
+  const slow = says => /** @type {any} */ (async () => new Response(new ReadableStream({
+    async pull(body) {
+      for (let next = says.shift(); ; next = says.shift()) {
+        if (next === undefined) return new Promise(() => {});
+        if (typeof next === 'string') return body.enqueue(new TextEncoder().encode(next));
+        await pause(next);
+      }
+    },
+    cancel: () => void (cancelled = true),
+  })));
+  /** @type {number[]} */
+  const seqs = [];
+  const run = async (/** @type {any} */ fetch, /** @type {number} */ silence_ms, reading = 0) => {
+    seqs.length = 0;
+    for await (const { seq } of exportLines({ urls: ['http://a'], token: () => 't', conv, fetch, silence_ms })) {
+      seqs.push(seq);
+      await pause(reading);
+    }
+    return seqs;
+  };
+  await assert.rejects(run(slow([first]), 50), { code: 'unavailable', retryable: true, message: /nothing of the export came for 50 ms/ });
+  assert.deepEqual([seqs, cancelled], [[1], true]);
+  assert.deepEqual(await run(slow([100, first, 100, second, 100, end]), 5_000), [1, 2]);
+  assert.deepEqual(await run(slow([first, second, end]), 200, 300), [1, 2], 'the time of the reader does not count');
+});

@@ -105,6 +105,44 @@ story('calls, read marks, typing and watching of a follower reach the cluster', 
   assert.deepEqual([heard('read'), heard('typing'), heard('presence')], [1, 1, 1]);
 });
 
+story('groups of all tabs are watched, whichever tab leads, and what moves is told to all', async browser => {
+  const { world, clock } = browser.scene;
+  for (const conv of ['g1', 'g2', 'g3']) world.group(conv, ['alice', 'bob']);
+  const [one, two, three] = [await browser.tab(), await browser.tab(), await browser.tab()];
+  await online(browser, one, two, three);
+  const watched = () => [...world.sessions].flatMap(s => s.watched).sort();
+  world.mark('g2', 'bob', { delivered: 1 });
+  const marks = two.client.watchReceipts(['g2']);
+  await clock.advance(20);
+  assert.deepEqual(await marks, { receipts: [{ conv: 'g2', members: [{ user: 'bob', delivered: 1 }] }] });
+  void one.client.watchReceipts(['g1']);
+  void three.client.watchReceipts(['g3']);
+  await clock.advance(20);
+  assert.deepEqual(watched(), ['g1', 'g2', 'g3']);
+  world.mark('g2', 'bob', { delivered: 2, read: 2 });
+  await clock.advance(20);
+  for (const tab of [one, two, three]) assert.deepEqual(tab.receipts.at(-1), { conv: 'g2', members: [{ user: 'bob', delivered: 2, read: 2 }] });
+  // The leader dies, and its group with it; another tab is closed in order.
+  one.die();
+  await clock.until(() => watched().join() === 'g2,g3', 'another tab watches what is left');
+  const [left, leads] = two.client.isLeader ? [three, two] : [two, three];
+  await left.client.close();
+  await clock.until(() => watched().join() === (leads === two ? 'g2' : 'g3'), 'a closed tab wants nothing');
+  void leads.client.watchReceipts([]);
+  await clock.advance(20);
+  assert.deepEqual(watched(), []);
+  // The last tab has to go on by itself.
+  const last = await browser.tab();
+  await online(browser, last);
+  void last.client.watchReceipts(['g1']);
+  await clock.advance(20);
+  leads.die();
+  await clock.until(() => last.client.isLeader && watched().join() === 'g1', 'the last tab watches');
+  world.mark('g1', 'bob', { delivered: 1 });
+  await clock.advance(20);
+  assert.deepEqual(last.receipts.at(-1), { conv: 'g1', members: [{ user: 'bob', delivered: 1 }] });
+});
+
 story('the leader dies: a follower takes over, with what nobody has answered', async browser => {
   const [one, two] = [await browser.tab(), await browser.tab()];
   await online(browser, one, two);

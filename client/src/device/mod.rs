@@ -1,7 +1,8 @@
 //! A device that stays connected: it keeps unanswered commands until each has an answer, receives every entry once and in
 //! order, and acks only what its store holds.
 //!
-//! - [`config`] what it is told, [`handle`] what the application holds, `list` the conversations that it asks for, `named` whom a text names
+//! - [`config`] what it is told, [`handle`] what the application holds, `list` the conversations that it asks for, `blocks` whom the user
+//!   has blocked, `named` whom a text names
 //! - `actor` the one task that owns everything; `answers` what it does with frames, `asks` with the application's wishes;
 //!   `dial` how it connects
 //! - `outbox`, `inbox`, `calls` pure rules
@@ -11,6 +12,7 @@
 mod actor;
 mod answers;
 mod asks;
+mod blocks;
 mod calls;
 pub mod config;
 mod dial;

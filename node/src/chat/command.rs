@@ -2,7 +2,7 @@
 
 use flotilla_proto::ids::{ConvId, IdError, UserId};
 
-pub const HELP: [(&str, &str); 10] = [
+pub const HELP: [(&str, &str); 11] = [
     ("/to USER", "talk to this user"),
     ("/in CONVERSATION", "talk in the conversation with this id"),
     ("/group NAME USER...", "make a group and talk there"),
@@ -10,6 +10,7 @@ pub const HELP: [(&str, &str); 10] = [
     ("/add USER...", "let users into the group or channel"),
     ("/remove USER", "put a user out of it"),
     ("/leave", "leave it"),
+    ("/blocked", "show, or hide again, what blocked people write in groups"),
     ("/help", "this page"),
     ("/quit", "leave the program"),
     ("//text", "text that begins with a slash"),
@@ -25,6 +26,7 @@ pub enum Typed {
     Add(Vec<UserId>),
     Remove(UserId),
     Leave,
+    Blocked,
     Help,
     Quit,
     Nothing,
@@ -49,6 +51,7 @@ pub fn parse(line: &str) -> Typed {
         ("add", rest @ [_, ..]) => users(rest).map_or_else(wrong, Typed::Add),
         ("remove", [name]) => UserId::parse(name).map_or_else(wrong, Typed::Remove),
         ("leave", []) => Typed::Leave,
+        ("blocked", []) => Typed::Blocked,
         ("help", _) => Typed::Help,
         ("quit" | "q", []) => Typed::Quit,
         // A line that begins with two is text.
@@ -69,7 +72,7 @@ mod tests {
         assert_eq!(parse("/to bob"), Typed::To(bob.clone()));
         assert_eq!(parse("/group crew bob"), Typed::Group("crew".into(), vec![bob]));
         assert_eq!(parse("/channel news"), Typed::Channel("news".into(), vec![]));
-        assert_eq!(parse("/quit"), Typed::Quit);
+        assert_eq!((parse("/quit"), parse("/blocked")), (Typed::Quit, Typed::Blocked));
         assert_eq!(parse("  "), Typed::Nothing);
         assert!(matches!(parse("/to b@d"), Typed::Wrong(_)));
         assert!(matches!(parse("/channel news b@d"), Typed::Wrong(_)));

@@ -1,7 +1,7 @@
 //! What the screen shows and what follows from keys, events of the device, and answers. Pure: it touches neither terminal nor
 //! network; what is to be done comes out as [`Action`]s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_client::device::Event;
 use flotilla_client::device::{Last, ListPage, random_cid};
@@ -41,6 +41,8 @@ pub enum Action {
     },
     Typing(ConvId),
     Watch(Vec<UserId>),
+    /// Whom this user has blocked.
+    Blocks,
     Group {
         name: String,
         users: Vec<UserId>,
@@ -82,6 +84,7 @@ pub enum Answer {
         failed: Option<String>,
     },
     Presence(Vec<(UserId, String)>),
+    Blocked(BTreeSet<UserId>),
     Made(ConvId),
     Notice(String),
 }
@@ -112,6 +115,10 @@ pub struct Model {
     pub link: Link,
     pub caught_up: bool,
     pub presence: BTreeMap<UserId, String>,
+    /// As it was when the connection was made.
+    pub blocked: BTreeSet<UserId>,
+    /// What they write in groups is in sight all the same.
+    pub shows_blocked: bool,
     typing: BTreeMap<(ConvId, UserId), u64>,
     typed_at: Option<u64>,
     pub notice: Option<String>,
@@ -138,6 +145,8 @@ impl Model {
             link: Link::Connecting,
             caught_up: false,
             presence: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            shows_blocked: false,
             typing: BTreeMap::new(),
             typed_at: None,
             notice: None,
@@ -184,8 +193,14 @@ impl Model {
         }
     }
 
+    /// A blocked user's, in a conversation in which nobody refuses it. In a direct one only what was there before is.
+    pub fn is_blocked(&self, conv: &ConvId, from: &UserId) -> bool {
+        conv.kind() != ConvKind::Direct && self.blocked.contains(from)
+    }
+
     pub fn typists(&self, conv: &ConvId) -> Vec<&UserId> {
-        self.typing.iter().filter(|((c, _), until)| c == conv && **until > self.now_ms).map(|((_, u), _)| u).collect()
+        let types = |user: &UserId, until: u64| until > self.now_ms && !self.is_blocked(conv, user);
+        self.typing.iter().filter(|((c, u), until)| c == conv && types(u, **until)).map(|((_, u), _)| u).collect()
     }
 
     // What the device tells.
@@ -196,7 +211,10 @@ impl Model {
                 self.link = Link::Up(format!("node {node} at {}", url.trim_start_matches("http://")));
                 self.caught_up = false;
                 self.watched.clear();
-                self.watch()
+                // Before anything of theirs comes.
+                let mut actions = vec![Action::Blocks];
+                actions.extend(self.watch());
+                actions
             }
             Event::CaughtUp { .. } => {
                 self.caught_up = true;
@@ -249,7 +267,8 @@ impl Model {
         self.typing.remove(&(entry.conv.clone(), entry.from.clone()));
         let mut actions = if known { Vec::new() } else { self.appeared() };
         actions.extend(self.mark_read());
-        if named && self.caught_up && self.room(&entry.conv).mentions > 0 {
+        let tell = named && self.caught_up && !self.is_blocked(&entry.conv, &entry.from);
+        if tell && self.room(&entry.conv).mentions > 0 {
             let title = self.title(&entry.conv);
             actions.extend(self.say(format!("{} names you in {title}", entry.from)));
         }
@@ -341,6 +360,10 @@ impl Model {
                 self.presence.extend(seen);
                 Vec::new()
             }
+            Answer::Blocked(users) => {
+                self.blocked = users;
+                Vec::new()
+            }
             Answer::Made(conv) => self.enter(conv),
             Answer::Notice(notice) => self.say(notice),
         }
@@ -355,7 +378,7 @@ impl Model {
             room.on_mentions(&me, mentions, &listed.conv);
             room.members = listed.members.or(room.members);
             if room.preview.is_none() {
-                room.preview = listed.last.as_ref().map(preview);
+                room.preview = listed.last.as_ref().map(|last| (last.from.clone(), preview(last)));
             }
         }
         self.listing = false;
@@ -473,6 +496,11 @@ impl Model {
             Typed::Add(users) => self.in_group(|conv| Action::Add { conv, users }),
             Typed::Remove(user) => self.in_group(|conv| Action::Remove { conv, user }),
             Typed::Leave => self.in_group(Action::Leave),
+            Typed::Blocked => {
+                self.shows_blocked = !self.shows_blocked;
+                let now = if self.shows_blocked { "in sight" } else { "out of sight" };
+                self.say(format!("what blocked people write in groups is {now}"))
+            }
             Typed::Help => {
                 self.help = true;
                 Vec::new()

@@ -84,7 +84,8 @@ pub struct Room {
     pub mentions: u64,
     pub role: Option<Role>,
     pub last_ts: TsMs,
-    pub preview: Option<String>,
+    /// Of the last message: by whom, and its first line.
+    pub preview: Option<(UserId, String)>,
     pub items: BTreeMap<Seq, Item>,
     pub patches: BTreeMap<Seq, Patch>,
     /// First seq of what is missing, and the last.
@@ -148,7 +149,7 @@ impl Room {
         self.last_ts = self.last_ts.max(entry.ts);
         if fresh {
             if let Some(item) = self.items.get(&entry.seq) {
-                self.preview = Some(item.what.line());
+                self.preview = Some((item.from.clone(), item.what.line()));
             }
             if entry.kind == "rename" || entry.kind == "create" {
                 self.name = entry.name.clone().map(|n| clean(&n));

@@ -49,10 +49,14 @@ fn conv(conv: &ConvId, head: u64, read: u64, unread: u64) -> Conv {
     }
 }
 
+fn at_node_1() -> Event {
+    let url = "http://127.0.0.1:4001".to_owned();
+    Event::Connected { url, node: NodeId(1), user: user("alice"), device: DeviceId(1) }
+}
+
 fn connected(to: Option<&str>) -> Model {
     let mut model = Model::new(user("alice"), to.map(|peer| Target::User(user(peer))));
-    let url = "http://127.0.0.1:4001".to_owned();
-    model.on_event(Event::Connected { url, node: NodeId(1), user: user("alice"), device: DeviceId(1) });
+    model.on_event(at_node_1());
     model.on_event(Event::CaughtUp { behind: vec![] });
     model
 }
@@ -342,6 +346,46 @@ fn who_is_named_sees_it_in_the_list_and_in_the_conversation_until_it_is_read() {
     }
     assert_eq!((model.notice.as_deref(), model.rooms[&crew].mentions), (None, 0));
     shows(&mut model, 80, 12, "  00:08 alice: @alice, look");
+}
+
+#[test]
+fn what_blocked_people_write_in_groups_is_marked_and_in_sight_only_on_demand() {
+    let mut model = connected(None);
+    assert!(model.on_event(at_node_1()).contains(&Action::Blocks), "at each connect");
+    model.on_event(Event::CaughtUp { behind: vec![] });
+    let crew = group(ConvKind::Group);
+    model.on_answer(listed(Conv { name: Some("crew".into()), ..conv(&crew, 0, 0, 0) }, 0));
+    model.on_answer(Answer::Blocked([user("bob")].into()));
+    model.on_event(Event::Entry(Box::new(entry(&with("bob"), 1, "bob", "from before the block"))));
+    for (seq, from, text) in [(1, "carol", "good morning"), (2, "bob", "nobody wants to read that")] {
+        let named = EntryFrame { mentions: vec![user("alice")], ..entry(&crew, seq, from, text) };
+        model.on_event(Event::Entry(Box::new(named)));
+    }
+    assert_eq!(model.notice.as_deref(), Some("carol names you in crew"), "not for a blocked one");
+    // The list does not show it either.
+    shows(&mut model, 80, 14, "(blocked)");
+    type_in(&mut model, &format!("/in {crew}"));
+    press(&mut model, KeyCode::Enter);
+    shows(&mut model, 80, 14, "@ 00:01 carol: good morning");
+    shows(&mut model, 80, 14, "× 00:02 bob: (you have blocked this person");
+    let shown = |model: &mut Model| picture(model, 80, 14).iter().any(|row| row.contains("nobody wants"));
+    assert!(!shown(&mut model));
+    for visible in [true, false] {
+        type_in(&mut model, "/blocked");
+        assert!(press(&mut model, KeyCode::Enter).is_empty());
+        assert_eq!(shown(&mut model), visible);
+        shows(&mut model, 80, 14, if visible { "× 00:02 bob: nobody wants" } else { "is out of sight" });
+    }
+    // In a direct conversation stands what was accepted before; what came later was refused.
+    type_in(&mut model, "/to bob");
+    press(&mut model, KeyCode::Enter);
+    shows(&mut model, 80, 14, "bob: from before the block");
+    shows(&mut model, 80, 14, "bob  blocked by you");
+    // Lifted on another device: known with the next connection.
+    model.on_answer(Answer::Blocked([].into()));
+    type_in(&mut model, &format!("/in {crew}"));
+    press(&mut model, KeyCode::Enter);
+    shows(&mut model, 80, 14, "@ 00:02 bob: nobody wants");
 }
 
 #[test]

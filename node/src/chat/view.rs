@@ -1,6 +1,6 @@
 //! Draws the model. It decides nothing; the one thing that it leaves behind is where which line stood, for scrolling.
 
-use flotilla_proto::ids::{ConvId, ConvKind, Seq, TsMs};
+use flotilla_proto::ids::{ConvId, ConvKind, Seq, TsMs, UserId};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -17,6 +17,9 @@ const WIDE: u16 = 72;
 const LIST_WIDTH: u16 = 26;
 /// Messages that wait stand below all entries.
 const WAITING: Seq = Seq(u64::MAX);
+
+/// In front of what a blocked person writes in a group.
+const BLOCKED: char = '×';
 
 const DIM: Style = Style::new().fg(Color::DarkGray);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
@@ -106,8 +109,17 @@ fn list_rows(model: &Model, conv: &ConvId, room_for: usize) -> [Line<'static>; 2
     let badge = Span::styled(badge, Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD));
     let head = vec![presence_mark(model, conv), Span::styled(format!("{pin}{name}{pad}"), style), badge];
     let typing = !model.typists(conv).is_empty();
-    let below = if typing { "typing…".to_owned() } else { room.preview.clone().unwrap_or_default() };
+    let below = match &room.preview {
+        _ if typing => "typing…".to_owned(),
+        Some((from, _)) if hides(model, conv, from) => "(blocked)".to_owned(),
+        Some((_, text)) => text.clone(),
+        None => String::new(),
+    };
     [Line::from(head), Line::styled(format!("  {}", fit(&below, room_for.saturating_sub(3))), DIM)]
+}
+
+fn hides(model: &Model, conv: &ConvId, from: &UserId) -> bool {
+    !model.shows_blocked && model.is_blocked(conv, from)
 }
 
 fn count(n: u64) -> String {
@@ -132,6 +144,7 @@ fn title_line(model: &Model, room_for: usize) -> Line<'static> {
     let silent = if model.why_silent(conv).is_some() { ", you read only" } else { "" };
     let more = match (conv.peer_of(&model.me), room) {
         (_, Some(room)) if room.gone => "you are not a member".to_owned(),
+        (Some(peer), _) if model.blocked.contains(&peer) => "blocked by you".to_owned(),
         (Some(peer), _) => model.presence.get(&peer).cloned().unwrap_or_default(),
         (None, Some(Room { members: Some(n), .. })) => format!("{n} members{silent}"),
         _ => String::new(),
@@ -186,8 +199,8 @@ fn draw_input(frame: &mut Frame<'_>, model: &Model, area: Rect) {
 type Tagged = (Tag, Line<'static>);
 
 fn draw_lines(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
-    let lines = match model.open.as_ref().and_then(|conv| model.rooms.get(conv)) {
-        Some(room) => lines_of(model, room, area.width.into()),
+    let lines = match model.open.as_ref().and_then(|conv| Some((conv, model.rooms.get(conv)?))) {
+        Some((conv, room)) => lines_of(model, conv, room, area.width.into()),
         None => Vec::new(),
     };
     let height = usize::from(area.height);
@@ -206,7 +219,7 @@ fn draw_lines(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
     (model.height, model.lines) = (height, lines.into_iter().map(|(tag, _)| tag).collect());
 }
 
-fn lines_of(model: &Model, room: &Room, room_for: usize) -> Vec<Tagged> {
+fn lines_of(model: &Model, conv: &ConvId, room: &Room, room_for: usize) -> Vec<Tagged> {
     let mut lines = vec![((Seq(0), 0), Line::styled(fit(above(room), room_for), DIM))];
     let mut day = None;
     let mut gaps = room.gaps.iter().peekable();
@@ -222,7 +235,7 @@ fn lines_of(model: &Model, room: &Room, room_for: usize) -> Vec<Tagged> {
         if day.replace(day_of(item.ts)) != Some(day_of(item.ts)) {
             push(Line::styled(fit(&format!("── {} ──", date(item.ts)), room_for), DIM));
         }
-        item_lines(model, room, item, room_for).into_iter().for_each(&mut push);
+        item_lines(model, conv, room, item, room_for).into_iter().for_each(&mut push);
     }
     for (at, waiting) in room.waiting.iter().enumerate() {
         let mark = match &waiting.failed {
@@ -247,16 +260,22 @@ fn above(room: &Room) -> &'static str {
     }
 }
 
-fn item_lines(model: &Model, room: &Room, item: &Item, room_for: usize) -> Vec<Line<'static>> {
+fn item_lines(model: &Model, conv: &ConvId, room: &Room, item: &Item, room_for: usize) -> Vec<Line<'static>> {
     let patch = room.patches.get(&item.seq);
     let mine = item.from == model.me;
     let names_me = !mine && item.mentions.contains(&model.me);
-    let who = match (mine, names_me) {
-        (true, _) => Style::new().fg(Color::Cyan),
-        (_, true) => Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD),
-        _ => Style::new().fg(Color::Green),
+    let blocked = model.is_blocked(conv, &item.from);
+    let (mark, who) = match (mine, names_me) {
+        (true, _) => (' ', Style::new().fg(Color::Cyan)),
+        _ if blocked => (BLOCKED, DIM),
+        (_, true) => ('@', Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD)),
+        _ => (' ', Style::new().fg(Color::Green)),
     };
-    let head = Span::styled(format!("{} {} {}: ", if names_me { '@' } else { ' ' }, time(item.ts), item.from), who);
+    let head = Span::styled(format!("{mark} {} {}: ", time(item.ts), item.from), who);
+    let is_event = matches!(item.what, Shown::Event(_));
+    if !is_event && hides(model, conv, &item.from) {
+        return paragraph(head, "(you have blocked this person; /blocked shows it)", Vec::new(), room_for);
+    }
     let mut marks = Vec::new();
     let text = match (&item.what, patch) {
         (Shown::Event(event), _) => {

@@ -1,21 +1,10 @@
 // The page that draws the API's documents, in Chromium against real nodes: reads, tries calls, by pointer and by keyboard.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Dev, People, noBinary, noBrowser } from './support/dev.js';
+import { test } from 'node:test';
+import { stage } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
+const { skip, dev, people } = stage();
 
 /** A page on the documents that fails the test by anything that goes wrong in it. */
 async function docs(options = {}) {

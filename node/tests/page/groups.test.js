@@ -1,33 +1,12 @@
 // Channels, mentions and marks of groups, in Chromium against three real nodes. Needs FLOTILLA_BIN and chromium.
 
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
-import { after, before, test } from 'node:test';
-import { MemoryStore, open, rest } from '../../../client-js/src/node.js';
-import { Dev, People, bubble, noBinary, noBrowser, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { rest } from '../../../client-js/src/node.js';
+import { bubble, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
+const { skip, dev, people, client } = stage();
 
-before(async () => {
-  if (skip) return;
-  globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-/** @type {any[]} */ const clients = [];
-after(async () => {
-  for (const one of clients) await one.close();
-  await people?.end();
-  await dev?.end();
-});
-
-/** Somebody without a page. @param {string} user */
-async function client(user) {
-  const one = await open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() });
-  clients.push(one);
-  return one;
-}
 /** Demo users exist from their first request on. @param {string[]} users */
 const exist = users => Promise.all(users.map(user => rest({ urls: dev.urls, method: 'GET', path: 'me', token: `dev:${user}` })));
 /** @param {any} page @param {string} name */
@@ -158,32 +137,102 @@ test('who is named is told, finds it, and goes from one to the next', { skip }, 
   for (const page of [yan, xenia]) await page.context().close();
 });
 
-test('each member’s mark of a message in a group', { skip }, async () => {
+test('each member’s mark of a message in a group, in its tick and in the list that is open', { skip }, async t => {
   const abe = await people.demo('abe', dev.urls[0]);
   const bea = await client('bea');
-  await exist(['bea', 'cleo']);
-  await abe.evaluate(() => /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Marks', members: ['bea', 'cleo'] }));
+  const cleo = await client('cleo');
+  await exist(['bea', 'cleo', 'dirk']);
+  const conv = await abe.evaluate(async () => (await /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Marks', members: ['bea', 'cleo', 'dirk'] })).conv);
   await room(abe, 'Marks').click();
   await write(abe, 'who has it?');
-  await bubble(abe, 'who has it?').getByLabel('Sent').waitFor();
-  const got = async () => {
-    const [known] = await bea.conversations();
-    return known && (await bea.entries(known.conv)).find(e => e.kind === 'message');
-  };
-  await until(async () => (await got()) !== undefined, 'bea has it');
-  const { conv, seq } = /** @type {any} */ (await got());
+  const message = bubble(abe, 'who has it?');
+  await message.getByLabel('Sent', { exact: true }).waitFor();
+  const got = async (/** @type {any} */ one) => (await one.entries(conv)).find((/** @type {any} */ e) => e.kind === 'message');
+  await until(async () => (await got(bea)) !== undefined && (await got(cleo)) !== undefined, 'both have it');
+  const { seq } = await got(bea);
   await bea.read(conv, seq);
-  await until(async () => {
-    await bubble(abe, 'who has it?').hover();
-    await bubble(abe, 'who has it?').getByRole('button', { name: 'More' }).click();
-    const has = await abe.getByRole('menuitem', { name: 'Read by 1 of 2' }).count();
-    if (has === 0) await abe.keyboard.press('Escape');
-    return has > 0;
-  }, 'bea has read it');
-  await abe.getByRole('menuitem', { name: 'Read by 1 of 2' }).click();
-  await abe.getByRole('list', { name: 'Read', exact: true }).getByText('bea').waitFor();
-  await abe.getByRole('list', { name: 'Not delivered yet' }).getByText('cleo').waitFor();
+  await message.getByLabel('Sent, read by 1 of 3').waitFor();
+  const list = async (/** @type {string} */ words) => {
+    await message.hover();
+    await message.getByRole('button', { name: 'More' }).click();
+    await abe.getByRole('menuitem', { name: words }).click();
+    await abe.getByRole('list', { name: 'Read', exact: true }).getByText('bea').waitFor();
+    await abe.getByRole('list', { name: 'Delivered', exact: true }).getByText('cleo').waitFor();
+  };
+  await list('Read by 1 of 3');
+  await abe.getByRole('list', { name: 'Not delivered yet' }).getByText('dirk').waitFor();
+  await abe.keyboard.press('Escape');
+
+  await abe.evaluate((/** @type {string} */ conv) => /** @type {any} */ (window).flotilla.client.removeMember(conv, 'dirk'), conv);
+  await message.getByLabel('Delivered, read by 1 of 2').waitFor();
+  assert.equal(await message.locator('.tick').getAttribute('title'), 'Delivered, read by 1 of 2');
+  // Where the node tells marks as they move, nothing is asked from here on.
+  const isLive = await abe.evaluate((/** @type {string} */ conv) => {
+    const { rooms } = /** @type {any} */ (window).flotilla.app;
+    const isLive = rooms.isLive(conv);
+    if (isLive) Object.assign(rooms, { members: () => Promise.reject(new Error('asked')) });
+    return isLive;
+  }, conv);
+  t.diagnostic(isLive ? 'marks come by themselves' : 'marks are asked for');
+  await list('Read by 1 of 2');
+  await cleo.read(conv, seq);
+  await abe.getByRole('list', { name: 'Read', exact: true }).getByText('cleo').waitFor();
+  await abe.getByRole('status').filter({ hasText: 'Read by 2, delivered to 2 of 2' }).waitFor({ state: 'attached' });
+  await abe.getByRole('list', { name: 'Delivered', exact: true }).waitFor({ state: 'detached' });
+  await abe.keyboard.press('Escape');
+  await message.getByLabel('Read by 2 of 2').waitFor();
+  assert.equal(await message.locator('.tick').getAttribute('data-tick'), 'read');
   await abe.context().close();
+});
+
+test('a node that does not tell marks as they move is asked for them, and the page is told them when it comes to one that does', { skip }, async () => {
+  const dina = await people.demo('dina', dev.urls[1]);
+  const egon = await client('egon');
+  await exist(['egon']);
+  // Both kinds of nodes, whichever these are.
+  const conv = await dina.evaluate(async () => {
+    const { client } = /** @type {any} */ (window).flotilla;
+    client.watchReceipts = () => Promise.reject(Object.assign(new Error('unknown request receipts'), { code: 'unsupported', retryable: false }));
+    return (await client.createGroup({ name: 'Elder', members: ['egon'] })).conv;
+  });
+  await room(dina, 'Elder').click();
+  await write(dina, 'asked for');
+  const got = async () => (await egon.entries(conv)).find((/** @type {any} */ e) => e.kind === 'message');
+  await until(async () => (await got()) !== undefined, 'egon has it');
+  const { seq } = /** @type {any} */ (await got());
+  await egon.read(conv, seq);
+  await bubble(dina, 'asked for').getByLabel('Read by 1 of 1').waitFor();
+  await write(dina, 'told');
+  await until(async () => (await egon.entries(conv)).some((/** @type {any} */ e) => e.seq === seq + 1), 'egon has that, too');
+  await bubble(dina, 'told').getByLabel('Delivered', { exact: true }).waitFor();
+  await dina.evaluate((/** @type {any} */ [conv, seq]) => {
+    const { app } = /** @type {any} */ (window).flotilla;
+    app.rooms.members = () => Promise.reject(new Error('asked'));
+    app.rooms.onReceipts({ conv, members: [{ user: 'egon', delivered: seq, read: seq }, { user: 'nobody', delivered: 0 }] });
+  }, [conv, seq + 1]);
+  await bubble(dina, 'told').getByLabel('Read by 1 of 1').waitFor();
+  await dina.context().close();
+});
+
+test('a dialog that was opened before this person’s role was known lets them manage once it is', { skip }, async () => {
+  const fay = await people.demo('fay', dev.urls[2]);
+  await exist(['gus']);
+  await fay.evaluate(async () => {
+    const { client, app } = /** @type {any} */ (window).flotilla;
+    const onConv = app.rooms.onConv.bind(app.rooms);
+    app.rooms.onConv = (/** @type {any} */ state) => ((/** @type {any} */ (window).late = () => onConv(state)), undefined);
+    await client.createGroup({ name: 'Early', members: [] });
+  });
+  await room(fay, 'Early').click();
+  await fay.getByTitle('Members and settings').click();
+  await fay.locator('.people li', { hasText: 'fay' }).waitFor();
+  assert.equal(await fay.getByLabel('People to add').count(), 0);
+  await until(() => fay.evaluate("typeof window.late === 'function'"), 'its state has come');
+  await fay.evaluate('window.late()');
+  await fay.getByLabel('People to add').fill('gus');
+  await fay.getByRole('button', { name: 'Add', exact: true }).click();
+  await fay.locator('.people li', { hasText: 'gus' }).getByRole('button', { name: 'Make admin' }).waitFor();
+  await fay.context().close();
 });
 
 test('no page met an error', { skip }, () => {

@@ -2,67 +2,18 @@
 // are not missed. FLOTILLA_PAGE_MESSAGES=10000 for as many messages (1,500 by default).
 
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
-import { after, before, test } from 'node:test';
-import { MemoryStore, open } from '../../../client-js/src/node.js';
-import { Dev, People, noBinary, noBrowser, pause, until } from './support/dev.js';
+import { test } from 'node:test';
+import { pause, stage, until } from './support/dev.js';
+import { fill, frames, watchFrames } from './support/long.js';
 
-const skip = noBinary || noBrowser;
 const COUNT = Number(process.env.FLOTILLA_PAGE_MESSAGES ?? 1_500);
-const WORDS = 'the harbour is calm tonight and three boats lie at anchor while the wind turns north we should leave before the tide does bring rope bread and the long map'.split(' ');
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-  const [olga, paul] = await Promise.all(['olga', 'paul'].map(user => open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() })));
-  await until(() => olga.status.state === 'online' && paul.status.state === 'online', 'both are online');
-  for (let n = 1; n <= COUNT; n += 250) {
-    await Promise.all(Array.from({ length: Math.min(250, COUNT - n + 1) }, async (_, i) => {
-      const [from, to] = (n + i) % 3 === 0 ? [paul, 'olga'] : [olga, 'paul'];
-      const { outcome } = await from.send({ to, text: `${n + i}. ${WORDS.slice(0, 2 + ((n + i) * 7) % 24).join(' ')}` });
-      await outcome;
-    }));
-  }
-  await olga.close();
-  await paul.close();
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
-
-/** Frames and long tasks since the last call. @param {any} page @param {string} what */
-async function frames(page, what) {
-  const seen = await page.evaluate(() => {
-    const w = /** @type {any} */ (window);
-    const all = w.gaps.splice(0).sort((/** @type {number} */ a, /** @type {number} */ b) => a - b);
-    const at = (/** @type {number} */ share) => Math.round(all[Math.min(all.length - 1, Math.floor(all.length * share))]);
-    return { frames: all.length, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1), long: w.long.splice(0).length };
-  });
-  console.log(`    ${what}: ${seen.frames} frames, ms between two: p50 ${seen.p50}, p95 ${seen.p95}, p99 ${seen.p99}, max ${seen.max}; tasks over 50 ms: ${seen.long}`);
-  return seen;
-}
+const { skip, dev, people } = stage(({ client }) => fill(client, COUNT));
 
 test('a long conversation scrolls to its beginning and back with few rows at a time', { skip }, async () => {
   const page = await people.demo('olga', dev.urls[0]);
   await page.locator('.room', { hasText: 'paul' }).click();
   await page.locator('.row.message').last().waitFor();
-  await page.evaluate(() => {
-    const w = /** @type {any} */ (window);
-    w.gaps = [];
-    w.long = [];
-    new PerformanceObserver(list => w.long.push(...list.getEntries())).observe({ entryTypes: ['longtask'] });
-    let last = performance.now();
-    const tick = (/** @type {number} */ now) => {
-      w.gaps.push(now - last);
-      last = now;
-      requestAnimationFrame(tick);
-    };
-    requestAnimationFrame(tick);
-  });
+  await watchFrames(page);
   const rows = () => page.locator('.virtual-window > .row').count();
   const loaded = () => page.evaluate('window.flotilla.app.thread(window.flotilla.app.current).rows().length');
   assert.ok((await loaded()) < 300, 'one page to begin with');

@@ -1,17 +1,15 @@
 // The page's weight on a first load, and where time goes while 10,000 messages scroll:
 // `FLOTILLA_BIN=… node node/tests/page/measure.js [MESSAGES [TRACE.json]]`.
 
-import { createRequire } from 'node:module';
 import { readFile } from 'node:fs/promises';
-import { MemoryStore, open } from '../../../client-js/src/node.js';
-import { Dev, People, bubble, firstLoad, pause, until } from './support/dev.js';
+import { Stage, bubble, firstLoad, pause, until } from './support/dev.js';
+import { fill } from './support/long.js';
 
 const [count = '10000', trace = '/tmp/flotilla-page-trace.json'] = process.argv.slice(2);
 const COUNT = Number(count);
-const WORDS = 'the harbour is calm tonight and three boats lie at anchor while the wind turns north we should leave before the tide does bring rope bread and the long map'.split(' ');
-globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
-
-const [dev, people] = await Promise.all([Dev.start(), People.start()]);
+const set = new Stage();
+const { dev, people } = set;
+await set.start();
 
 async function weight() {
   const { files, paint, bytes } = await firstLoad(people, dev.urls[0]);
@@ -20,19 +18,6 @@ async function weight() {
     console.log(`${type}: ${of.length} requests, ${of.reduce((sum, f) => sum + f.bytes, 0)} bytes`);
   }
   console.log(`first load: ${files.length} requests, ${bytes} bytes over the wire with headers; first contentful paint after ${paint} ms`);
-}
-
-async function fill() {
-  const [olga, paul] = await Promise.all(['olga', 'paul'].map(user => open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() })));
-  await until(() => olga.status.state === 'online' && paul.status.state === 'online', 'both are online');
-  for (let n = 1; n <= COUNT; n += 250) {
-    await Promise.all(Array.from({ length: Math.min(250, COUNT - n + 1) }, async (_, i) => {
-      const [from, to] = (n + i) % 3 === 0 ? [paul, 'olga'] : [olga, 'paul'];
-      await (await from.send({ to, text: `${n + i}. ${WORDS.slice(0, 2 + ((n + i) * 7) % 24).join(' ')}` })).outcome;
-    }));
-  }
-  await olga.close();
-  await paul.close();
 }
 
 async function scroll() {
@@ -94,8 +79,7 @@ function summary(events, took, rows) {
 }
 
 await weight();
-await fill();
+await fill(set.client, COUNT);
 await scroll();
-await people.end();
-await dev.end();
+await set.end();
 process.exit(0);

@@ -3,21 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { after, before, test } from 'node:test';
-import { Dev, People, bubble, noBinary, noBrowser, openDirect, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { bubble, openDirect, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
+const { skip, dev, people } = stage();
 
 /** @param {any} page @param {string | RegExp} what */
 async function option(page, what) {
@@ -87,6 +76,47 @@ test('a contact has the name that one gives, on all devices, and is offered for 
   };
   await until(counted, 'the report is counted');
   for (const page of [zoe, arno, other]) await page.context().close();
+});
+
+test('read marks hidden in all conversations: nobody is told, and one is told nothing, until it is taken back', { skip }, async () => {
+  const [gil, hana] = [await people.demo('gil', dev.urls[0]), await people.demo('hana', dev.urls[1])];
+  await openDirect(hana, 'gil');
+  await write(hana, 'as it was');
+  await gil.locator('.room', { hasText: 'hana' }).click();
+  await bubble(hana, 'as it was').getByLabel('Read').waitFor();
+
+  await own(gil, 'Privacy');
+  const hide = gil.getByRole('switch', { name: 'Hide my read marks in all conversations' });
+  await until(() => hide.isEnabled(), 'what is settled has come');
+  assert.equal(await hide.isChecked(), false);
+  // By keyboard, and what it costs is said with it.
+  await hide.focus();
+  await gil.keyboard.press('Space');
+  assert.match(await hide.evaluate((/** @type {any} */ el) => document.getElementById(el.getAttribute('aria-describedby'))?.textContent), /you do not see what others read/);
+  await until(async () => (await gil.evaluate("window.flotilla.client.call('GET me/privacy')")).hide_read === true, 'the server has it');
+  await gil.keyboard.press('Escape');
+
+  await write(hana, 'and now?');
+  await bubble(gil, 'and now?').waitFor();
+  await until(() => gil.evaluate('window.flotilla.app.rooms.unreadInAll === 0'), 'it is read for gil');
+  await write(gil, 'do you see it?');
+  await bubble(hana, 'do you see it?').waitFor();
+  await until(() => hana.evaluate('window.flotilla.app.rooms.unreadInAll === 0'), 'it is read for hana');
+  for (const [page, text] of /** @type {const} */ ([[hana, 'and now?'], [gil, 'do you see it?']])) {
+    await bubble(page, text).getByLabel('Delivered').waitFor();
+    assert.equal(await bubble(page, text).getByLabel('Read').count(), 0, text);
+  }
+
+  await own(gil, 'Privacy');
+  await until(() => hide.isChecked(), 'kept');
+  await hide.uncheck();
+  await until(async () => (await gil.evaluate("window.flotilla.client.call('GET me/privacy')")).hide_read === false, 'taken back');
+  await gil.keyboard.press('Escape');
+  await write(hana, 'welcome back');
+  await bubble(hana, 'welcome back').getByLabel('Read').waitFor();
+  await write(gil, 'thank you');
+  await bubble(gil, 'thank you').getByLabel('Read').waitFor();
+  for (const page of [gil, hana]) await page.context().close();
 });
 
 test('a device is renamed, and logged out from another one', { skip }, async () => {

@@ -1,21 +1,10 @@
 // The page in Chromium against three real nodes: people, tabs, kills, no network, late joiners. Needs FLOTILLA_BIN and chromium.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Dev, People, bubble, counters, firstLoad, holds, noBinary, noBrowser, openDirect, shown, until, write } from './support/dev.js';
+import { test } from 'node:test';
+import { bubble, counters, firstLoad, holds, openDirect, shown, stage, until, write } from './support/dev.js';
 
-const skip = noBinary || noBrowser;
-/** @type {Dev} */ let dev;
-/** @type {People} */ let people;
-
-before(async () => {
-  if (skip) return;
-  [dev, people] = await Promise.all([Dev.start(), People.start()]);
-});
-after(async () => {
-  await people?.end();
-  await dev?.end();
-});
+const { skip, dev, people } = stage();
 
 /** @param {any} page */
 const close = page => page.context().close();
@@ -235,7 +224,7 @@ test('a late joiner sees what the group allows, and a new device of an old membe
   }
   // Everybody has read: the ticks of a group.
   await jan.locator('.room', { hasText: 'Closed crew' }).click();
-  await bubble(ida, 'Closed crew after').getByLabel('Read').waitFor();
+  await bubble(ida, 'Closed crew after').getByLabel('Read by 2 of 2').waitFor();
 
   const again = await people.demo('jan', dev.urls[2]);
   await again.locator('.room', { hasText: 'Open crew' }).click();
@@ -326,9 +315,26 @@ test('people are found by the beginning of their names, call themselves what the
   // In a group nothing is refused; it is out of sight.
   const group = await sven.evaluate(async () => (await /** @type {any} */ (window).flotilla.client.createGroup({ name: 'Both', members: ['rosa'] })).conv);
   await sven.evaluate((/** @type {string} */ conv) => /** @type {any} */ (window).flotilla.client.send({ conv, text: 'said in a group' }), group);
-  await rosa.locator('.room', { hasText: 'Both' }).click();
+  const both = rosa.locator('.room', { hasText: 'Both' });
+  await both.locator('.room-line', { hasText: 'Somebody you have blocked wrote' }).waitFor();
+  await both.click();
+  await bubble(rosa, 'You have blocked this person.').waitFor();
+  await write(rosa, 'said by rosa');
+  await bubble(rosa, 'said by rosa').getByLabel(/Sent|Delivered/).waitFor();
+  await rosa.evaluate(async (/** @type {string} */ conv) => {
+    const { client } = /** @type {any} */ (window).flotilla;
+    const { seq } = (await client.entries(conv)).find((/** @type {any} */ e) => e.kind === 'message');
+    await client.send({ conv, text: 'an answer to that', reply_to: seq });
+  }, group);
+  await bubble(rosa, 'an answer to that').locator('.quote', { hasText: 'a message of somebody you have blocked' }).waitFor();
+  // Also before any server has said so again.
+  await rosa.reload();
+  await bubble(rosa, 'You have blocked this person.').waitFor();
+  assert.ok(!(await shown(rosa)).includes('said in a group'));
+  await people.online(rosa);
   await bubble(rosa, 'You have blocked this person.').getByRole('button', { name: 'Show' }).click();
   await bubble(rosa, 'said in a group').waitFor();
+  await bubble(rosa, 'an answer to that').locator('.quote', { hasText: 'said in a group' }).waitFor();
   await rosa.locator('.room', { has: rosa.locator('.room-name', { hasText: 'Sven' }) }).click();
   await rosa.locator('.bar-state', { hasText: 'Blocked by you' }).waitFor();
   await rosa.getByRole('button', { name: 'Options' }).click();

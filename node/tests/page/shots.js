@@ -1,18 +1,17 @@
 // Pictures of every screen of the page, from the page itself: `FLOTILLA_BIN=… node node/tests/page/shots.js DIR [NAME…]`.
 
 import { mkdir } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { MemoryStore, directId, open } from '../../../client-js/src/node.js';
-import { Dev, People, bubble, pause, until, write } from './support/dev.js';
+import { directId } from '../../../client-js/src/node.js';
+import { Stage, bubble, pause, until, write } from './support/dev.js';
 
 const [dir = 'shots', ...only] = process.argv.slice(2);
 const WIDE = { width: 1120, height: 700 };
 const NARROW = { width: 390, height: 760 };
-globalThis.WebSocket ??= createRequire(new URL('../../../client-js/package.json', import.meta.url))('ws');
 
-const dev = await Dev.start();
-const people = await People.start();
+const set = new Stage();
+const { dev, people } = set;
+await set.start();
 await mkdir(dir, { recursive: true });
 
 /** @type {Map<string, any>} */
@@ -21,7 +20,7 @@ const clients = new Map();
 async function client(user) {
   const known = clients.get(user);
   if (known) return known;
-  const made = await open({ urls: dev.urls, user, token: `dev:${user}`, store: new MemoryStore() });
+  const made = await set.client(user);
   clients.set(user, made);
   await until(() => made.status.state === 'online', `${user} is online`);
   return made;
@@ -129,7 +128,7 @@ for (const [look, colorScheme, viewport] of looks) {
   await until(async () => (await page.locator('.room-line', { hasText: 'No messages yet' }).count()) === 0, 'all lines are there');
   await shot(page, `list-${look}`);
   await go(page, crew);
-  await page.getByLabel('Read').first().waitFor().catch(() => {});
+  await page.getByLabel(/^Read by/).first().waitFor().catch(() => {});
   (await client('dan')).typing(crew);
   await page.locator('.typing.on').waitFor().catch(() => {});
   await shot(page, `group-${look}`);
@@ -204,7 +203,5 @@ for (const [look, colorScheme, viewport] of looks) {
   await page.context().close();
 }
 if (people.errors.length > 0) console.log(people.errors);
-await people.end();
-for (const one of clients.values()) await one.close();
-await dev.end();
+await set.end();
 process.exit(0);

@@ -35,8 +35,9 @@ export class App {
     const names = drawer(client.user, 'names', {});
     this.rooms = new Rooms(client, { names: names.value, save: names.save });
     const contacts = drawer(client.user, 'contacts', {});
+    const blocks = drawer(client.user, 'blocks', []);
     const profiles = drawer(client.user, 'profiles', {});
-    this.people = new People(client, { names: profiles.value, save: profiles.save }, { names: contacts.value, save: contacts.save });
+    this.people = new People(client, { names: profiles.value, save: profiles.save }, { names: contacts.value, save: contacts.save }, { users: blocks.value, save: blocks.save });
     this.#dismissed = drawer(client.user, 'dismissed', []);
     this.#drafts = drawer(client.user, 'drafts', {});
     this.rooms.onChange = this.people.onChange = () => this.changed();
@@ -58,6 +59,7 @@ export class App {
     });
     client.on('gap', (/** @type {any} */ gap) => this.audit.onGap(gap));
     client.on('signal', (/** @type {any} */ signal) => this.people.onSignal(signal));
+    client.on('receipts', (/** @type {any} */ told) => this.rooms.onReceipts(told));
     client.on('status', () => this.#onStatus());
     client.on('caught_up', () => this.#onCaughtUp());
     client.on('error', (/** @type {any} */ error) => {
@@ -83,6 +85,7 @@ export class App {
     else if (this.#offlineSince === 0) {
       this.#offlineSince = Date.now();
       this.people.forget();
+      this.rooms.forget();
       setTimeout(() => this.changed(), PATIENCE_MS + 20);
     }
     this.changed();

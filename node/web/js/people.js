@@ -23,22 +23,26 @@ export class People {
   /** To be asked for. @type {Set<string>} */
   #unknown = new Set();
   /** @type {Set<string>} */
-  #blocked = new Set();
+  #blocked;
   /** How often this person has changed their profile here: an answer asked for before that says what was. */
   #introduced = 0;
   #memory;
   #known;
+  #kept;
   onChange = () => {};
 
   /**
    * @param {any} client
    * @param {{ names: Record<string, string>, save: () => void }} memory how people called themselves on earlier visits
    * @param {{ names: Record<string, string>, save: () => void }} contacts how this person calls them
+   * @param {{ users: string[], save: () => void }} blocks whom this person had blocked: they stay out of sight also before the server says so
    */
-  constructor(client, memory, contacts = { names: {}, save: () => {} }) {
+  constructor(client, memory, contacts = { names: {}, save: () => {} }, blocks = { users: [], save: () => {} }) {
     this.#client = client;
     this.#memory = memory;
     this.#known = contacts;
+    this.#kept = blocks;
+    this.#blocked = new Set(blocks.users);
   }
 
   /** What to call somebody. @param {string} user */
@@ -144,13 +148,28 @@ export class People {
   }
 
   async loadBlocks() {
+    /** @type {string[]} */
+    const users = [];
     try {
-      const { blocks } = await this.#client.call('GET blocks');
-      this.#blocked = new Set(blocks.filter((/** @type {any} */ b) => b.on).map((/** @type {any} */ b) => b.user));
-      this.onChange();
+      for (let after; ; ) {
+        /** @type {{ blocks: { user: string, on: boolean }[], more: boolean }} */
+        const { blocks, more } = await this.#client.call('GET blocks', after === undefined ? {} : { after });
+        for (const { user, on } of blocks) if (on) users.push(user);
+        after = blocks.at(-1)?.user;
+        if (!more || after === undefined) break;
+      }
     } catch {
-      // What is known stays.
+      return; // What is known stays.
     }
+    this.#setBlocked(users);
+  }
+
+  /** @param {string[]} users */
+  #setBlocked(users) {
+    this.#blocked = new Set(users);
+    this.#kept.users.splice(0, Infinity, ...users);
+    this.#kept.save();
+    this.onChange();
   }
 
   /** @param {string | undefined} user */
@@ -161,9 +180,7 @@ export class People {
   /** @param {string} user @param {boolean} on */
   async block(user, on) {
     await this.#client.call(`${on ? 'PUT' : 'DELETE'} blocks/${user}`);
-    if (on) this.#blocked.add(user);
-    else this.#blocked.delete(user);
-    this.onChange();
+    this.#setBlocked([...this.#blocked].filter(one => one !== user).concat(on ? user : []));
   }
 
   /** @param {Iterable<string>} users */

@@ -29,6 +29,7 @@ const KINDS = { d: 'direct', c: 'channel' };
  * @property {{ text: string, from: string, ts: number, seq: number, isEvent?: boolean, waiting?: boolean } | null} last
  * @property {number} ts of the last activity
  * @property {any[] | null} members all of them; null: not known, or too many
+ * @property {Map<string, { delivered: number, read: number }>} marks of members, as they were told since this page was opened
  * @property {number | null} size how many members there are; null: not known
  * @property {{ count: number, first: number, past: number, to: number }} told mentions with an n in (past, to], as the server counted
  *   them, and the seq of the first
@@ -55,6 +56,15 @@ export class Rooms {
   #recount = 0;
   /** Asked for. @type {Set<string>} */
   #named = new Set();
+  /** The group on the screen: its marks are to come by themselves. @type {string | null} */
+  #followed = null;
+  /** Do they? Not as long as nothing has come on this connection. */
+  #isLive = false;
+  /** This connection's node does not tell them. */
+  #isRefused = false;
+  /** How often they were asked for; an answer to an earlier question is none. */
+  #asked = 0;
+  #isAsking = false;
   onChange = () => {};
   /** Members of a group were told. @type {(users: string[]) => void} */
   onPeople = () => {};
@@ -82,7 +92,7 @@ export class Rooms {
     const { user } = this.#client;
     const name = peer === undefined ? (this.#memory.names[conv] ?? '') : peer === user ? 'Notes to self' : peer;
     /** @type {Room} */
-    const room = { conv, kind: KINDS[conv[0]] ?? 'group', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null, size: null, told: { count: 0, first: 0, past: 0, to: 0 }, named: [] };
+    const room = { conv, kind: KINDS[conv[0]] ?? 'group', name, peer, state: null, n: 0, readN: 0, last: null, ts: 0, members: null, marks: new Map(), size: null, told: { count: 0, first: 0, past: 0, to: 0 }, named: [] };
     this.#rooms.set(conv, room);
     return room;
   }
@@ -192,6 +202,7 @@ export class Rooms {
     else if (entry.kind === 'message' && entry.mentions?.includes(this.#client.user)) room.named.push({ n: entry.n, seq: entry.seq });
     if ((entry.kind === 'create' || entry.kind === 'rename') && entry.name) this.#name(room, entry.name);
     if (['add', 'remove', 'leave', 'role', 'create'].includes(entry.kind)) room.members = room.size = null;
+    if (entry.kind === 'remove' || entry.kind === 'leave') room.marks.delete(entry.user ?? entry.from);
     room.ts = Math.max(room.ts, entry.ts);
     if (entry.target !== undefined) {
       if (entry.target === room.last?.seq) void this.#preview(entry.conv).then(() => this.onChange());
@@ -294,19 +305,81 @@ export class Rooms {
       const room = this.#room(conv);
       room.members = page.members;
       room.size = page.members.length;
+      // The page may be older than what was told meanwhile.
+      for (const member of page.members) raise(member, room.marks.get(member.user));
     }
     this.onPeople(page.members.map((/** @type {any} */ m) => m.user));
     this.onChange();
     return page;
   }
 
+  /**
+   * Has the marks of this group told as they move; null: of none. A server may not do that: as long as `isLive` says no, whoever
+   * wants to know asks for the members. Asked again by whoever still looks.
+   * @param {string | null} conv
+   */
+  async follow(conv) {
+    const isSame = conv === this.#followed;
+    if (isSame && (conv === null || this.#isLive || this.#isRefused || this.#isAsking)) return;
+    if (!isSame) this.#isLive = this.#isRefused = false;
+    this.#followed = conv;
+    this.#isAsking = true;
+    const asked = ++this.#asked;
+    const error = await this.#client.watchReceipts(conv === null ? [] : [conv]).then(() => null, (/** @type {any} */ e) => e);
+    if (asked !== this.#asked) return;
+    this.#isAsking = false;
+    this.#isRefused = error !== null && !error.retryable;
+  }
+
+  /** @param {string} conv */
+  isLive(conv) {
+    return this.#isLive && conv === this.#followed;
+  }
+
+  /** Without a connection, or with nobody who looks, nothing comes. The next node may know what this one did not. */
+  forget() {
+    this.#isLive = this.#isRefused = false;
+  }
+
+  /** Marks that have moved; they only rise. @param {{ conv: string, members: { user: string, delivered: number, read?: number }[] }} told */
+  onReceipts({ conv, members }) {
+    const room = this.#rooms.get(conv);
+    if (!room) return;
+    if (conv === this.#followed) this.#isLive = true;
+    for (const told of members) {
+      const mark = room.marks.get(told.user) ?? { delivered: 0, read: 0 };
+      room.marks.set(told.user, mark);
+      raise(mark, told);
+      const member = room.members?.find(m => m.user === told.user);
+      if (member) raise(member, mark);
+    }
+    this.onChange();
+  }
+
+  /** Whose marks an own message of a group has. @param {Room} room @returns {any[]} */
+  others(room) {
+    return room.kind === 'direct' || isBig(room) ? [] : (room.members ?? []).filter(m => m.user !== this.#client.user);
+  }
+
   /** How far an own message has come. @param {Room} room @param {number} seq @returns {'sent' | 'delivered' | 'read'} */
   progress(room, seq) {
-    const { user } = this.#client;
-    if (isBig(room)) return 'sent';
-    const marks = room.kind === 'direct' ? (room.peer === user || !room.state?.peer ? [] : [room.state.peer]) : (room.members ?? []).filter(m => m.user !== user);
+    const peer = room.peer === this.#client.user ? undefined : room.state?.peer;
+    const marks = room.kind === 'direct' ? (peer ? [peer] : []) : this.others(room);
     if (marks.length === 0) return 'sent';
     if (marks.every((/** @type {any} */ m) => m.read >= seq)) return 'read';
     return marks.every((/** @type {any} */ m) => Math.max(m.delivered, m.read) >= seq) ? 'delivered' : 'sent';
   }
+
+  /** What is known of an own message in a group, in words; nothing where nobody has read it. @param {Room} room @param {number} seq */
+  readBy(room, seq) {
+    const others = this.others(room);
+    const read = others.filter(m => m.read >= seq).length;
+    return read === 0 ? '' : `read by ${read} of ${others.length}`;
+  }
+}
+
+/** @param {{ delivered: number, read: number }} mark @param {{ delivered?: number, read?: number } | undefined} told */
+function raise(mark, told) {
+  mark.read = Math.max(mark.read ?? 0, told?.read ?? 0);
+  mark.delivered = Math.max(mark.delivered ?? 0, told?.delivered ?? 0, mark.read);
 }

@@ -47,6 +47,8 @@ export class Thread {
   #rows = null;
   /** @type {Promise<void> | null} */
   #loading = null;
+  /** Delivered while the first page was on its way, which may be older. @type {Entry[]} */
+  #early = [];
   /** Older ones may exist. */
   more = true;
   isLoaded = false;
@@ -130,6 +132,7 @@ export class Thread {
       this.#prepend(await this.#client.entries(this.conv, { before, limit }));
     }
     this.isLoaded = true;
+    for (const entry of this.#early.splice(0)) this.onEntry(entry);
   }
 
   /** Loads what the store has, back to this seq. @param {number} seq @returns {Promise<boolean>} */
@@ -176,7 +179,11 @@ export class Thread {
   onEntry(entry) {
     if (this.#entries.has(entry.seq)) return;
     const last = this.last;
-    if (last === undefined && !this.isLoaded) return;
+    if (last === undefined && !this.isLoaded) {
+      // Before that it is in the store, which the page begins with.
+      if (this.isLoading) this.#early.push(entry);
+      return;
+    }
     const isNext = last === undefined || entry.seq > last;
     if (isNext) this.#seqs.push(entry.seq);
     else this.#seqs.splice(this.#seqs.findIndex(seq => seq > entry.seq), 0, entry.seq);

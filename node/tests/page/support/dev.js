@@ -4,13 +4,18 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
-import { binary, until } from '../../../../client-js/tests/support/cluster.js';
+import { after, before } from 'node:test';
+import { MemoryStore, open } from '../../../../client-js/src/node.js';
+import { skip as noBrowser } from '../../../../client-js/tests/support/chromium.js';
+import { binary, skip as noBinary, until } from '../../../../client-js/tests/support/cluster.js';
 
 export { pause, until } from '../../../../client-js/tests/support/cluster.js';
-export { skip as noBinary } from '../../../../client-js/tests/support/cluster.js';
-export { skip as noBrowser } from '../../../../client-js/tests/support/chromium.js';
+
+// Where the JavaScript client's tests have theirs.
+const installed = createRequire(new URL('../../../../client-js/package.json', import.meta.url));
 
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
@@ -33,22 +38,20 @@ async function freePorts() {
 export class Dev {
   /** @type {string[]} */
   lines = [];
+  /** Of the nodes, once it is started. @type {string[]} */
+  urls = [];
+  /** @type {import('node:child_process').ChildProcess | null} */
+  #child = null;
 
-  /** @param {import('node:child_process').ChildProcess} child @param {number} port */
-  constructor(child, port) {
-    this.child = child;
-    this.urls = [0, 1, 2].map(n => `http://127.0.0.1:${port + n}`);
-  }
-
-  static async start() {
+  async start() {
     const [client, peer] = [await freePorts(), await freePorts()];
     const child = spawn(/** @type {string} */ (binary), ['dev', '--client-port', String(client), '--peer-port', String(peer), '--shards', '4'], { stdio: ['ignore', 'pipe', 'inherit'] });
-    const dev = new Dev(child, client);
+    this.#child = child;
+    this.urls = [0, 1, 2].map(n => `http://127.0.0.1:${client + n}`);
     process.on('exit', () => child.kill('SIGTERM'));
-    createInterface({ input: /** @type {any} */ (child.stdout) }).on('line', line => dev.lines.push(line));
-    await until(() => dev.lines.some(line => line.includes('Ctrl-C here stops')) || child.exitCode !== null, 'flotilla dev is up', START_MS);
+    createInterface({ input: /** @type {any} */ (child.stdout) }).on('line', line => this.lines.push(line));
+    await until(() => this.lines.some(line => line.includes('Ctrl-C here stops')) || child.exitCode !== null, 'flotilla dev is up', START_MS);
     if (child.exitCode !== null) throw new Error(`flotilla dev ended with ${child.exitCode}`);
-    return dev;
   }
 
   /** Nodes are killed and started by a page's strip. @param {any} page @param {number} node @param {'Kill' | 'Restart'} what */
@@ -69,9 +72,10 @@ export class Dev {
   }
 
   async end() {
-    if (this.child.exitCode !== null) return;
-    const gone = once(this.child, 'exit');
-    this.child.kill('SIGTERM');
+    const child = this.#child;
+    if (child === null || child.exitCode !== null) return;
+    const gone = once(child, 'exit');
+    child.kill('SIGTERM');
     await gone;
   }
 }
@@ -79,18 +83,13 @@ export class Dev {
 export class People {
   /** @type {string[]} */
   errors = [];
+  /** Once it is started. @type {any} */
+  browser = null;
 
-  /** @param {any} browser */
-  constructor(browser) {
-    this.browser = browser;
-  }
-
-  static async start() {
-    // Where the JavaScript client's tests have it.
-    const { createRequire } = await import('node:module');
-    const { chromium } = createRequire(new URL('../../../../client-js/package.json', import.meta.url))('playwright-core');
+  async start() {
+    const { chromium } = installed('playwright-core');
     if (!existsSync(EXECUTABLE)) throw new Error(`${EXECUTABLE} is not there`);
-    return new People(await chromium.launch({ executablePath: EXECUTABLE, headless: true, args: FLAGS }));
+    this.browser = await chromium.launch({ executablePath: EXECUTABLE, headless: true, args: FLAGS });
   }
 
   /** A browser of its own. @param {any} [options] */
@@ -123,9 +122,51 @@ export class People {
     return holds(page, 'window.flotilla?.client.status.state === "online"');
   }
 
-  end() {
-    return this.browser.close();
+  async end() {
+    await this.browser?.close();
   }
+}
+
+/** Nodes, a browser, and people who use the client alone; nothing is started yet. */
+export class Stage {
+  dev = new Dev();
+  people = new People();
+  /** @type {import('../../../../client-js/src/node.js').FlotillaClient[]} */
+  #clients = [];
+
+  async start() {
+    globalThis.WebSocket ??= installed('ws');
+    await Promise.all([this.dev.start(), this.people.start()]);
+  }
+
+  /** Somebody without a page. @param {string} user */
+  client = async user => {
+    const one = await open({ urls: this.dev.urls, user, token: `dev:${user}`, store: new MemoryStore() });
+    this.#clients.push(one);
+    return one;
+  };
+
+  async end() {
+    for (const one of this.#clients) await one.close();
+    await this.people.end();
+    await this.dev.end();
+  }
+}
+
+/**
+ * For all tests of the file that calls it: from before the first to after the last. They are skipped where something is missing.
+ * @param {(set: Stage) => Promise<void>} [prepare] what has to be there, once it stands
+ */
+export function stage(prepare = async () => {}) {
+  const skip = noBinary || noBrowser;
+  const set = new Stage();
+  before(async () => {
+    if (skip) return;
+    await set.start();
+    await prepare(set);
+  });
+  after(() => set.end());
+  return { skip, dev: set.dev, people: set.people, client: set.client };
 }
 
 /**

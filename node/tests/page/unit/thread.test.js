@@ -38,6 +38,28 @@ test('pages lead back to the beginning, and what comes is added once', async () 
   assert.equal(thread.rows().length, 503);
 });
 
+test('what is delivered while the first page is on its way is not lost', async () => {
+  const log = [1, 2, 3].map(seq => entry(seq));
+  const server = client(log);
+  let answer = () => {};
+  const { page } = server;
+  // As it was when it was asked for.
+  server.page = async (conv, range) => {
+    const then = await page(conv, range);
+    await new Promise(done => (answer = () => done(undefined)));
+    return then;
+  };
+  const thread = new Thread(server, 'g', new Set());
+  thread.onEntry(entry(3));
+  const opened = thread.open(3, 0);
+  await new Promise(done => setImmediate(done));
+  for (const seq of [3, 4, 5]) thread.onEntry(entry(seq));
+  answer();
+  await opened;
+  thread.onEntry(entry(6));
+  assert.deepEqual(rows(thread), [1, 2, 3, 4, 5, 6].map(seq => `message ${seq}`));
+});
+
 test('a far hit is reached through the store in a few steps', async () => {
   const log = Array.from({ length: 5_000 }, (_, i) => entry(i + 1));
   const thread = new Thread(client(log), 'g', new Set());
@@ -149,4 +171,79 @@ test('unread counts follow the server and the entries between its words', async 
   rooms.onEntry({ ...entry(8), conv: conv.conv, from: 'alice', n: 7 });
   assert.equal(rooms.unread(room), 0, 'who writes has read');
   assert.deepEqual([3, 4, 5].map(seq => rooms.progress(room, seq)), ['read', 'delivered', 'sent']);
+});
+
+/** A group of alice, bob and carol. */
+function crew() {
+  const members = [{ user: 'alice', delivered: 9, read: 9 }, { user: 'bob', delivered: 4, read: 2 }, { user: 'carol', delivered: 3, read: 0 }];
+  /** @type {any[]} */
+  const asked = [];
+  const server = Object.assign(client([]), {
+    members: async () => ({ members: members.map(m => ({ ...m })), more: false }),
+    /** @type {(convs: string[]) => Promise<any>} */
+    watchReceipts: async convs => void asked.push(convs.join()),
+  });
+  const rooms = new Rooms(server, { names: { g1: 'crew' }, save: () => {} });
+  rooms.onConv({ conv: 'g1', kind: 'group', head: 4, n_head: 4, read: 4, unread: 0, rev: '1', member: true });
+  const room = /** @type {any} */ (rooms.get('g1'));
+  const seen = (/** @type {number} */ seq) => [rooms.progress(room, seq), rooms.readBy(room, seq)];
+  return { rooms, room, server, members, asked, seen };
+}
+
+test('marks of a group only rise, whether they are told or asked for', async () => {
+  const { rooms, seen } = crew();
+  rooms.onReceipts({ conv: 'g1', members: [{ user: 'carol', delivered: 4 }] });
+  assert.deepEqual(seen(2), ['sent', ''], 'members are not known yet');
+  await rooms.members('g1');
+  assert.deepEqual([2, 4, 5].map(seen), [['delivered', 'read by 1 of 2'], ['delivered', ''], ['sent', '']], 'the page was older than what was told');
+  rooms.onReceipts({ conv: 'g1', members: [{ user: 'bob', delivered: 5, read: 5 }, { user: 'carol', delivered: 3, read: 1 }, { user: 'dan', delivered: 1 }] });
+  assert.deepEqual([1, 4, 5].map(seen), [['read', 'read by 2 of 2'], ['delivered', 'read by 1 of 2'], ['sent', 'read by 1 of 2']]);
+  await rooms.members('g1');
+  assert.deepEqual(seen(4), ['delivered', 'read by 1 of 2']);
+  // What one had who left says nothing of whoever comes back.
+  rooms.onEntry({ ...entry(6), conv: 'g1', kind: 'remove', user: 'bob', body: undefined });
+  await rooms.members('g1');
+  assert.deepEqual(seen(4), ['delivered', '']);
+  rooms.onReceipts({ conv: 'g2', members: [] });
+});
+
+test('one group is followed; a node that does not tell is asked once, one that cannot now again', async () => {
+  const { rooms, server, asked } = crew();
+  await rooms.follow('g1');
+  assert.equal(rooms.isLive('g1'), false, 'nothing has come');
+  rooms.onReceipts({ conv: 'g1', members: [] });
+  for (let n = 0; n < 3; n++) await rooms.follow('g1');
+  assert.deepEqual([rooms.isLive('g1'), rooms.isLive('g2'), asked], [true, false, ['g1']]);
+  await rooms.follow(null);
+  await rooms.follow(null);
+  rooms.onReceipts({ conv: 'g1', members: [] });
+  assert.deepEqual([rooms.isLive('g1'), asked.splice(0)], [false, ['g1', '']]);
+
+  let tries = 0;
+  const refuse = (/** @type {boolean} */ retryable) => {
+    tries = 0;
+    server.watchReceipts = () => (tries++, Promise.reject(Object.assign(new Error('no'), { retryable })));
+  };
+  refuse(true);
+  for (let n = 0; n < 3; n++) await rooms.follow('g1');
+  assert.equal(tries, 3);
+  refuse(false);
+  for (let n = 0; n < 3; n++) await rooms.follow('g1');
+  assert.equal(tries, 1);
+  rooms.forget();
+  await rooms.follow('g1');
+  assert.equal(tries, 2, 'the next node may tell');
+  // An answer that is late decides nothing about another group.
+  let late = () => {};
+  server.watchReceipts = async ([conv]) => {
+    asked.push(conv);
+    if (conv === 'g1') await new Promise((_, failed) => (late = () => failed(Object.assign(new Error('no'), { retryable: false }))));
+  };
+  rooms.forget();
+  const first = rooms.follow('g1');
+  await rooms.follow('g2');
+  late();
+  await first;
+  await rooms.follow('g2');
+  assert.deepEqual(asked, ['g1', 'g2', 'g2']);
 });

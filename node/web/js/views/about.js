@@ -5,20 +5,29 @@ import { announce, h, setText } from '../dom.js';
 import { counted, hue, initials } from '../format.js';
 import { dialog } from './dialog.js';
 
-/** Who has got and read a message of a group. @param {import('../app.js').App} app @param {import('../rooms.js').Room} room @param {number} seq */
+/** Who has got and read a message of a group, as it changes. @param {import('../app.js').App} app @param {import('../rooms.js').Room} room @param {number} seq */
 export function receipts(app, room, seq) {
   const parts = h('div', { class: 'receipts' });
+  const said = h('p', { class: 'visually-hidden', role: 'status' });
   const person = (/** @type {any} */ { user }) => h('li', {}, h('span', { class: 'avatar', 'data-hue': hue(user), 'aria-hidden': 'true' }, initials(app.people.name(user))), h('span', { class: 'person-name' }, app.people.name(user)));
+  let shown = '';
   const fill = () => {
-    const others = (room.members ?? []).filter(m => m.user !== app.user);
+    // They are asked for anew when somebody comes or goes.
+    if (room.members === null) return;
+    const others = app.rooms.others(room);
     const read = others.filter(m => m.read >= seq);
     const got = others.filter(m => m.read < seq && m.delivered >= seq);
     const open = others.filter(m => m.read < seq && m.delivered < seq);
+    const now = JSON.stringify([read, got, open].map(part => part.map(m => app.people.name(m.user))));
+    if (now === shown) return;
     const part = (/** @type {string} */ title, /** @type {any[]} */ members) => (members.length === 0 ? [] : [h('h3', {}, `${title} (${members.length})`), h('ul', { class: 'people', 'aria-label': title }, members.map(person))]);
     parts.replaceChildren(...part('Read', read), ...part('Delivered', got), ...part('Not delivered yet', open));
+    if (shown !== '') setText(said, `Read by ${read.length}, delivered to ${read.length + got.length} of ${others.length}`);
+    shown = now;
   };
   fill();
-  dialog('Who has it', [parts]);
+  const off = app.onChange(fill);
+  dialog('Who has it', [parts, said]).addEventListener('close', off);
   app.rooms.members(room.conv).then(fill, () => {});
 }
 

@@ -11,8 +11,9 @@ import { estimate, render, signature } from './rows.js';
 /** Older ones are fetched before the reader is there. */
 const NEAR_TOP_ROWS = 25;
 const READ_AFTER_MS = 200;
-/** How often a group's marks are asked for while somebody looks. */
+/** How often a group's marks are asked for while somebody looks; where they come by themselves, once in so many times, for one may be lost. */
 const MARKS_EVERY_MS = 4_000;
+const LIVE_ROUNDS = 10;
 
 export class Conversation {
   #app;
@@ -23,6 +24,7 @@ export class Conversation {
   #readTimer = 0;
   /** @type {any} */
   #marksTimer = 0;
+  #marksRound = 0;
   /** @type {import('./search.js').Search | null} */
   #search = null;
   #needle = '';
@@ -83,19 +85,33 @@ export class Conversation {
     this.#isOver = true;
     clearTimeout(this.#readTimer);
     clearTimeout(this.#marksTimer);
+    void this.#app.rooms.follow(null);
     this.#thread.onChange = () => {};
     this.composer.end();
     this.#list.end();
   }
 
-  /** Who has got and read what, in a group: nothing comes by itself yet. */
+  /** Who has got and read what, in a group. */
   async #marks() {
+    const { rooms, client } = this.#app;
+    if (this.#room.size === null && client.status.state === 'online') await rooms.learn(this.conv).catch(() => {});
     if (this.#isOver) return;
-    const lastOwn = this.#thread.lastOwn();
-    if (this.#room.size === null && this.#app.client.status.state === 'online') await this.#app.rooms.learn(this.conv).catch(() => {});
-    const isOpen = !isBig(this.#room) && (this.#room.members === null || (lastOwn !== undefined && this.#app.rooms.progress(this.#room, lastOwn) !== 'read'));
-    if (isOpen && this.#app.client.status.state === 'online' && document.visibilityState === 'visible') await this.#app.rooms.members(this.conv).catch(() => {});
+    if (client.status.state === 'online' && document.visibilityState === 'visible') {
+      void rooms.follow(isBig(this.#room) ? null : this.conv);
+      if (this.#wantsMarks()) await rooms.members(this.conv).catch(() => {});
+    }
     if (!this.#isOver) this.#marksTimer = setTimeout(() => this.#marks(), MARKS_EVERY_MS);
+  }
+
+  /** As long as somebody has not read what was written last here. */
+  #wantsMarks() {
+    const { rooms } = this.#app;
+    if (isBig(this.#room)) return false;
+    if (this.#room.members === null) return true;
+    this.#marksRound += 1;
+    if (rooms.isLive(this.conv) && this.#marksRound % LIVE_ROUNDS !== 0) return false;
+    const lastOwn = this.#thread.lastOwn();
+    return lastOwn !== undefined && rooms.progress(this.#room, lastOwn) !== 'read';
   }
 
   /** @returns {import('./rows.js').Context} */
@@ -172,7 +188,7 @@ export class Conversation {
   #announceNew() {
     const last = this.#thread.last ?? 0;
     if (last <= this.#announced) return;
-    const fresh = this.#thread.rows().filter(row => row.type === 'message' && (row.seq ?? 0) > this.#announced && row.from !== this.#app.user);
+    const fresh = this.#thread.rows().filter(row => row.type === 'message' && (row.seq ?? 0) > this.#announced && row.from !== this.#app.user && !this.#app.people.isBlocked(row.from));
     this.#announced = last;
     if (fresh.length === 0) return;
     if (fresh.length > 3) announce(`${fresh.length} new messages`);
@@ -289,7 +305,7 @@ export class Conversation {
     const message = this.#thread.message(seq);
     if (!message) return;
     const own = message.from === this.#app.user;
-    const others = own && this.#room.kind !== 'direct' && !isBig(this.#room) ? (this.#room.members ?? []).filter(m => m.user !== this.#app.user) : [];
+    const others = own ? this.#app.rooms.others(this.#room) : [];
     const words = `Read by ${others.filter(m => m.read >= seq).length} of ${others.length}`;
     void use(menus, m => m.messageMenu(at, {
       text: message.text,

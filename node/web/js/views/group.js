@@ -14,6 +14,7 @@ export function groupInfo(app, room, shell) {
   const more = h('button', { class: 'link', type: 'button', hidden: true, onclick: () => void attempt(async () => {}, true) }, 'Show more members');
   const error = h('p', { class: 'form-error', role: 'alert' });
   const mayManage = () => isAdmin(room);
+  const manage = h('div', {});
   const attempt = async (/** @type {() => Promise<any>} */ act, isMore = false) => {
     setText(error, '');
     try {
@@ -36,8 +37,12 @@ export function groupInfo(app, room, shell) {
     mayManage() && m.user !== app.user && m.role !== 'owner' ? [roles(m), m.role === 'member' || room.state?.role === 'owner' ? button('Remove', () => app.client.removeMember(conv, m.user), true) : null] : null);
   /** Of the last one that is listed. @type {string | undefined} */
   let last;
+  let asked = 0;
   const fill = async (isMore = false) => {
+    const turn = ++asked;
     const page = await app.rooms.members(conv, isMore ? last : undefined);
+    // Asked for again since then: what was then is not listed over what is now.
+    if (turn !== asked) return;
     if (!isMore) list.replaceChildren();
     list.append(...page.members.map(person));
     last = page.members.at(-1)?.user;
@@ -56,9 +61,19 @@ export function groupInfo(app, room, shell) {
       setText(error, /** @type {any} */ (failure)?.code === 'conflict' ? 'It has so many members that you must make somebody else the owner first.' : problem(failure));
     }
   };
+  const forms = [form(name, 'Rename', () => app.client.rename(conv, name.value.trim())),
+    form(add, 'Add', () => app.client.addMembers(conv, users(add.value)).then((/** @type {any} */ done) => ((add.value = ''), done)))];
+  // The role in a group that was made just now is told a moment later than its first messages, and it may change.
+  let role = room.state?.role;
+  const off = app.onChange(() => {
+    if (room.state?.role === role) return;
+    role = room.state?.role;
+    manage.replaceChildren(...(mayManage() ? forms : []));
+    void attempt(async () => {});
+  });
+  manage.replaceChildren(...(mayManage() ? forms : []));
   const el = dialog(room.name || (kind === 'channel' ? 'Channel' : 'Group'), [
-    mayManage() ? form(name, 'Rename', () => app.client.rename(conv, name.value.trim())) : null,
-    mayManage() ? form(add, 'Add', () => app.client.addMembers(conv, users(add.value)).then((/** @type {any} */ done) => ((add.value = ''), done))) : null,
-    list, more, error, room.state?.member === false ? null : h('div', { class: 'dialog-foot' }, h('button', { class: 'button danger', type: 'button', onclick: () => void leave() }, `Leave the ${kind}`))].filter(Boolean));
+    manage, list, more, error, room.state?.member === false ? null : h('div', { class: 'dialog-foot' }, h('button', { class: 'button danger', type: 'button', onclick: () => void leave() }, `Leave the ${kind}`))].filter(Boolean));
+  el.addEventListener('close', off);
   fill().catch(failure => list.replaceChildren(h('li', { class: 'muted' }, problem(failure))));
 }

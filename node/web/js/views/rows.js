@@ -23,15 +23,16 @@ const QUOTE_CHARS = 180;
  */
 
 /** Changes when the row looks different. @param {Row} row @param {Context} context @returns {string} */
-export function signature(row, { app, thread, room, needle, marked }) {
+export function signature(row, context) {
+  const { app, thread, room, needle, marked } = context;
   const shape = `${row.type}${row.lead ? 'l' : ''}${row.day ? `d${dayName(row.ts)}` : ''}${row.isNew ? 'n' : ''}${row.tail ? 't' : ''}`;
   if (row.type === 'top') return `top ${thread.isLoading} ${thread.more} ${thread.trouble} ${app.titleOf(room)}`;
   if (row.type === 'pending') return `${shape} ${row.pending?.state} ${row.pending?.why}`;
   if (row.seq === undefined || row.type !== 'message') return shape;
   const message = thread.message(row.seq);
-  const tick = row.from === app.user ? app.rooms.progress(room, row.seq) : '';
+  const tick = row.from === app.user ? tickWords(app, room, row.seq) : '';
   const reactions = Object.entries(message?.reactions ?? {}).map(([emoji, users]) => `${emoji}${users.join()}`).join(' ');
-  const quoted = message?.reply_to === undefined ? '' : quoteText(thread, message.reply_to);
+  const quoted = message?.reply_to === undefined ? '' : quoted_(message.reply_to, context);
   const name = room.kind === 'direct' ? '' : `${app.people.name(row.from ?? '')} ${isHidden(row, app, thread, room)} ${mayWrite(room)} ${message?.mentions?.map(app.people.name, app.people)}`;
   return `${shape} ${name} ${message?.edited} ${message?.deleted} ${tick} ${reactions} ${message?.edited ? message.text : ''} ${quoted} ${marked === row.seq} ${needle}`;
 }
@@ -54,8 +55,16 @@ export function render(row, context) {
   return inner;
 }
 
-/** In a group what blocked people write is there, and only on demand in sight. @param {Row} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
+/** In a group what blocked people write is there, and only on demand in sight. @param {Pick<Row, 'from' | 'seq'>} row @param {Context['app']} app @param {Context['thread']} thread @param {Context['room']} room */
 const isHidden = ({ from, seq = 0 }, app, thread, room) => room.kind !== 'direct' && app.people.isBlocked(from) && !thread.unhidden.has(seq);
+
+/** Of an own message; in a group with how many have read it. @param {Context['app']} app @param {Context['room']} room @param {number} seq */
+function tickWords({ rooms }, room, seq) {
+  const tick = rooms.progress(room, seq);
+  const read = rooms.readBy(room, seq);
+  if (read === '') return WORDS[tick];
+  return tick === 'read' ? `R${read.slice(1)}` : `${WORDS[tick]}, ${read}`;
+}
 
 /** The beginning, or the way to it. @param {Row} _row @param {Context} context */
 function top(_row, { app, thread, room, actions }) {
@@ -87,12 +96,13 @@ function message(row, context) {
   const one = /** @type {import('../../../../client-js/src/index.js').Message} */ (thread.message(seq));
   const own = one.from === app.user;
   const tick = own && !one.deleted ? app.rooms.progress(room, seq) : '';
+  const words = tick && tickWords(app, room, seq);
   const isBlocked = isHidden(row, app, thread, room);
-  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(withNames(linked(one.text), one.mentions, app), needle), meta(row, one, tick));
+  const text = isBlocked ? h('p', { class: 'text deleted' }, 'You have blocked this person. ', h('button', { class: 'link', type: 'button', onclick: () => actions.unhide(seq) }, 'Show'), meta(row, one, tick, words)) : one.deleted ? h('p', { class: 'text deleted' }, own ? 'You deleted this message.' : 'This message was deleted.', meta(row, one, tick, words)) : h('p', { class: `text${isJumbo(one.text) ? ' jumbo' : ''}` }, marked_(withNames(linked(one.text), one.mentions, app), needle), meta(row, one, tick, words));
   const bubble = h('div', { class: 'bubble' }, room.kind !== 'direct' && !own && row.lead ? h('span', { class: 'sender', 'data-hue': hue(one.from) }, app.people.name(one.from)) : null, one.reply_to !== undefined && !one.deleted && !isBlocked ? quote(one.reply_to, context) : null, text);
   const reactions = Object.entries(one.reactions);
   const namesMe = !own && one.mentions?.includes(app.user);
-  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', namesMe ? 'names you' : '', tick ? WORDS[tick] : '', reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
+  const said = [own ? 'You' : app.people.name(one.from), one.deleted ? 'message deleted' : isBlocked ? 'blocked' : one.text, time(row.ts), one.edited ? 'edited' : '', namesMe ? 'names you' : '', words, reactions.map(([emoji, users]) => `${emoji} ${listed(users)}`).join(', ')];
   return h('div', { class: `row message${own ? ' own' : ''}${namesMe ? ' names-me' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}${marked === seq ? ' marked' : ''}`, role: 'article', tabindex: '-1', 'data-seq': seq, 'aria-label': said.filter(Boolean).join(', ') },
     h('div', { class: 'line' },
       room.kind !== 'direct' && !own ? h('span', { class: 'avatar small', 'data-hue': hue(one.from), 'aria-hidden': 'true' }, row.tail ? initials(app.people.name(one.from)) : '') : null,
@@ -106,10 +116,10 @@ function tools(seq, actions, mayReply) {
   return h('div', { class: 'tools', role: 'group', 'aria-label': 'Actions' }, iconButton('react', 'React', on(actions.pick)), mayReply ? iconButton('reply', 'Reply', on(actions.reply)) : null, iconButton('more', 'More', on(actions.more), { 'aria-haspopup': 'menu' }));
 }
 
-/** @param {Row} row @param {any} one @param {string} tick */
-function meta(row, one, tick) {
+/** @param {Row} row @param {any} one @param {string} tick @param {string} words */
+function meta(row, one, tick, words) {
   return h('span', { class: 'meta', title: exact(row.ts) }, one.edited ? 'edited ' : '', h('time', { datetime: new Date(row.ts).toISOString() }, time(row.ts)),
-    tick ? h('span', { class: 'tick', 'data-tick': tick }, icon(tick === 'sent' ? 'check' : 'checks', WORDS[/** @type {keyof typeof WORDS} */ (tick)])) : null);
+    tick ? h('span', { class: 'tick', 'data-tick': tick, title: words }, icon(tick === 'sent' ? 'check' : 'checks', words)) : null);
 }
 
 /** @param {number} seq @param {[string, string[]][]} reactions @param {Context} context */
@@ -121,6 +131,11 @@ function reactionChips(seq, reactions, { app, actions }) {
   }));
 }
 
+/** @param {number} seq @param {Context} context */
+function quoted_(seq, { app, thread, room }) {
+  return isHidden({ from: thread.message(seq)?.from, seq }, app, thread, room) ? 'a message of somebody you have blocked' : quoteText(thread, seq);
+}
+
 /** @param {import('../thread.js').Thread} thread @param {number} seq */
 export function quoteText(thread, seq) {
   const quoted = thread.message(seq);
@@ -129,14 +144,17 @@ export function quoteText(thread, seq) {
 }
 
 /** @param {number} seq @param {Context} context */
-function quote(seq, { app, thread, actions }) {
+function quote(seq, context) {
+  const { app, thread, actions } = context;
+  const text = quoted_(seq, context);
   const quoted = thread.message(seq);
   const who = quoted ? (quoted.from === app.user ? 'You' : app.people.name(quoted.from)) : 'Reply to';
-  return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${quoteText(thread, seq)}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, quoteText(thread, seq)));
+  return h('button', { type: 'button', class: 'quote', 'aria-label': `In reply to ${who}: ${text}. Go there`, onclick: () => actions.jump(seq) }, h('strong', { 'data-hue': quoted ? hue(quoted.from) : '' }, who), h('span', {}, text));
 }
 
 /** Not in the log yet, or never. @param {Row} row @param {Context} context */
-function pending(row, { app, thread, actions }) {
+function pending(row, context) {
+  const { app, actions } = context;
   const { command, state, why, code } = /** @type {import('../thread.js').Pending} */ (row.pending);
   const { content, cid } = command;
   const isBad = state === 'rejected' || state === 'unknown';
@@ -146,7 +164,7 @@ function pending(row, { app, thread, actions }) {
   const said = `You, ${text}, ${isBad ? words : WORDS[/** @type {keyof typeof WORDS} */ (state)]}`;
   return h('div', { class: `row message own pending${isBad ? ' failed' : ''}${row.lead ? ' lead' : ''}${row.tail ? ' tail' : ''}`, role: 'article', tabindex: '-1', 'aria-label': said },
     h('div', { class: 'line' }, h('div', { class: 'body' },
-      h('div', { class: 'bubble' }, content.reply_to !== undefined ? h('span', { class: 'quote' }, h('span', {}, quoteText(thread, content.reply_to))) : null,
+      h('div', { class: 'bubble' }, content.reply_to !== undefined ? h('span', { class: 'quote' }, h('span', {}, quoted_(content.reply_to, context))) : null,
         h('p', { class: `text${isJumbo(text) ? ' jumbo' : ''}` }, withNames(linked(text), content.mentions, app), h('span', { class: 'meta' }, h('time', {}, time(command.saved_ms)), h('span', { class: 'tick', 'data-tick': state }, icon(tick, isBad ? 'Not sent' : WORDS[/** @type {keyof typeof WORDS} */ (state)]))))),
       isBad ? h('p', { class: 'failure' }, words, ' ',
         state === 'unknown' ? h('button', { class: 'link', type: 'button', onclick: () => actions.resend(cid) }, 'Send again') : h('button', { class: 'link', type: 'button', onclick: () => actions.restore(cid) }, 'Write it again'), ' ',

@@ -69,24 +69,31 @@ const AUDIENCES = [['everyone', 'Everyone'], ['contacts', 'My contacts'], ['nobo
 /** @param {import('../app.js').App} app */
 export function privacy(app) {
   const said = h('p', { class: 'form-error', role: 'status' });
-  const choose = async (/** @type {string} */ presence) => {
+  const settle = async (/** @type {any} */ change) => {
     try {
-      await app.client.call('PATCH me/privacy', { presence });
+      show(await app.client.call('PATCH me/privacy', change));
       setText(said, '');
     } catch (failure) {
       setText(said, problem(failure));
-      await show().catch(() => {});
+      await load().catch(() => {});
     }
   };
   const choices = AUDIENCES.map(([value, label]) => {
-    const input = h('input', { type: 'radio', name: 'presence', id: `presence-${value}`, value, onchange: () => void choose(value) });
+    const input = h('input', { type: 'radio', name: 'presence', id: `presence-${value}`, value, onchange: () => void settle({ presence: value }) });
     return { input, el: h('label', { class: 'check', for: `presence-${value}` }, input, label) };
   });
-  const show = async () => {
-    const { presence } = await app.client.call('GET me/privacy');
+  const hide = h('input', { type: 'checkbox', role: 'switch', id: 'hide-read', disabled: true, 'aria-describedby': 'hide-read-note', onchange: () => void settle({ hide_read: hide.checked }) });
+  const marks = h('fieldset', { class: 'note', hidden: true }, h('legend', {}, 'What you have read'), h('label', { class: 'check', for: 'hide-read' }, hide, 'Hide my read marks in all conversations'),
+    h('p', { class: 'muted', id: 'hide-read-note' }, 'Nobody sees what you read from now on, and you do not see what others read. That a message has arrived is shown to both. What was shown before is not taken back.'));
+  const show = (/** @type {{ presence: string, hide_read?: boolean }} */ { presence, hide_read }) => {
     for (const { input } of choices) input.checked = input.value === presence;
+    // A server that does not know it says nothing of it.
+    marks.hidden = hide_read === undefined;
+    hide.disabled = false;
+    hide.checked = hide_read === true;
   };
-  dialog('Privacy', [h('fieldset', {}, h('legend', {}, 'Who may see whether you are there, and when you were last'), choices.map(c => c.el)),
-    h('p', { class: 'muted note' }, 'Whether others see what you have read is settled for each conversation, under its Options.'), said]);
-  show().catch(failure => setText(said, problem(failure)));
+  const load = async () => show(await app.client.call('GET me/privacy'));
+  dialog('Privacy', [h('fieldset', {}, h('legend', {}, 'Who may see whether you are there, and when you were last'), choices.map(c => c.el)), marks,
+    h('p', { class: 'muted note' }, 'For one conversation alone it is settled under its Options.'), said]);
+  load().catch(failure => setText(said, problem(failure)));
 }

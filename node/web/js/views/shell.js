@@ -49,6 +49,8 @@ export class Shell {
 
   #onVisible() {
     this.#app.client.setActivity(document.visibilityState === 'visible' ? 'active' : 'background');
+    // What a page in the background is not told is asked for when somebody looks again.
+    if (document.visibilityState !== 'visible') this.#app.rooms.forget();
     this.#conversation?.markRead();
     this.#app.changed();
   }

@@ -155,7 +155,7 @@ export class Sidebar {
     row.link.setAttribute('aria-current', isCurrent ? 'page' : 'false');
     row.line.classList.toggle('is-draft', draft !== '');
     row.line.classList.toggle('is-typing', typing.length > 0);
-    setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user, from => people.name(from)));
+    setText(row.line, typing.length > 0 ? 'typing…' : draft !== '' ? `Draft: ${draft}` : preview(room, user, people));
     const { pinned, unread: isMarked } = settings(room);
     const muted = isMuted(room);
     const named = rooms.mentions(room);
@@ -197,11 +197,11 @@ function makeRow(conv) {
   return { el: h('li', { class: 'room' }, link), link, avatar, name, marks, when, tick, line, named, badge, more };
 }
 
-/** @param {Room} room @param {string} me @param {(user: string) => string} nameOf */
-function preview({ last, kind }, me, nameOf) {
+/** @param {Room} room @param {string} me @param {import('../people.js').People} people */
+function preview({ last, kind }, me, people) {
   if (!last) return 'No messages yet';
   const text = last.text.replace(/\s+/g, ' ').slice(0, 160);
-  if (last.isEvent) return text;
-  if (last.from === me) return text;
-  return kind !== 'group' ? text : `${nameOf(last.from)}: ${text}`;
+  if (last.isEvent || last.from === me) return text;
+  if (kind !== 'direct' && people.isBlocked(last.from)) return 'Somebody you have blocked wrote';
+  return kind !== 'group' ? text : `${people.name(last.from)}: ${text}`;
 }
