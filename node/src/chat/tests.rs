@@ -207,6 +207,7 @@ fn presence_typing_and_a_lost_connection_are_told() {
         read: None,
         at: None,
         state: state.map(Into::into),
+        members: None,
     };
     model.on_event(Event::Signal(signal("typing", None)));
     shows(&mut model, 80, 12, "bob is typing…");
