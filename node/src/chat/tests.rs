@@ -2,7 +2,7 @@
 
 use flotilla_client::device::Event;
 use flotilla_proto::entry::Role;
-use flotilla_proto::frame::{Conv, EntryFrame, PeerMarks, RevToken, Signal, Target};
+use flotilla_proto::frame::{Conv, ConvReceipts, EntryFrame, MemberMarks, PeerMarks, RevToken, Signal, Target};
 use flotilla_proto::ids::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -333,6 +333,46 @@ fn who_is_named_sees_it_in_the_list_and_in_the_conversation_until_it_is_read() {
     }
     assert_eq!((model.notice.as_deref(), model.rooms[&crew].mentions), (None, 0));
     shows(&mut model, 80, 12, "  00:08 alice: @alice, look");
+}
+
+#[test]
+fn in_a_group_ticks_say_what_holds_for_all_and_the_newest_how_many_have_read_it() {
+    let mut model = connected(None);
+    let crew = group(ConvKind::Group);
+    let actions = model.enter(crew.clone());
+    assert!(actions.contains(&Action::Receipts(Some(crew.clone()))), "{actions:?}");
+    let of = |name: &str, delivered, read| MemberMarks {
+        user: user(name),
+        delivered: Seq(delivered),
+        read: Some(Seq(read)).filter(|read| *read > Seq(0)),
+    };
+    for seq in 1..=2 {
+        model.on_event(Event::Entry(Box::new(entry(&crew, seq, "alice", &format!("word {seq}")))));
+    }
+    shows(&mut model, 80, 12, "word 2 ✓");
+    let members = vec![of("alice", 2, 2), of("bob", 1, 1), of("carol", 1, 0)];
+    model.on_answer(Answer::Receipts(vec![ConvReceipts { conv: crew.clone(), members }]));
+    shows(&mut model, 80, 12, "word 1 ✓✓");
+    let ends = |model: &mut Model, text: &str| picture(model, 80, 12).iter().any(|row| row.ends_with(text));
+    assert!(ends(&mut model, "word 2 ✓") && ends(&mut model, "word 1 ✓✓"));
+    let moved = |model: &mut Model, members: Vec<MemberMarks>| {
+        let signal = serde_json::json!({"k": "receipts", "conv": crew.clone(), "members": members});
+        model.on_event(Event::Signal(serde_json::from_value(signal).expect("a signal")));
+    };
+    moved(&mut model, vec![of("carol", 2, 1), of("bob", 2, 2)]);
+    shows(&mut model, 80, 12, "word 1 ✓✓ read");
+    shows(&mut model, 80, 12, "word 2 ✓✓ read by 1 of 2");
+    // An older signal that comes late takes nothing back.
+    moved(&mut model, vec![of("bob", 1, 1)]);
+    shows(&mut model, 80, 12, "word 2 ✓✓ read by 1 of 2");
+    moved(&mut model, vec![of("carol", 2, 2)]);
+    assert!(ends(&mut model, "word 2 ✓✓ read"));
+    // Who comes, is asked for; in the next conversation nobody of this one is.
+    let added = EntryFrame { kind: "add".into(), users: Some(vec![user("dave")]), ..entry(&crew, 3, "bob", "") };
+    let actions = model.on_event(Event::Entry(Box::new(added)));
+    assert!(actions.contains(&Action::Receipts(Some(crew))), "{actions:?}");
+    assert!(model.enter(with("bob")).contains(&Action::Receipts(None)));
+    assert!(!model.enter(with("carol")).iter().any(|action| matches!(action, Action::Receipts(_))));
 }
 
 #[test]
