@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_proto::entry::What;
-use flotilla_proto::frame::{Accepted, Conv, EntryFrame, ErrorBody, Gap, History, HistoryReply};
+use flotilla_proto::frame::{Accepted, Conv, EntryFrame, ErrorBody, Gap, History, HistoryReply, MemberMarks};
 use flotilla_proto::ids::{Cid, ConvId, DeviceId, Seq, SessionNo, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -89,6 +89,15 @@ pub enum Op {
     /// The state of a conversation, as it came from the server.
     Conv {
         conv: Box<Conv>,
+    },
+    /// The server watches receipts of these conversations for this connection, and of no others.
+    Watched {
+        convs: Vec<ConvId>,
+    },
+    /// How far members are, as it came from the server.
+    Receipts {
+        conv: ConvId,
+        members: Vec<MemberMarks>,
     },
     /// The store was lost: from here on this is another device.
     Reset,

@@ -213,6 +213,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Standing { .. }
         | Query::Feed { .. }
         | Query::Mentions { .. }
+        | Query::Marks { .. }
         | Query::Audience { .. } => conversation::query(&view, &meta()?, query),
 
         Query::ShardState => shard_state(&view, &meta()?),

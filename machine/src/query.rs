@@ -204,6 +204,13 @@ pub enum Query {
     Hiding {
         users: Vec<UserId>,
     },
+    /// Conversation shard. How far the members are, or these of them, while heads are written to every member's row; and which of
+    /// the watchers are members. For gateways: whom to tell is theirs to say.
+    Marks {
+        conv: ConvId,
+        of: Option<Vec<UserId>>,
+        watchers: Vec<UserId>,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -306,6 +313,25 @@ pub enum Answer {
     TooMany {
         max: u32,
     },
+    Marks(MarksView),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MarksView {
+    /// In pull mode there are no marks for others.
+    pub pulled: bool,
+    /// Those of the asked watchers who are members.
+    pub watchers: Vec<UserId>,
+    /// Of members only.
+    pub marks: Vec<MarksOf>,
+}
+
+/// How far a member is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarksOf {
+    pub user: UserId,
+    pub delivered: Seq,
+    pub read: Seq,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{PresenceView, Standing};
+use flotilla_machine::query::{MarksOf, PresenceView, Standing};
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
@@ -123,6 +123,8 @@ pub enum Push {
     Presence { user: UserId, seen: Option<PresenceView> },
     /// Another member types.
     Typing { conv: ConvId, user: UserId },
+    /// Members' marks in a watched conversation, as they are registered: at least those that have moved since the last of these.
+    Receipts { conv: ConvId, marks: Vec<MarksOf> },
     /// Something may have been lost: read rows above the last rev again, at the leader.
     Resync,
     /// Close with this code: 4006 lease lost, 4001 going away.
@@ -197,6 +199,16 @@ pub trait Backend: Send + Sync + 'static {
     /// with the `mseq` of the part in its row. Where its user stands in each now, as `Standing::users[0]`; none: nobody can
     /// tell, and a push will.
     fn pulled(&self, session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>>;
+
+    /// The session hears of members' marks in these conversations from now on, by `Push::Receipts`, and in no others: as long as its
+    /// user is a member, and the conversation in push mode. How they are now, in order; none: nobody can tell now, and a push will.
+    /// Rejected where the user is no member of one of them: then nothing is watched.
+    fn receipts(
+        &self,
+        session: u64,
+        user: UserId,
+        convs: Vec<ConvId>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>>;
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;

@@ -126,6 +126,28 @@ pub const WATCHES_PER_NODE_MAX: usize = 1_000_000;
 pub const PRESENCE_GATHER_MS: u64 = 500;
 /// A shard that says nothing for so long: the presence of its users is unknown.
 pub const PRESENCE_LOOK_MS: u64 = 2_000;
+/// Conversations whose receipts one connection watches.
+pub const RECEIPT_WATCHES_MAX: usize = 8;
+/// (connection, conversation) pairs of one gateway, and members' marks that it keeps for them so that only what moves is told: of
+/// members above that all is told again with each renewal.
+pub const RECEIPT_WATCHES_PER_NODE_MAX: usize = 100_000;
+pub const RECEIPT_MARKS_KEPT_MAX: usize = 1_000_000;
+/// (conversation, gateway, watcher) of which the leader of a shard knows; each lives so long without renewal, and is renewed so
+/// often. What was not answered is asked for in between.
+pub const RECEIPT_INTERESTS_MAX: usize = 200_000;
+pub const RECEIPT_INTEREST_MS: u64 = 30_000;
+pub const RECEIPT_RENEW_MS: u64 = 10_000;
+pub const RECEIPT_RETRY_MS: u64 = 1_000;
+/// A shard that says nothing for so long is asked again later.
+pub const RECEIPT_LOOK_MS: u64 = 2_000;
+/// Conversations in one request to watch: with all members' marks an answer is far below a peer's frame.
+pub const RECEIPT_WATCHES_PER_REQUEST_MAX: usize = 32;
+/// Marks that move within this are told together.
+pub const RECEIPT_GATHER_MS: u64 = 500;
+/// Conversations of one shard whose marks have moved and are not told yet.
+pub const RECEIPTS_MOVED_MAX: usize = 8_192;
+/// Members in one `signal` or `reply` about receipts.
+pub const RECEIPT_MARKS_PER_FRAME_MAX: usize = 400;
 /// One `typing` per sender and conversation is passed on in this time; it is shown for as long.
 pub const TYPING_MS: u64 = 3_000;
 /// Conversations with more members get no `typing`.
@@ -487,6 +509,16 @@ const _: () = assert!(WINDOW_ENTRIES_PER_CONV < WINDOW_ENTRIES && CLIENT_ACK_ENT
 const _: () = assert!(CLIENT_REQUESTS_IN_FLIGHT_MAX < REQUESTS_IN_FLIGHT_MAX);
 const _: () = assert!(CLIENT_ACKS_PER_FRAME_MAX * (CONV_ID_BYTES_MAX + 64) < MESSAGE_BYTES_MAX / 2);
 const _: () = assert!(REQUEST_DEADLINE_MS < CLIENT_ANSWER_TIMEOUT_MS);
+const _: () = assert!(
+    RECEIPT_MARKS_PER_FRAME_MAX * (USER_ID_BYTES_MAX + 72) + RECEIPT_WATCHES_MAX * (CONV_ID_BYTES_MAX + 32)
+        < MESSAGE_BYTES_MAX,
+    "an answer about receipts fits a message"
+);
+const _: () = assert!(RECEIPT_RENEW_MS + RECEIPT_LOOK_MS + RECEIPT_RETRY_MS < RECEIPT_INTEREST_MS);
+const _: () = assert!(
+    RECEIPT_WATCHES_PER_REQUEST_MAX * (GROUP_MEMBERS_MAX * (USER_ID_BYTES_MAX + 24) + CONV_ID_BYTES_MAX)
+        < PEER_FRAME_BYTES_MAX / 2
+);
 const _: () = assert!(GROUP_MEMBERS_MAX + 16 <= ROWS_PER_COMMAND_MAX, "creating a full group is one command");
 const _: () = assert!(
     GROUP_MEMBERS_MAX + PUSH_MEMBERS_MAX as usize + 300 <= ROWS_PER_COMMAND_MAX,

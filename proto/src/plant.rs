@@ -41,6 +41,7 @@ pub enum Plant {
     // The gateway.
     AckOnSend,
     AckGateHole,
+    WatchersForgotten,
 }
 
 /// Is this bug on? Asked where it acts, after everything else that must hold for it to act: each `true` is counted.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::frame::{ErrorCode, HistoryReply, Reply, SyncReply};
+use crate::frame::{ErrorCode, HistoryReply, ReceiptsReply, Reply, SyncReply};
 use crate::ids::{Blob, Cid, ClusterId, ConvId, DeviceId, Hash32, Instance, MsgId, UserId};
 use crate::limits;
 
@@ -69,10 +69,11 @@ impl JsonSchema for Reply {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let (history, sync) = (generator.subschema_for::<HistoryReply>(), generator.subschema_for::<SyncReply>());
+        let receipts = generator.subschema_for::<ReceiptsReply>();
         let value = json_schema!({
             "type": "object",
             "description": "To `call`: what the REST operation answers. To `auth`: nothing. To `presence`: `presence`, a list.",
         });
-        json_schema!({ "anyOf": [history, sync, value] })
+        json_schema!({ "anyOf": [history, sync, receipts, value] })
     }
 }

@@ -142,6 +142,7 @@ fn client_samples() -> Vec<(&'static str, ClientMessage)> {
         ("read", None, ClientFrame::Read(at)),
         ("typing", None, ClientFrame::Typing(Typing { conv: conv() })),
         ("presence", Some(7), ClientFrame::Presence(Watch { watch: vec![user("bob")] })),
+        ("receipts", Some(11), ClientFrame::Receipts(WatchReceipts { watch: vec![conv()] })),
         ("history", Some(8), ClientFrame::History(history)),
         ("sync", Some(9), ClientFrame::Sync(SyncRequest { rev: Some(RevToken("1.42".into())), limit: Some(10) })),
         ("call", Some(10), ClientFrame::Call(call)),
@@ -201,7 +202,12 @@ fn server_samples() -> Vec<(String, ServerMessage)> {
         read: None,
         at: Some(TsMs(5)),
         state: None,
+        members: None,
     };
+    let marks = |name: &str, delivered, read| MemberMarks { user: user(name), delivered: Seq(delivered), read };
+    let members = vec![marks("alice", 9, Some(Seq(9))), marks("bob", 7, None)];
+    let receipts = ReceiptsReply { receipts: vec![ConvReceipts { conv: conv(), members: members.clone() }] };
+    let moved = Signal { k: "receipts".into(), conv: Some(conv()), at: None, members: Some(members), ..signal.clone() };
     let page = HistoryReply { entries: vec![EntryFrame::of(&entry(2, sample_whats().swap_remove(0)))], more: true };
     let urls = vec!["http://127.0.0.1:4002".to_owned()];
     let mut frames = vec![
@@ -218,6 +224,11 @@ fn server_samples() -> Vec<(String, ServerMessage)> {
             })),
         ),
         ("reply_value".into(), Some(10), ServerFrame::Reply(Reply::Value(serde_json::json!({"conv": "x", "n": [1]})))),
+        (
+            "reply_receipts".into(),
+            Some(11),
+            ServerFrame::Reply(Reply::Value(serde_json::to_value(receipts).expect("encodes"))),
+        ),
         ("error".into(), Some(3), ServerFrame::Error(error)),
         ("gap".into(), None, ServerFrame::Gap(gap)),
         ("conv".into(), None, ServerFrame::Conv(Box::new(state))),
@@ -227,6 +238,7 @@ fn server_samples() -> Vec<(String, ServerMessage)> {
             ServerFrame::CaughtUp(CaughtUp { rev: RevToken("1.42".into()), behind: vec![conv()] }),
         ),
         ("signal".into(), None, ServerFrame::Signal(signal)),
+        ("signal_receipts".into(), None, ServerFrame::Signal(moved)),
         ("urls".into(), None, ServerFrame::Urls(Urls { urls: urls.clone() })),
         ("goaway".into(), None, ServerFrame::Goaway(Goaway { reason: "shutdown".into(), reconnect_in_ms: 100, urls })),
         ("ping".into(), None, ServerFrame::Ping),

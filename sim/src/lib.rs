@@ -3,6 +3,7 @@
 //! - `options` what a run does, drawn from its seed · `cluster` three nodes on simulated disks
 //! - `checkers` what is checked while it runs
 //! - `lasting` what people settle beside messages, and what must be left of it · `asked` what nodes answer of it
+//! - `views` what clients are shown in the end · `watched` what watchers of receipts have heard by then
 //! - `codes` logins by one-time code, as they stand in the history
 //! - `workload` devices and what they send · `nemesis` what breaks · `judge` the verdict · `trace` what happened
 //! - `plants` deliberate bugs, by name · `hunt` which seeds find them
@@ -37,4 +38,5 @@ pub mod shrink;
 pub mod swarm;
 pub mod trace;
 pub mod views;
+pub mod watched;
 pub mod workload;

@@ -18,6 +18,7 @@ use crate::cluster::Cluster;
 use crate::judge::heads;
 use crate::options::Options;
 use crate::views;
+use crate::watched;
 use crate::workload::Chat;
 
 const SERVES: Duration = Duration::from_secs(30);
@@ -32,6 +33,8 @@ const SESSIONS: Duration = Duration::from_secs(30);
 const EQUAL: Duration = Duration::from_secs(20);
 /// A lease, in which a session's end may not have been noticed, and some.
 const PRESENT: Duration = Duration::from_secs(15);
+/// A renewal, and some.
+const WATCHED: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The first condition that is not met in time.
@@ -110,6 +113,11 @@ async fn phases(
     until(cluster, "clients show what the rows say", PAID, async || {
         records.extend(recorder.take());
         cluster.watch.with_world(|world| views::stale(world, records))
+    })
+    .await?;
+    until(cluster, "watchers know what is registered", WATCHED, async || {
+        records.extend(recorder.take());
+        cluster.watch.with_world(|world| watched::behind(world, records))
     })
     .await?;
     until(cluster, "replicas are equal", EQUAL, async || {

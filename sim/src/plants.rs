@@ -76,6 +76,8 @@ planted! {
         "sending an entry to a device counts as its ack"
     AckGateHole "ack-gate-hole"
         "a gateway sends a pushed entry although the one before it was not sent"
+    WatchersForgotten "watchers-forgotten"
+        "a gateway does not renew what its clients watch: lost signals about receipts are lost for good"
 }
 
 pub fn named(name: &str) -> Option<&'static Planted> {
@@ -106,6 +108,7 @@ pub fn story(plant: Plant) -> Option<&'static str> {
         Plant::CursorPastHead => "inbox_leader_dies_after_push_before_the_head_is_durable",
         Plant::SnapshotNonAtomic => "snapshot_install_crashes_half_way",
         Plant::AckOnSend => "gateway_dies_with_a_full_window",
+        Plant::WatchersForgotten => "receipts_watched_across_the_death_of_a_leader",
         Plant::CodeStays | Plant::GuessForEver => "wrong_tries_and_the_age_of_a_code_survive_every_leader",
         _ => return None,
     })

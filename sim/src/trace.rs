@@ -152,7 +152,8 @@ pub fn describe(op: &Op) -> Option<String> {
         Op::Hole { conv, stored, got } => format!("hole in {conv}: has {stored}, got {got}"),
         Op::Acked { conv, seq } => format!("acks {conv} up to {seq}"),
         Op::Read { conv, seq } => format!("has read {conv} up to {seq}"),
-        Op::Conv { .. } => return None,
+        Op::Watched { convs } => format!("watches receipts of {} conversations", convs.len()),
+        Op::Conv { .. } | Op::Receipts { .. } => return None,
         Op::Reset => "was told to start anew".into(),
         Op::Note { text } => text.clone(),
     })

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use flotilla_proto::frame::{
-    Accepted, CaughtUp, Conv, EntryFrame, ErrorBody, ErrorCode, Gap, Goaway, Reply, ServerFrame, ServerMessage, Signal,
+    Accepted, CaughtUp, ClientFrame, Conv, ConvReceipts, EntryFrame, ErrorBody, ErrorCode, Gap, Goaway, ReceiptsReply,
+    Reply, ServerFrame, ServerMessage, Signal, WatchReceipts,
 };
 use flotilla_proto::ids::{Cid, ConvId, Seq};
 use flotilla_proto::limits;
@@ -258,8 +259,26 @@ impl Actor {
                 Err(CallError::Unknown(why)) => self.record(Op::Unknown { cid, why: why.clone() }),
             }
         }
+        if let ClientFrame::Receipts(WatchReceipts { watch }) = &call.frame {
+            self.on_watched(watch, &result);
+        }
         // Nobody may wait.
         let _ = call.done.send(result);
+    }
+
+    /// A list that was refused has ended the one before.
+    fn on_watched(&self, asked: &[ConvId], result: &Result<Reply, CallError>) {
+        match result {
+            Ok(Reply::Value(value)) => {
+                self.record(Op::Watched { convs: asked.to_vec() });
+                let receipts = serde_json::from_value::<ReceiptsReply>(value.clone()).map(|reply| reply.receipts);
+                for ConvReceipts { conv, members } in receipts.into_iter().flatten() {
+                    self.record(Op::Receipts { conv, members });
+                }
+            }
+            Ok(_) | Err(CallError::Unknown(_)) => {}
+            Err(CallError::Rejected(_)) => self.record(Op::Watched { convs: Vec::new() }),
+        }
     }
 
     fn on_conv(&mut self, conv: Conv, work: &mut Work) {
@@ -306,6 +325,9 @@ impl Actor {
     fn on_signal(&mut self, signal: Signal, work: &mut Work) {
         if signal.k == "auth_expiring" && self.refreshing.is_none() {
             self.refreshing = Some((self.config.token)(true));
+        }
+        if let (Some(conv), Some(members)) = (&signal.conv, &signal.members) {
+            self.record(Op::Receipts { conv: conv.clone(), members: members.clone() });
         }
         work.events.push(Event::Signal(signal));
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flotilla_proto::entry::{HistoryAccess, What};
 use flotilla_proto::frame::{
-    Accepted, Call as CallFrame, ClientFrame, Conv, EntryFrame, ErrorBody, Gap, History, HistoryReply, Reply, Signal,
-    SyncReply, SyncRequest, Target, Watch,
+    Accepted, Call as CallFrame, ClientFrame, Conv, ConvReceipts, EntryFrame, ErrorBody, Gap, History, HistoryReply,
+    ReceiptsReply, Reply, Signal, SyncReply, SyncRequest, Target, Watch, WatchReceipts,
 };
 use flotilla_proto::ids::{Blob, Cid, ConvId, DeviceId, NodeId, Seq, UserId};
 use serde_json::{Value, json};
@@ -296,6 +296,17 @@ impl Handle {
         match self.request(ClientFrame::Presence(Watch { watch: users }), None).await? {
             Reply::Value(value) => Ok(value),
             other => Err(CallError::Unknown(format!("not an answer about presence: {other:?}"))),
+        }
+    }
+
+    /// How far members of these groups are (at most 8; none: nothing is watched any more), and signals when that changes: on this
+    /// connection only, so again after each `Connected`. The highest of each mark counts; one that is missing follows as a signal.
+    pub async fn watch_receipts(&self, convs: Vec<ConvId>) -> Result<Vec<ConvReceipts>, CallError> {
+        match self.request(ClientFrame::Receipts(WatchReceipts { watch: convs }), None).await? {
+            Reply::Value(value) => serde_json::from_value::<ReceiptsReply>(value)
+                .map(|reply| reply.receipts)
+                .map_err(|error| CallError::Unknown(format!("not an answer about receipts: {error}"))),
+            other => Err(CallError::Unknown(format!("not an answer about receipts: {other:?}"))),
         }
     }
 

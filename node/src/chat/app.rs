@@ -160,6 +160,7 @@ async fn answer(handle: &Handle, action: Action) -> Option<Answer> {
         Action::Watch(users) => handle.watch(users).await.ok().map(|value| Answer::Presence(presence(&value))),
         // As with presence.
         Action::Blocks => handle.blocks().await.ok().map(Answer::Blocked),
+        Action::Receipts(group) => handle.watch_receipts(group.into_iter().collect()).await.ok().map(Answer::Receipts),
         Action::Group { name, users } => {
             let made = handle.create_group(random_cid(), &name, &users, HistoryAccess::FromJoin).await;
             Some(made.map_or_else(|e| Answer::Notice(e.to_string()), Answer::Made))

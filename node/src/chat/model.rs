@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flotilla_client::device::Event;
 use flotilla_client::device::{Last, ListPage, random_cid};
 use flotilla_proto::entry::Role;
-use flotilla_proto::frame::{Conv, EntryFrame, Signal, Target};
+use flotilla_proto::frame::{Conv, ConvReceipts, EntryFrame, Signal, Target};
 use flotilla_proto::ids::{Cid, ConvId, ConvKind, Seq, UserId};
 use flotilla_proto::limits;
 
@@ -43,6 +43,8 @@ pub enum Action {
     Watch(Vec<UserId>),
     /// Whom this user has blocked.
     Blocks,
+    /// How far the members are of the group that is open; none: of no group.
+    Receipts(Option<ConvId>),
     Group {
         name: String,
         users: Vec<UserId>,
@@ -85,6 +87,7 @@ pub enum Answer {
     },
     Presence(Vec<(UserId, String)>),
     Blocked(BTreeSet<UserId>),
+    Receipts(Vec<ConvReceipts>),
     Made(ConvId),
     Notice(String),
 }
@@ -132,6 +135,8 @@ pub struct Model {
     pub now_ms: u64,
     listing: bool,
     watched: Vec<UserId>,
+    /// The group whose receipts are watched.
+    group: Option<ConvId>,
 }
 
 impl Model {
@@ -158,6 +163,7 @@ impl Model {
             now_ms: 0,
             listing: false,
             watched: Vec::new(),
+            group: None,
         };
         if let Some(target) = to {
             let conv = target.conv_for(&model.me);
@@ -211,6 +217,7 @@ impl Model {
                 self.link = Link::Up(format!("node {node} at {}", url.trim_start_matches("http://")));
                 self.caught_up = false;
                 self.watched.clear();
+                self.group = None;
                 // Before anything of theirs comes.
                 let mut actions = vec![Action::Blocks];
                 actions.extend(self.watch());
@@ -267,6 +274,10 @@ impl Model {
         self.typing.remove(&(entry.conv.clone(), entry.from.clone()));
         let mut actions = if known { Vec::new() } else { self.appeared() };
         actions.extend(self.mark_read());
+        if self.group.as_ref() == Some(&entry.conv) && matches!(entry.kind.as_str(), "add" | "remove" | "leave") {
+            // Who the others are, an answer says.
+            actions.push(Action::Receipts(self.group.clone()));
+        }
         let tell = named && self.caught_up && !self.is_blocked(&entry.conv, &entry.from);
         if tell && self.room(&entry.conv).mentions > 0 {
             let title = self.title(&entry.conv);
@@ -306,6 +317,10 @@ impl Model {
             ("presence", _, Some(user)) => {
                 self.presence.insert(user.clone(), signal.state.clone().unwrap_or_default());
             }
+            ("receipts", Some(conv), _) => {
+                let me = self.me.clone();
+                self.room(conv).on_members(&me, signal.members.as_deref().unwrap_or_default(), false);
+            }
             (_, Some(conv), _) if is_of_marks(signal) && conv.kind() == ConvKind::Direct => {
                 self.room(&conv.clone()).on_marks(signal.delivered, signal.read);
             }
@@ -316,6 +331,16 @@ impl Model {
 
     fn list(&mut self) -> Vec<Action> {
         if std::mem::replace(&mut self.listing, true) { Vec::new() } else { vec![Action::List { after: None }] }
+    }
+
+    /// The receipts of the group that is open; of a direct conversation they come by themselves.
+    fn watch_group(&mut self) -> Vec<Action> {
+        let group = self.open.clone().filter(|conv| conv.kind() == ConvKind::Group);
+        if group == self.group || !matches!(self.link, Link::Up(_)) {
+            return Vec::new();
+        }
+        self.group.clone_from(&group);
+        vec![Action::Receipts(group)]
     }
 
     /// The peers of direct conversations, the latest first.
@@ -362,6 +387,11 @@ impl Model {
             }
             Answer::Blocked(users) => {
                 self.blocked = users;
+                Vec::new()
+            }
+            Answer::Receipts(receipts) => {
+                let me = self.me.clone();
+                receipts.iter().for_each(|of| self.room(&of.conv).on_members(&me, &of.members, true));
                 Vec::new()
             }
             Answer::Made(conv) => self.enter(conv),
@@ -412,6 +442,9 @@ impl Model {
     fn show(&mut self) -> Vec<Action> {
         let Some(conv) = self.open.clone() else { return Vec::new() };
         let mut actions = self.mark_read();
+        if self.caught_up {
+            actions.extend(self.watch_group());
+        }
         if self.caught_up && self.room(&conv).older == Older::Unasked {
             self.room(&conv).older = Older::Loading;
             actions.push(Action::Page { conv, before: None });

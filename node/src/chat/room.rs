@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::entry::Role;
-use flotilla_proto::frame::{Conv, EntryFrame, Gap};
+use flotilla_proto::frame::{Conv, EntryFrame, Gap, MemberMarks};
 use flotilla_proto::ids::{Cid, ConvId, ConvKind, Seq, TsMs, UserId};
 
 /// Entries kept of one conversation; paging further back ends here.
@@ -94,6 +94,8 @@ pub struct Room {
     pub older: Older,
     /// Of the peer of a direct conversation: delivered, read.
     pub peer: Option<(Seq, Seq)>,
+    /// The same of the other members of a group, while it is watched.
+    pub others: BTreeMap<UserId, (Seq, Seq)>,
     /// The lowest seq that came, edits and reactions included: where the next page begins.
     pub lowest: Option<Seq>,
 }
@@ -243,12 +245,40 @@ impl Room {
         self.peer = Some((old_delivered.max(delivered.unwrap_or_default()).max(read), read));
     }
 
+    /// Of members of a group. `whole`: these are all of them.
+    pub fn on_members(&mut self, me: &UserId, members: &[MemberMarks], whole: bool) {
+        if whole {
+            self.others.retain(|user, _| members.iter().any(|of| of.user == *user));
+        }
+        for MemberMarks { user, delivered, read } in members.iter().filter(|of| of.user != *me) {
+            let (old_delivered, old_read) = self.others.get(user).copied().unwrap_or_default();
+            let read = old_read.max(read.unwrap_or_default());
+            self.others.insert(user.clone(), (old_delivered.max(*delivered).max(read), read));
+        }
+    }
+
+    /// In a group, what holds for all of the others.
     pub fn tick(&self, seq: Seq) -> Tick {
-        match self.peer {
-            Some((_, read)) if read >= seq => Tick::Read,
-            Some((delivered, _)) if delivered >= seq => Tick::Delivered,
+        let least = |all: &BTreeMap<UserId, (Seq, Seq)>| {
+            let marks = all.values().copied().reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)));
+            marks.unwrap_or_default()
+        };
+        match self.peer.unwrap_or_else(|| least(&self.others)) {
+            (_, read) if read >= seq => Tick::Read,
+            (delivered, _) if delivered >= seq => Tick::Delivered,
             _ => Tick::Sent,
         }
+    }
+
+    /// The last message of this user.
+    pub fn newest_of(&self, user: &UserId) -> Option<Seq> {
+        let said = |item: &&Item| item.from == *user && !matches!(item.what, Shown::Event(_));
+        self.items.values().rev().find(said).map(|item| item.seq)
+    }
+
+    /// How many of the others in a group have read this one, and of how many.
+    pub fn readers(&self, seq: Seq) -> (usize, usize) {
+        (self.others.values().filter(|(_, read)| *read >= seq).count(), self.others.len())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use flotilla_client::device::Event;
 use flotilla_proto::entry::Role;
-use flotilla_proto::frame::{Conv, EntryFrame, PeerMarks, RevToken, Signal, Target};
+use flotilla_proto::frame::{Conv, ConvReceipts, EntryFrame, MemberMarks, PeerMarks, RevToken, Signal, Target};
 use flotilla_proto::ids::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -211,6 +211,7 @@ fn presence_typing_and_a_lost_connection_are_told() {
         read: None,
         at: None,
         state: state.map(Into::into),
+        members: None,
     };
     model.on_event(Event::Signal(signal("typing", None)));
     shows(&mut model, 80, 12, "bob is typing…");
@@ -386,6 +387,46 @@ fn what_blocked_people_write_in_groups_is_marked_and_in_sight_only_on_demand() {
     type_in(&mut model, &format!("/in {crew}"));
     press(&mut model, KeyCode::Enter);
     shows(&mut model, 80, 14, "@ 00:02 bob: nobody wants");
+}
+
+#[test]
+fn in_a_group_ticks_say_what_holds_for_all_and_the_newest_how_many_have_read_it() {
+    let mut model = connected(None);
+    let crew = group(ConvKind::Group);
+    let actions = model.enter(crew.clone());
+    assert!(actions.contains(&Action::Receipts(Some(crew.clone()))), "{actions:?}");
+    let of = |name: &str, delivered, read| MemberMarks {
+        user: user(name),
+        delivered: Seq(delivered),
+        read: Some(Seq(read)).filter(|read| *read > Seq(0)),
+    };
+    for seq in 1..=2 {
+        model.on_event(Event::Entry(Box::new(entry(&crew, seq, "alice", &format!("word {seq}")))));
+    }
+    shows(&mut model, 80, 12, "word 2 ✓");
+    let members = vec![of("alice", 2, 2), of("bob", 1, 1), of("carol", 1, 0)];
+    model.on_answer(Answer::Receipts(vec![ConvReceipts { conv: crew.clone(), members }]));
+    shows(&mut model, 80, 12, "word 1 ✓✓");
+    let ends = |model: &mut Model, text: &str| picture(model, 80, 12).iter().any(|row| row.ends_with(text));
+    assert!(ends(&mut model, "word 2 ✓") && ends(&mut model, "word 1 ✓✓"));
+    let moved = |model: &mut Model, members: Vec<MemberMarks>| {
+        let signal = serde_json::json!({"k": "receipts", "conv": crew.clone(), "members": members});
+        model.on_event(Event::Signal(serde_json::from_value(signal).expect("a signal")));
+    };
+    moved(&mut model, vec![of("carol", 2, 1), of("bob", 2, 2)]);
+    shows(&mut model, 80, 12, "word 1 ✓✓ read");
+    shows(&mut model, 80, 12, "word 2 ✓✓ read by 1 of 2");
+    // An older signal that comes late takes nothing back.
+    moved(&mut model, vec![of("bob", 1, 1)]);
+    shows(&mut model, 80, 12, "word 2 ✓✓ read by 1 of 2");
+    moved(&mut model, vec![of("carol", 2, 2)]);
+    assert!(ends(&mut model, "word 2 ✓✓ read"));
+    // Who comes, is asked for; in the next conversation nobody of this one is.
+    let added = EntryFrame { kind: "add".into(), users: Some(vec![user("dave")]), ..entry(&crew, 3, "bob", "") };
+    let actions = model.on_event(Event::Entry(Box::new(added)));
+    assert!(actions.contains(&Action::Receipts(Some(crew))), "{actions:?}");
+    assert!(model.enter(with("bob")).contains(&Action::Receipts(None)));
+    assert!(!model.enter(with("carol")).iter().any(|action| matches!(action, Action::Receipts(_))));
 }
 
 #[test]

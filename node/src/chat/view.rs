@@ -299,13 +299,24 @@ fn item_lines(model: &Model, conv: &ConvId, room: &Room, item: &Item, room_for: 
         }
     }
     if mine {
-        marks.push(match room.tick(item.seq) {
-            Tick::Sent => Span::styled(" ✓", DIM),
-            Tick::Delivered => Span::styled(" ✓✓", DIM),
-            Tick::Read => Span::styled(" ✓✓ read", Style::new().fg(Color::Cyan)),
-        });
+        marks.push(tick(room, item));
     }
     paragraph(head, &text, marks, room_for)
+}
+
+/// The newest of one's own messages has a count where some of a group have read it, and not all.
+fn tick(room: &Room, item: &Item) -> Span<'static> {
+    let mark = match room.tick(item.seq) {
+        Tick::Sent => " ✓",
+        Tick::Delivered => " ✓✓",
+        Tick::Read => return Span::styled(" ✓✓ read", Style::new().fg(Color::Cyan)),
+    };
+    match room.readers(item.seq) {
+        (some, all) if some > 0 && room.newest_of(&item.from) == Some(item.seq) => {
+            Span::styled(format!("{mark} read by {some} of {all}"), DIM)
+        }
+        _ => Span::styled(mark, DIM),
+    }
 }
 
 /// The text behind its head, later lines indented, marks at the end.
@@ -365,7 +376,7 @@ const KEYS: [(&str, &str); 9] = [
     ("Ctrl-W U K", "cut a word, to the start, to the end"),
     ("Ctrl-L", "draw anew"),
     ("Ctrl-C", "leave; what was not sent is sent next time"),
-    ("✓ ✓✓ ✓✓ read", "accepted, delivered, read; … on its way"),
+    ("✓ ✓✓ ✓✓ read", "accepted, delivered, read (by all); … on its way"),
 ];
 
 fn draw_help(frame: &mut Frame<'_>) {

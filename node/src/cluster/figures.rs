@@ -42,6 +42,8 @@ fn node(page: &mut Page, cluster: &Cluster) {
     one(page, "flotilla_snapshots_taken_now", "Snapshots of shards on their way in.", "gauge", taken);
     let live = cluster.receiver.live() as f64;
     one(page, "flotilla_push_streams_live", "Shards whose push stream to this gateway has no hole.", "gauge", live);
+    let watched = cluster.sessions.receipts_watched() as f64;
+    one(page, "flotilla_receipts_watched", "Conversations whose receipts connections watch here.", "gauge", watched);
 }
 
 fn groups(page: &mut Page, cluster: &Cluster) {

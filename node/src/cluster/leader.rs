@@ -1,7 +1,9 @@
 //! What this node does for a shard while it leads it: one `Leader` per shard and term, dropped with the leadership.
 //!
 //! Invariant: everything here is driven by rows and may be started again by the next leader; effects only wake it early.
+//! What others have asked to hear of (presence, pull mode, live receipts) they ask for again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flotilla_machine::Effect;
@@ -18,7 +20,7 @@ use super::pending::Pending;
 use super::push::hub::Hub;
 use super::subscribers::Subscribers;
 use super::wire::PushItem;
-use super::{Cluster, fanout, housekeeping, presence, pusher, receipts, subscribers};
+use super::{Cluster, fanout, housekeeping, presence, pusher, receipt_interest, receipts, subscribers};
 
 /// What changed for one (user, conversation).
 #[derive(Debug, Clone, Default)]
@@ -54,6 +56,9 @@ pub struct Leader {
     /// Gateways with members of conversations in pull mode, and those of them that have news.
     pub subscribers: Subscribers,
     pub pulled: Pending<ConvId, Seq>,
+    /// Gateways with watchers of members' marks in conversations of this shard, and whose marks may have moved.
+    pub receipt_interest: receipt_interest::Interest,
+    pub receipts_moved: Pending<ConvId, BTreeSet<UserId>>,
 }
 
 /// Keeps a leader's tasks; they end when it is dropped.
@@ -88,6 +93,8 @@ impl Leading {
             interest: presence::Interest::default(),
             subscribers: Subscribers::default(),
             pulled: Pending::new(limits::PULLED_PENDING_MAX),
+            receipt_interest: receipt_interest::Interest::default(),
+            receipts_moved: Pending::new(limits::RECEIPTS_MOVED_MAX),
         });
         let tasks = vec![
             cluster.spawn_vital("the fan-out of a shard", fanout::run(cluster.clone(), leader.clone())),
@@ -96,6 +103,7 @@ impl Leading {
             cluster.spawn_vital("the pushes of a shard", pusher::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the housekeeping of a shard", housekeeping::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the pulls of a shard", subscribers::run(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the live receipts of a shard", receipt_interest::run(cluster.clone(), leader.clone())),
         ];
         Self { leader, tasks }
     }

@@ -6,6 +6,7 @@
 //! - [`push`] numbered streams to gateways, [`keepalive`] · [`sessions`] this gateway's sessions
 //! - [`subscribers`] who hears of conversations in pull mode, [`pulls`] and [`subscriptions`] what this gateway hears of them
 //! - [`presence`] who is here, for [`watchers`] · [`typing`] what is never stored
+//! - [`receipt_interest`] which gateways hear of members' marks, [`live_receipts`] and [`receipt_watches`] for whom
 //! - [`start`] the order in which all this comes up · [`replicas`] which replicas run, which are replaced and forgotten
 //! - [`control`] registration, leases, tables · [`tables`], [`plan`], [`local`] · [`admin`] `init` and status
 //! - [`figures`] metrics of groups and peers · [`clocks`] the median rule · [`strain`] who should not lead · [`wire`] messages between nodes · [`pending`] hints that coalesce
@@ -21,6 +22,7 @@ pub mod keepalive;
 pub mod leader;
 mod levels;
 pub mod live;
+pub mod live_receipts;
 pub mod local;
 pub mod pending;
 pub mod plan;
@@ -28,6 +30,8 @@ pub mod presence;
 pub mod pulls;
 pub mod push;
 pub mod pusher;
+pub mod receipt_interest;
+pub mod receipt_watches;
 pub mod receipts;
 mod replicas;
 pub mod router;
@@ -49,7 +53,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flotilla_machine::command::{ClientLimits, NodeInfo};
-use flotilla_machine::query::{ControlState, PresenceView, Standing};
+use flotilla_machine::query::{ControlState, MarksOf, PresenceView, Standing};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
@@ -117,6 +121,7 @@ pub struct Metrics {
     pub presence_looks: Arc<Counter>,
     pub pulled_pushes: Arc<Counter>,
     pub pulled_holes: Arc<Counter>,
+    pub receipt_pushes: Arc<Counter>,
 }
 
 impl Metrics {
@@ -143,6 +148,10 @@ impl Metrics {
             pulled_holes: counter(
                 "flotilla_pulled_holes_total",
                 "Pushes of conversations in pull mode with something missing before them.",
+            ),
+            receipt_pushes: counter(
+                "flotilla_receipt_pushes_total",
+                "Changes of members' marks told to gateways that have watchers.",
             ),
             leaderships: counter("flotilla_leaderships_total", "Leaderships of shards that began on this node."),
         }
@@ -268,6 +277,15 @@ impl Backend for ClusterBackend {
 
     fn pulled(&self, session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>> {
         Box::pin(async move { self.0.pulled(session, &user, &convs).await })
+    }
+
+    fn receipts(
+        &self,
+        session: u64,
+        user: UserId,
+        convs: Vec<ConvId>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>> {
+        Box::pin(async move { self.0.watch_receipts(session, &user, &convs).await })
     }
 
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {

@@ -81,17 +81,7 @@ impl Cluster {
     async fn subscribe(&self, shard: ShardId, asks: Vec<Subscription>) -> Option<StreamPosition> {
         let mut lowest: Option<StreamPosition> = None;
         let mut all = true;
-        let mut asks = asks.into_iter().peekable();
-        while asks.peek().is_some() {
-            let (mut part, mut users) = (Vec::new(), 0);
-            while let Some(ask) = asks.next_if(|ask| {
-                part.is_empty()
-                    || (part.len() < limits::SUBSCRIPTIONS_PER_REQUEST_MAX
-                        && users + ask.users.len() <= limits::STANDINGS_MAX)
-            }) {
-                users += ask.users.len();
-                part.push(ask);
-            }
+        for part in in_parts(asks, limits::SUBSCRIPTIONS_PER_REQUEST_MAX) {
             let request = NodeRequest::Subscribe { shard, subscriptions: part.clone() };
             let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
             let (stream, standings) = match self.at_leader(shard, request, deadline, true).await {
@@ -113,6 +103,21 @@ impl Cluster {
         }
         lowest.filter(|_| all)
     }
+}
+
+/// What fits one request each, and its answer.
+pub(super) fn in_parts(asks: Vec<Subscription>, convs_max: usize) -> Vec<Vec<Subscription>> {
+    let (mut parts, mut part, mut users) = (Vec::new(), Vec::new(), 0);
+    for ask in asks {
+        if !part.is_empty() && (part.len() >= convs_max || users + ask.users.len() > limits::STANDINGS_MAX) {
+            parts.push(std::mem::take(&mut part));
+            users = 0;
+        }
+        users += ask.users.len();
+        part.push(ask);
+    }
+    parts.extend((!part.is_empty()).then_some(part));
+    parts
 }
 
 /// Renews subscriptions, and asks for what was not answered.
@@ -137,7 +142,7 @@ async fn ask_one(cluster: Arc<Cluster>, shard: ShardId, asks: Vec<Subscription>)
 
 /// Asks each shard again and again, with `true` when it is time to renew; one task per shard at a time. A shard without a leader
 /// holds up its own only: they wait for as long as a request may take, and the lease is several of them.
-async fn in_rounds(
+pub(super) async fn in_rounds(
     every: Duration,
     renew_every: Duration,
     shards: impl Fn() -> Vec<ShardId>,

@@ -103,6 +103,7 @@ impl Cluster {
                 self.serve_present(shard, node, incarnation, sessions).await
             }
             NodeRequest::Subscribe { shard, subscriptions } => self.serve_subscribe(from, shard, subscriptions).await,
+            NodeRequest::WatchReceipts { shard, watched } => self.serve_watch_receipts(from, shard, watched).await,
             NodeRequest::Watch { shard, pairs } => self.serve_watch(from, shard, pairs).await,
             NodeRequest::Renew { node, incarnation, version } => {
                 control::serve_renew(self, from, node, incarnation, version).await
@@ -128,7 +129,10 @@ impl Cluster {
         if self.disk_is_low() && shed(&command) {
             return Err(Failure::Overloaded);
         }
-        propose(&leader, lane, command).await.map(NodeReply::Reply)
+        let receipts = leader.watched_receipts(lane, &command);
+        let done = propose(&leader, lane, command).await.map(NodeReply::Reply);
+        leader.receipts_proposed(receipts);
+        done
     }
 
     async fn serve_query(&self, shard: ShardId, query: &Query, linearizable: bool) -> Result<NodeReply, Failure> {
@@ -236,6 +240,7 @@ impl Cluster {
             cast @ (NodeCast::Typing { .. } | NodeCast::TypingFor { .. } | NodeCast::Typed { .. }) => {
                 self.on_typing(cast);
             }
+            NodeCast::Receipts { conv, watchers, marks } => self.sessions.on_receipts(&conv, &watchers, &marks),
             NodeCast::ControlChanged { version } => {
                 if version > self.tables.version() {
                     self.control_changed.notify_one();

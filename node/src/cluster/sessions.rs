@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{SessionSince, Standing};
+use flotilla_machine::query::{MarksOf, MarksView, SessionSince, Standing};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -17,6 +17,7 @@ use flotilla_proto::slots;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::receipt_watches;
 use super::subscriptions::{Subscriptions, Tell};
 use super::watchers::{Seen, Watches};
 use super::wire::{PushTo, Subscription};
@@ -46,6 +47,7 @@ struct Inner {
     by_device: BTreeMap<DeviceId, Vec<u64>>,
     watches: Watches,
     subscriptions: Subscriptions,
+    receipts: receipt_watches::Watches,
 }
 
 #[derive(Clone, Default)]
@@ -84,6 +86,7 @@ impl SessionTable {
         let mut inner = self.lock();
         inner.watches.forget(id);
         inner.subscriptions.forget(id);
+        inner.receipts.forget(id);
         if let Some(session) = inner.sessions.remove(&id)
             && let Some(ids) = inner.by_device.get_mut(&session.device)
         {
@@ -202,6 +205,50 @@ impl SessionTable {
         all
     }
 
+    // Receipts.
+
+    /// The session watches these conversations, and no others. What is to be asked for them; none: too many are watched from here.
+    pub fn watch_receipts(&self, id: u64, by: &UserId, list: &BTreeSet<ConvId>) -> Option<Vec<Subscription>> {
+        let mut inner = self.lock();
+        if !inner.sessions.contains_key(&id) {
+            // One that has gone meanwhile watches nothing.
+            return Some(Vec::new());
+        }
+        let fit = inner.receipts.set(id, by, list, limits::RECEIPT_WATCHES_PER_NODE_MAX);
+        fit.then(|| inner.receipts.asks_for(by, list))
+    }
+
+    /// Unless the session watches others by now.
+    pub fn unwatch_receipts(&self, id: u64, list: &BTreeSet<ConvId>) {
+        self.lock().receipts.forget_list(id, list);
+    }
+
+    /// How many conversations.
+    pub fn receipts_watched(&self) -> usize {
+        self.lock().receipts.len()
+    }
+
+    pub fn receipt_asks(&self, owned: impl Fn(Slot) -> bool, renew: bool) -> Vec<Subscription> {
+        self.lock().receipts.asks(owned, renew)
+    }
+
+    /// The leader of these conversations may be a new one.
+    pub fn receipts_again(&self, owned: impl Fn(Slot) -> bool) {
+        self.lock().receipts.again(owned);
+    }
+
+    pub fn on_receipts_answer(&self, ask: &Subscription, view: Option<&MarksView>, answered: Option<u64>) {
+        let mut inner = self.lock();
+        let tells = inner.receipts.on_answer(ask, view, answered);
+        inner.tell_receipts(&ask.conv, tells);
+    }
+
+    pub fn on_receipts(&self, conv: &ConvId, watchers: &[UserId], marks: &[MarksOf]) {
+        let mut inner = self.lock();
+        let tells = inner.receipts.on_marks(conv, watchers, marks);
+        inner.tell_receipts(conv, tells);
+    }
+
     // Conversations in pull mode.
 
     /// `mseq` of the user's part in the row that says so.
@@ -267,6 +314,17 @@ impl SessionTable {
 }
 
 impl Inner {
+    /// What does not fit comes with the next renewal.
+    fn tell_receipts(&mut self, conv: &ConvId, tells: Vec<receipt_watches::Tell>) {
+        for receipt_watches::Tell { session, marks } in tells {
+            let Some(attached) = self.sessions.get(&session) else { continue };
+            let push = Push::Receipts { conv: conv.clone(), marks };
+            if let Err(TrySendError::Full(_)) = attached.pushes.try_send(Box::new(push)) {
+                self.receipts.untold(session, conv);
+            }
+        }
+    }
+
     fn tell(&mut self, tells: Vec<Tell>) {
         for Tell { session, push } in tells {
             let Some(session) = self.sessions.get_mut(&session) else { continue };

@@ -28,7 +28,7 @@ use super::local::{Local, LocalError};
 use super::pending::Pending;
 use super::serve::Service;
 use super::wire::Plan;
-use super::{Cluster, Metrics, control, figures, keepalive, presence, pulls, push, tables, typing};
+use super::{Cluster, Metrics, control, figures, keepalive, live_receipts, presence, pulls, push, tables, typing};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
@@ -275,6 +275,7 @@ impl Cluster {
         self.spawn_vital("the control leader's work", control::run_leader(self.clone(), lease));
         self.spawn_vital("presentation of sessions", push::receiver::run_sync(self.clone()));
         self.spawn_vital("the subscriptions of this gateway", pulls::run(self.clone()));
+        self.spawn_vital("the receipts watched at this gateway", live_receipts::run(self.clone()));
         self.spawn_vital("the watch over silent shards", push::receiver::run_silence(self.clone(), lease));
         self.spawn_vital("presence", presence::run(self.clone()));
         self.spawn_vital("typing", typing::run(self.clone()));

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use flotilla_machine::command::{ClientLimits, KeyRow, LimitName, NodeInfo, Settings};
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{ControlState, DirtyItem, SessionNews, SessionSince, Standing};
+use flotilla_machine::query::{ControlState, DirtyItem, MarksOf, MarksView, SessionNews, SessionSince, Standing};
 use flotilla_machine::{Answer, Query, Reply};
 use flotilla_proto::codec::{self, CodecError};
 use flotilla_proto::entry::Entry;
@@ -41,13 +41,16 @@ pub enum NodeRequest {
     /// A gateway subscribes, or subscribes on, to conversations in pull mode, and asks where its users stand. Only sent where
     /// there are any (`PULL_LEVEL`).
     Subscribe { shard: ShardId, subscriptions: Vec<Subscription> },
+    /// A gateway asks how far members are, and to be told of changes, for these watchers. A build that does not know it refuses:
+    /// then nobody can tell.
+    WatchReceipts { shard: ShardId, watched: Vec<Subscription> },
 }
 
-/// One conversation that sessions of the asking gateway hear of.
+/// One conversation that sessions of the asking gateway hear of, in pull mode or of members' marks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
     pub conv: ConvId,
-    /// Whose standing is asked for.
+    /// Whose standing is asked for; of marks, who watches.
     pub users: Vec<UserId>,
 }
 
@@ -68,6 +71,10 @@ pub enum NodeReply {
     Subscribed {
         stream: StreamPosition,
         standings: Vec<Option<Standing>>,
+    },
+    /// One per watched conversation, in order; none: no such conversation.
+    Marks {
+        views: Vec<Option<MarksView>>,
     },
 }
 
@@ -141,6 +148,12 @@ pub enum NodeCast {
         conv: ConvId,
         user: UserId,
         sessions: Vec<PushTo>,
+    },
+    /// These members' marks have moved, and these of the receiver's watchers may know it.
+    Receipts {
+        conv: ConvId,
+        watchers: Vec<UserId>,
+        marks: Vec<MarksOf>,
     },
 }
 

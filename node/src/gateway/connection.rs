@@ -33,10 +33,11 @@ use super::session::{Action, Session};
 use super::shared::Shared;
 use super::signals::{self, Signals};
 use super::socket::{Incoming, Socket};
+use super::watches::Heard;
 use super::window::Item;
 use super::withdrawals::Attempt;
 use super::{asks, ops, pool, pulled};
-use crate::backend::{CallError, Freshness, NodeView, Push, Route, Wanted};
+use crate::backend::{CallError, Freshness, NodeView, Route, Wanted};
 
 /// What a job brings back to the actor.
 pub(super) enum Done {
@@ -64,6 +65,7 @@ pub(super) enum Done {
         n: Result<Option<Count>, ()>,
     },
     Marks(Option<Vec<MarkReply>>),
+    Receipts(Heard),
 }
 
 pub async fn run<S>(shared: Arc<Shared>, mut socket: Socket<S>, peer: SocketAddr)
@@ -367,25 +369,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         Ok(())
     }
 
-    fn on_push(&mut self, push: Push) {
-        let signal = match push {
-            Push::Presence { user, seen } => self.signals.on_presence(user, seen),
-            Push::Typing { conv, user } => self.signals.on_typing(conv, user),
-            push => {
-                let now = self.now();
-                return self.session.on_push(push, now);
-            }
-        };
-        if let Some(signal) = signal {
-            self.signal(signal);
-        }
-    }
-
-    pub(super) fn signal(&mut self, signal: Signal) {
-        self.shared.figures.signals.inc();
-        self.put(None, ServerFrame::Signal(signal));
-    }
-
     pub(super) fn put(&mut self, id: Option<u32>, frame: ServerFrame) {
         self.sent_at = self.now();
         self.socket.put(id, frame);
@@ -534,6 +517,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Done::Count { conv, seq: _, n: Err(()) } => self.session.reading_failed(&conv, now),
             Done::Marks(Some(replies)) => self.session.on_marks(&replies, now),
             Done::Marks(None) => self.session.on_marks_failed(now),
+            Done::Receipts(heard) => self.on_heard(heard),
         }
     }
 

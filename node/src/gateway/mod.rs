@@ -4,7 +4,8 @@
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
 //! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
-//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost · [`rates`] how many sends there may be,
+//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost, [`receipts`] of it · [`watches`] what a client
+//!   watches · [`rates`] how many sends there may be,
 //!   [`limits`] as the cluster sets it at run time
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes
@@ -20,12 +21,14 @@ pub mod ops;
 pub mod pool;
 pub mod pulled;
 pub mod rates;
+pub mod receipts;
 pub mod requests;
 pub mod sends;
 pub mod session;
 pub mod shared;
 pub mod signals;
 pub mod socket;
+pub mod watches;
 pub mod window;
 pub mod withdrawals;
 
@@ -35,6 +38,8 @@ mod model;
 mod noise_tests;
 #[cfg(test)]
 mod pulled_tests;
+#[cfg(test)]
+mod receipt_tests;
 #[cfg(test)]
 mod signal_tests;
 #[cfg(test)]

@@ -20,7 +20,6 @@ use super::socket::Incoming;
 use super::{errors, hello, ops, pulled};
 use crate::auth::Caller;
 use crate::backend::{Freshness, Route};
-use crate::http::people;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     // What the client says.
@@ -97,6 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 });
             }
             ClientFrame::Presence(ask) => self.on_watch(id, ask),
+            ClientFrame::Receipts(ask) => self.on_receipts(id, ask),
             ClientFrame::Send(_) => self.put(id, ServerFrame::Error(errors::bad("exactly one of `conv` and `to`"))),
             ClientFrame::Typing(typing) => {
                 if self.signals.may_type(&typing.conv, now) {
@@ -107,6 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 for signal in self.signals.on_activity(state.state) {
                     self.signal(signal);
                 }
+                self.tell_receipts();
             }
             ClientFrame::Pong => {}
             ClientFrame::Edit(_) | ClientFrame::Delete(_) | ClientFrame::React(_) => {}
@@ -115,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// False: too many are under way, and that was answered.
-    fn may_start(&mut self, id: Option<u32>) -> bool {
+    pub(super) fn may_start(&mut self, id: Option<u32>) -> bool {
         let may = self.requests < limits::REQUESTS_IN_FLIGHT_MAX;
         if may {
             self.requests += 1;
@@ -127,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         may
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         id: Option<u32>,
         work: impl Future<Output = Result<frame::server::Reply, ErrorBody>> + Send + 'static,
@@ -181,18 +182,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let value = serde_json::json!({ "token_expires_at": caller.expires });
         self.put(id, ServerFrame::Reply(frame::server::Reply::Value(value)));
         Ok(())
-    }
-
-    /// Watches these users and no others; the answer says where they are now.
-    fn on_watch(&mut self, id: Option<u32>, ask: frame::Watch) {
-        let (shared, user, watcher) = (self.shared.clone(), self.open.caller.user.clone(), self.open.guard.id);
-        self.signals.on_watch();
-        self.request(id, async move {
-            let users = people::check_users(ask.watch)?;
-            let seen = shared.backend.presence(user, users.clone(), Some(watcher)).await.map_err(errors::of_call)?;
-            let presences = serde_json::to_value(people::presences(users, &seen));
-            presences.map(frame::server::Reply::Value).map_err(|_| errors::internal("encoding"))
-        });
     }
 
     fn on_sync(&mut self, id: Option<u32>, ask: frame::SyncRequest) {

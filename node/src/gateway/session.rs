@@ -344,7 +344,7 @@ impl Session {
             Push::Conv { rev, .. } => self.look_soon(Some(rev), now),
             Push::Resync => self.look_soon(None, now),
             // Signals are the connection's business.
-            Push::Presence { .. } | Push::Typing { .. } => {}
+            Push::Presence { .. } | Push::Typing { .. } | Push::Receipts { .. } => {}
             Push::End(ended) => self.close = Some(close_code(ended)),
             Push::Close(code) => self.close = Some(CloseCode::parse(code).unwrap_or(CloseCode::NotReady)),
         }

@@ -130,6 +130,7 @@ pub struct Figures {
     pub bad_acks: Arc<Counter>,
     pub requests_waiting: Arc<Gauge>,
     pub signals: Arc<Counter>,
+    pub receipt_signals: Arc<Counter>,
 }
 
 impl Figures {
@@ -146,6 +147,11 @@ impl Figures {
             entries_sent: r.counter("flotilla_entries_sent_total", "Entry frames written.", &[]),
             bad_acks: r.counter("flotilla_bad_acks_total", "Acks and reads above what was sent; ignored.", &[]),
             requests_waiting: r.gauge("flotilla_requests_in_flight", "Client requests under way.", &[]),
+            receipt_signals: r.counter(
+                "flotilla_receipt_signals_total",
+                "Signal frames written about receipts of watched conversations.",
+                &[],
+            ),
             signals: r.counter("flotilla_signals_total", "Signal frames written: presence, typing and such.", &[]),
             registry,
         }

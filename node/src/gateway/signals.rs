@@ -1,7 +1,7 @@
 //! Signals of one connection: what may be lost, and what a client in the background is not told.
 //!
 //! Pure. Invariants: one `typing` per conversation in 3 s goes out; while the client is in the background nothing is sent, of
-//! presence the latest is kept and sent when it comes back, and typing is dropped.
+//! presence the latest is kept and sent when it comes back, and typing is dropped. Receipts have a file of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,12 +10,16 @@ use flotilla_proto::frame::{Activity, Signal};
 use flotilla_proto::ids::{ConvId, TsMs, UserId};
 use flotilla_proto::limits;
 
+use super::receipts::{Marks, Receipts};
+
 #[derive(Default)]
 pub struct Signals {
     activity: Activity,
     /// Conversations that this client typed in, and when (milliseconds of the connection), oldest first.
     typed: VecDeque<(ConvId, u64)>,
     held: BTreeMap<UserId, Option<PresenceView>>,
+    /// Most connections watch none at a time.
+    receipts: Option<Box<Receipts>>,
 }
 
 impl Signals {
@@ -55,6 +59,20 @@ impl Signals {
         None
     }
 
+    pub fn is_active(&self) -> bool {
+        self.activity == Activity::Active
+    }
+
+    pub fn receipts(&mut self) -> &mut Receipts {
+        self.receipts.get_or_insert_default()
+    }
+
+    /// Those that may go out now.
+    pub fn take_receipts(&mut self) -> Option<Marks> {
+        let active = self.is_active();
+        self.receipts.as_mut().filter(|_| active)?.take()
+    }
+
     /// A new list is watched: its answer says where everybody is.
     pub fn on_watch(&mut self) {
         self.held.clear();
@@ -67,7 +85,8 @@ impl Signals {
 }
 
 pub fn signal(k: &str) -> Signal {
-    Signal { k: k.to_owned(), conv: None, user: None, delivered: None, read: None, at: None, state: None }
+    let k = k.to_owned();
+    Signal { k, conv: None, user: None, delivered: None, read: None, at: None, state: None, members: None }
 }
 
 /// How a user is, for those who may see it.

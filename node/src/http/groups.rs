@@ -131,8 +131,8 @@ pub async fn members(ask: Ask<UsersPage>) -> Result<Members, ErrorBody> {
     match listed {
         Ok(Answer::Members { mut members, more }) => {
             let hides_read = hides_read?;
-            for member in members.iter_mut().filter(|member| hides_read && member.user != ask.me.user) {
-                member.read = Seq::ZERO;
+            for member in &mut members {
+                member.read = people::read_shown(hides_read, &ask.me.user, &member.user, member.read);
             }
             Ok(Members { members, more })
         }

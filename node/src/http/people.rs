@@ -108,6 +108,11 @@ async fn shard_can_hide(shared: &Shared, user: &UserId) -> Result<bool, ErrorBod
     }
 }
 
+/// What of somebody's read mark is shown to `me`, who hides its own or does not.
+pub fn read_shown(hides: bool, me: &UserId, of: &UserId, read: Seq) -> Seq {
+    if hides && of != me { Seq::ZERO } else { read }
+}
+
 pub async fn privacy(Ask { shared, me, .. }: Ask<NoParams>) -> Result<Privacy, ErrorBody> {
     settled(&shared, me.user).await
 }

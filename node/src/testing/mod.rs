@@ -5,13 +5,13 @@
 pub mod client;
 pub mod noise;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_machine::command::{ClearDirty, ClearReceipt, Settings};
-use flotilla_machine::query::Standing;
+use flotilla_machine::query::{MarksOf, Standing};
 use flotilla_machine::testing::Machine;
-use flotilla_machine::{Answer, Command, Effect, Query, Reply, Stamp};
+use flotilla_machine::{Answer, Command, Effect, Query, Rejection, Reply, Stamp};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
@@ -22,7 +22,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::auth::wrap;
 use crate::backend::*;
+use crate::cluster::receipt_watches;
 use crate::cluster::watchers::{Seen, Watches};
+use crate::cluster::wire::Subscription;
 
 const SHARD: ShardId = ShardId(1);
 
@@ -74,6 +76,7 @@ pub struct Fake {
     keys: watch::Sender<Vec<SigningKey>>,
     pub confirmed: Mutex<Vec<(SessionNo, Rev)>>,
     watches: Mutex<Watches>,
+    receipts: Mutex<receipt_watches::Watches>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +113,7 @@ impl Fake {
             keys: watch::Sender::new(vec![wrap::generate(1)]),
             confirmed: Mutex::default(),
             watches: Mutex::default(),
+            receipts: Mutex::default(),
         })
     }
 
@@ -173,7 +177,9 @@ impl Fake {
         {
             worked = true;
             let done = items.iter().map(clear).collect();
+            let convs: BTreeSet<ConvId> = items.iter().map(|r| r.conv.clone()).collect();
             self.step(machine, Command::Receipts(items), &[]);
+            convs.iter().for_each(|conv| self.push_receipts(machine, conv));
             self.step(machine, Command::ClearReceiptDue { items: done }, &[]);
         }
         if let Answer::Receipts { items, .. } = machine.query(&Query::ReceiptsDirty { target: SHARD, limit: 100 })
@@ -185,6 +191,20 @@ impl Fake {
             self.step(machine, Command::ClearReceiptDirty { items: done }, &[]);
         }
         worked
+    }
+
+    /// At once: nothing is gathered here.
+    fn push_receipts(&self, machine: &Machine, conv: &ConvId) {
+        let attached = lock(&self.attached);
+        let watchers = attached.values().map(|session| session.session.user.clone()).collect();
+        let Answer::Marks(view) = machine.query(&Query::Marks { conv: conv.clone(), of: None, watchers }) else {
+            return;
+        };
+        for tell in lock(&self.receipts).on_marks(conv, &view.watchers, &view.marks) {
+            if let Some(session) = attached.get(&tell.session) {
+                let _ = session.pushes.try_send(Box::new(Push::Receipts { conv: conv.clone(), marks: tell.marks }));
+            }
+        }
     }
 
     /// What gateways that have subscribed would say.
@@ -284,6 +304,35 @@ impl Backend for Fake {
                 lock(&self.watches).on_view(by, user, *seen);
             }
             Ok(seen)
+        }
+        .boxed()
+    }
+
+    fn receipts(
+        &self,
+        session: u64,
+        user: UserId,
+        convs: Vec<ConvId>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>> {
+        async move {
+            let list: BTreeSet<ConvId> = convs.iter().cloned().collect();
+            lock(&self.receipts).set(session, &user, &list, 1_000);
+            let mut all = Vec::new();
+            for conv in convs {
+                let users = vec![user.clone()];
+                let refusal = match self.ask(&Query::Marks { conv: conv.clone(), of: None, watchers: users.clone() }) {
+                    Answer::Marks(view) if view.watchers == users => {
+                        lock(&self.receipts).on_answer(&Subscription { conv, users }, Some(&view), Some(session));
+                        all.push(Some(view.marks));
+                        continue;
+                    }
+                    Answer::Marks(_) => Rejection::NotMember,
+                    _ => Rejection::NotFound,
+                };
+                lock(&self.receipts).forget(session);
+                return Err(CallError::Rejected(refusal));
+            }
+            Ok(all)
         }
         .boxed()
     }

@@ -27,6 +27,7 @@ pub enum ClientFrame {
     Read(AckItem),
     Typing(Typing),
     Presence(Watch),
+    Receipts(WatchReceipts),
     History(History),
     Sync(SyncRequest),
     Call(Call),
@@ -171,6 +172,13 @@ pub struct Typing {
 pub struct Watch {
     #[serde(default)]
     pub watch: Vec<UserId>,
+}
+
+/// At most 8 conversations. The list replaces the one before it; an empty one ends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WatchReceipts {
+    #[serde(default)]
+    pub watch: Vec<ConvId>,
 }
 
 /// One of `before`, `after`, `around`; none: the newest.

@@ -112,7 +112,8 @@ pub struct Accepted {
     pub dup: bool,
 }
 
-/// The answer to `history`, `sync`, `call`, `auth` and `presence`. Its fields tell which it is: `entries`, `convs`, or a value.
+/// The answer to `history`, `sync`, `call`, `auth`, `presence` and `receipts`. Its fields tell which it is: `entries`, `convs`, or
+/// a value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     History(HistoryReply),
@@ -133,6 +134,30 @@ pub struct SyncReply {
     pub rev: RevToken,
     #[serde(default)]
     pub more: bool,
+}
+
+/// The answer to `receipts`, which comes as a value. A conversation that is missing here follows as a `signal`: nobody can tell now,
+/// or it did not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReceiptsReply {
+    pub receipts: Vec<ConvReceipts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConvReceipts {
+    pub conv: ConvId,
+    /// All members of a group in push mode; of other conversations nobody.
+    pub members: Vec<MemberMarks>,
+}
+
+/// How far a member is, as far as it is shown. Marks never go back: the highest that was heard counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemberMarks {
+    pub user: UserId,
+    pub delivered: Seq,
+    /// None: nothing was read, or it is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Seq>,
 }
 
 /// The only way a hole can appear.
@@ -175,7 +200,7 @@ pub struct Conv {
     /// Direct conversations: the peer's watermarks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerMarks>,
-    /// Reserved, and not sent: how far a group's members are is asked for when it is opened.
+    /// Reserved, and not sent: how far a group's members are is watched while it is open (`receipts`).
     #[serde(default, skip_serializing_if = "wire::is_zero")]
     pub wrev: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,7 +233,7 @@ pub struct CaughtUp {
     pub behind: Vec<ConvId>,
 }
 
-/// May be lost; never acked. `k`: `typing`, `presence`, `auth_expiring`; others may come.
+/// May be lost; never acked. `k`: `typing`, `presence`, `receipts`, `auth_expiring`; others may come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Signal {
     pub k: String,
@@ -225,6 +250,9 @@ pub struct Signal {
     /// Presence: online, offline, hidden, unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Receipts: those whose marks have moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<MemberMarks>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

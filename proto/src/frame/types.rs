@@ -56,6 +56,7 @@ frame_types! {
     "read" Read(AckItem) [], "Read by the user up to here; told to the own devices and, unless hidden, to others.";
     "typing" Typing(Typing) [], "As often as you like: one per 3 s is passed on.";
     "presence" Presence(Watch) ["reply", "error"], "Watches these users from now on; the answer is how they are now, changes come as `signal`.";
+    "receipts" Receipts(WatchReceipts) ["reply", "error"], "Watches how far members of these conversations are; the answer is how far they are now, changes come as `signal`.";
     "history" History(History) ["reply", "error"], "A page of a conversation.";
     "sync" Sync(SyncRequest) ["reply", "error"], "States of conversations that changed after `rev`.";
     "call" Call(Call) ["reply", "error"], "Any REST operation.";

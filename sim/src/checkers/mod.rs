@@ -5,7 +5,7 @@
 //! - raft: [`votes`], [`leaders`], [`one_log`], [`trust`], [`quorum`], [`purge`], [`pointers`], [`agreement`]
 //! - conversations: [`entries`], [`rules`] with their [`model`], [`fan_out`], [`mentions`]
 //! - users: [`watermarks`], [`inbox`], [`cursors`], [`receipts`], [`sessions`], [`codes`]
-//! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`last_hop`], [`settings`]
+//! - everywhere: [`bounded`] · clients: [`committed`], [`frames`], [`repeats`], [`reads`], [`live`], [`live_receipts`], [`last_hop`], [`settings`]
 //! - at the end: [`finished`], [`settled`], [`blocks`], [`last_words`], [`presence`]
 //!
 //! Invariant: checkers only read, and nothing in the product waits for them. A checker is told of a write after it was
@@ -28,6 +28,7 @@ pub mod last_hop;
 pub mod last_words;
 pub mod leaders;
 pub mod live;
+pub mod live_receipts;
 pub mod mentions;
 pub mod model;
 pub mod one_log;
@@ -106,6 +107,7 @@ fn all() -> Vec<Box<dyn Checker>> {
         Box::new(bounded::Window::default()),
         Box::new(repeats::Repeats::default()),
         Box::new(live::Live::default()),
+        Box::new(live_receipts::LiveReceipts::default()),
         Box::new(last_hop::LastHop::default()),
         Box::new(settings::Settings),
         Box::new(mentions::Mentions),

@@ -1,5 +1,5 @@
 //! What clients do beyond writing messages: bursts, attempts without an outbox, pages of history, several places at once,
-//! settings, profiles, blocks, mentions, logins by code.
+//! settings, profiles, blocks, mentions, logins by code, receipts that are watched.
 //!
 //! A stream of random numbers of its own, so that what it learns changes nothing that a seed drew before. Each part is
 //! switched on in half of the runs. A part that is on must be seen to happen, or the run is unknown.
@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// Parts of the load, as they are switched off, counted and printed.
-pub const LOADS: [&str; 18] = [
+pub const LOADS: [&str; 19] = [
     "burst",
     "retry",
     "other-body",
@@ -30,6 +30,7 @@ pub const LOADS: [&str; 18] = [
     "privacy",
     "mentions",
     "codes",
+    "receipts",
 ];
 
 /// How much of each part; 0: none.
@@ -63,6 +64,8 @@ pub struct Load {
     pub mentions: u32,
     /// How many people come by one-time code.
     pub codes: usize,
+    /// Of the commands in hundredths, beside so many: whose receipts somebody watches.
+    pub receipts: u32,
 }
 
 impl Load {
@@ -83,6 +86,10 @@ impl Load {
         let mut rng = stream(seed, 70);
         let mut on = |values: [u32; 3]| if rng.random_bool(0.5) { values[rng.random_range(0..3)] } else { 0 };
         let (mentions, codes) = (on([5, 20, 50]), on([1, 3, 6]) as usize);
+        // The newest.
+        let mut rng = stream(seed, 200);
+        let mut on = |values: [u32; 3]| if rng.random_bool(0.5) { values[rng.random_range(0..3)] } else { 0 };
+        let receipts = on([2, 5, 15]);
         Self {
             burst,
             retry,
@@ -97,6 +104,7 @@ impl Load {
             presence,
             mentions,
             codes,
+            receipts,
         }
     }
 
@@ -120,6 +128,7 @@ impl Load {
             "privacy" => self.presence as usize,
             "mentions" => self.mentions as usize,
             "codes" => self.codes,
+            "receipts" => self.receipts as usize,
             _ => 0,
         }
     }
@@ -140,6 +149,7 @@ impl Load {
             "privacy" => self.presence = 0,
             "mentions" => self.mentions = 0,
             "codes" => self.codes = 0,
+            "receipts" => self.receipts = 0,
             _ => {}
         }
     }

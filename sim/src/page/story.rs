@@ -323,8 +323,9 @@ impl Builder {
             Op::Acked { conv, .. } => (Kind::Ack, None, Some(conv)),
             Op::Read { conv, .. } => (Kind::Ack, None, Some(conv)),
             Op::Conv { conv } => (Kind::Deliver, None, Some(&conv.conv)),
+            Op::Receipts { conv, .. } => (Kind::Deliver, None, Some(conv)),
             Op::Connected { .. } | Op::CaughtUp | Op::Closed { .. } | Op::Reset => (Kind::Session, None, None),
-            Op::Note { .. } => (Kind::Node, None, None),
+            Op::Note { .. } | Op::Watched { .. } => (Kind::Node, None, None),
         };
         let message = cid.and_then(|cid| self.message_of.get(&cid.to_string())).copied();
         let conv = conv.map(|conv| self.convs.of(&conv.to_string())).or(message.map(|m| self.messages[m].conv));

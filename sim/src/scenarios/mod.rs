@@ -18,6 +18,7 @@ mod levels;
 mod members;
 mod person;
 mod pulled;
+mod receipts;
 mod sessions;
 
 use std::panic::AssertUnwindSafe;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Scenario> {
     [
         fan_out::ALL,
         pulled::ALL,
+        receipts::ALL,
         disks::ALL,
         leaders::ALL,
         members::ALL,

@@ -217,6 +217,17 @@ impl Person {
         done.map(|_| ()).map_err(|e| Fail::Broken(format!("liveness: {} cannot leave: {e}", self.user)))
     }
 
+    pub async fn reads(&self, conv: &ConvId, seq: Seq) -> Result<(), Fail> {
+        self.handle()?.read(conv.clone(), seq).await;
+        Ok(())
+    }
+
+    /// The receipts of this group, on the connection that there is.
+    pub async fn watches(&self, conv: &ConvId) -> Result<(), Fail> {
+        let asked = self.handle()?.watch_receipts(vec![conv.clone()]).await;
+        asked.map(|_| ()).map_err(|e| Fail::Broken(format!("liveness: receipts cannot be watched: {e}")))
+    }
+
     /// A request without the app, through this node.
     pub async fn web(&self, node: usize, method: &str, path: &str, body: Value) -> Result<Value, HttpError> {
         let http = Http::new(self.urls[node].clone()).with_token(self.token.clone());

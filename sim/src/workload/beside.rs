@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
 use super::talk::Plan;
-use super::{Person, acts, target_of};
+use super::{Person, acts, target_of, watching};
 use crate::options::{Load, stream};
 
 /// Of the commands of a device, in hundredths: beside so many stands a burst.
@@ -30,6 +30,8 @@ pub struct Beside<'a> {
     acts: StdRng,
     /// For looks at who is named.
     looks: StdRng,
+    /// For lists of conversations whose receipts are watched.
+    watches: StdRng,
     /// What goes on while the person writes.
     under_way: Vec<JoinHandle<()>>,
 }
@@ -39,7 +41,8 @@ impl<'a> Beside<'a> {
         let rng = stream(plan.options.seed, 16 + plan.index as u64);
         let acts = stream(plan.options.seed, 48 + plan.index as u64);
         let looks = stream(plan.options.seed, 96 + plan.index as u64);
-        Self { person, plan, rng, acts, looks, under_way: Vec::new() }
+        let watches = stream(plan.options.seed, 210 + plan.index as u64);
+        Self { person, plan, rng, acts, looks, watches, under_way: Vec::new() }
     }
 
     /// After the message of this number.
@@ -66,6 +69,17 @@ impl<'a> Beside<'a> {
         if (self.looks.random_range(0..100) < mentions) | (mentions > 0 && half) {
             self.looks();
         }
+        let receipts = self.plan.options.load.receipts;
+        if (self.watches.random_range(0..100) < receipts) | (receipts > 0 && half) {
+            self.watches();
+        }
+    }
+
+    /// Another list than before.
+    fn watches(&mut self) {
+        let person = self.person.clone();
+        person.watching.wants(watching::draw(&mut self.watches, &self.plan.groups, &self.plan.directs));
+        self.under_way.push(tokio::spawn(async move { person.watching.asks(&person.handle()).await }));
     }
 
     /// Through any node; half of the time what is seen is read.

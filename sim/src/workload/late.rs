@@ -82,6 +82,11 @@ impl Chat {
             // Strangers are seen to when they calm down.
             "strange-acks" | "late-acks" | "old-hellos" => {}
             "mentions" => self.names_somebody(person, conv).await,
+            "receipts" => {
+                let groups = self.convs.iter().map(|(conv, _)| conv).filter(|conv| conv.peers().is_none());
+                person.watching.wants(groups.cloned().collect());
+                person.watching.asks(&person.handle()).await;
+            }
             // See `somebody_comes`.
             "codes" => {}
             act => {

@@ -3,7 +3,7 @@
 //! - `person` a device on its machine, which may stand still or die · `talk` what one of them does · `beside` what it does
 //!   beside: bursts, pages, names · `asks` reads while a leader is deposed · `web` requests without an outbox · `places` the same device twice
 //!   · `strange` a client that keeps to no rule · `comers` people who log in by code · `acts` settings, profiles, contacts, blocks · `late` what has not happened yet
-//!   · `names` who is named in messages · `shown` what of it has really happened
+//!   · `names` who is named in messages · `watching` whose receipts are watched · `shown` what of it has really happened
 //!
 //! Invariant: everything goes through the real client over its own simulated machine; what happened is in its history.
 
@@ -18,6 +18,7 @@ mod places;
 mod shown;
 mod strange;
 mod talk;
+mod watching;
 mod web;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use flotilla_client::device::{Config, Device, Handle, fixed_token, random_cid};
+use flotilla_client::device::{Config, Device, Event, Handle, fixed_token, random_cid};
 use flotilla_client::history::{Op, Recorder};
 use flotilla_client::http::Http;
 use flotilla_client::store::{Change, MemStore, Saved, Store};
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::shown::Shown;
+use super::watching::Watching;
 use super::web::Web;
 use crate::cluster::machine;
 
@@ -39,6 +40,8 @@ pub struct Person {
     /// The person without the device: requests from another machine.
     browser: NodeHandle,
     pub web: Web,
+    /// What it watches, on whatever connection.
+    pub watching: Watching,
     /// Held while a process is replaced by the next: two must not open one store.
     changing: tokio::sync::Mutex<()>,
     /// The machine of the second place, from the first time on.
@@ -86,7 +89,8 @@ impl Person {
         let user = UserId::parse(name).context("a user's name")?;
         let registered = register(label.clone(), user.clone(), urls.clone(), recorder.clone());
         let (token, config, store) = machine.spawn(registered).await??;
-        let handle = machine.spawn(open(config.clone(), store.clone())).await?;
+        let watching = Watching::new(shown.clone());
+        let handle = machine.spawn(open(config.clone(), store.clone(), Some(watching.clone()))).await?;
         timeout(LOGIN_PATIENCE, connected(&handle)).await.context("the device does not connect")?;
         let browser =
             crate::cluster::machine(&format!("{label}-web"), Ipv4Addr::new(10, 0, 1, number.saturating_add(BROWSERS)));
@@ -100,6 +104,7 @@ impl Person {
             handle: Mutex::new(handle),
             browser,
             web,
+            watching,
             changing: Default::default(),
             second: Mutex::new(None),
             elsewhere: Mutex::default(),
@@ -172,7 +177,7 @@ impl Person {
         let machine = World::current().get_node(machine.id())?;
         let mut config = self.config.clone();
         config.label = format!("{}-b", self.config.label);
-        machine.spawn(open(config, store)).await.ok()
+        machine.spawn(open(config, store, None)).await.ok()
     }
 
     pub(super) fn ends_elsewhere(&self, store: &MemStore) {
@@ -207,7 +212,8 @@ impl Person {
         let world = World::current();
         world.restart(self.machine.id());
         let Some(machine) = world.get_node(self.machine.id()) else { return };
-        if let Ok(handle) = machine.spawn(open(self.config.clone(), self.store.clone())).await {
+        let watching = Some(self.watching.clone());
+        if let Ok(handle) = machine.spawn(open(self.config.clone(), self.store.clone(), watching)).await {
             *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
         }
     }
@@ -220,9 +226,17 @@ async fn connected(handle: &Handle) {
 }
 
 /// Opens the device and keeps its events flowing.
-async fn open(config: Config, store: MemStore) -> Handle {
+async fn open(config: Config, store: MemStore, watching: Option<Watching>) -> Handle {
     let (handle, mut events) = Device::open(config, store);
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let asking = handle.clone();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let (Event::Connected { .. }, Some(watching)) = (event, watching.clone()) {
+                let handle = asking.clone();
+                tokio::spawn(async move { watching.connected(&handle).await });
+            }
+        }
+    });
     handle
 }
 

@@ -2,6 +2,7 @@
 
 mod folded;
 mod log;
+mod marks;
 mod mentions;
 mod owed;
 mod people;
@@ -59,6 +60,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         Query::Mentions { conv, user, past, to } => {
             with(view, meta, conv, user, |_, _| mentions::mentions(view, conv, user, *past, *to))
         }
+        Query::Marks { conv, of, watchers } => marks::marks(view, meta, conv, of.as_deref(), watchers),
         Query::Standing { conv, users } => pulled::standing(view, meta, conv, users),
         Query::Feed { conv, from, to, bytes_max } => pulled::feed(view, meta, conv, (*from, *to), *bytes_max),
         _ => Ok(Answer::NotFound),

@@ -34,6 +34,17 @@ pub fn conversation(view: &View<'_>, conv: &ConvId, row: ConversationRow, member
     })))
 }
 
+/// All current members in order of ids.
+pub fn current(view: &View<'_>, conv: &ConvId, row: &ConversationRow) -> Result<Vec<UserId>, Fatal> {
+    let mut users = Vec::new();
+    for target in &row.targets {
+        let roster = table::get::<Rosters>(view, &(conv.clone(), target.shard))?.unwrap_or_default();
+        users.extend(roster.users.into_iter().filter(|l| l.current).map(|l| l.user));
+    }
+    users.sort();
+    Ok(users)
+}
+
 /// Current members in order of ids. Only members may ask.
 pub fn members(
     view: &View<'_>,
@@ -46,13 +57,8 @@ pub fn members(
     if !asking.is_member() {
         return Ok(Answer::NotMember);
     }
-    let mut users = Vec::new();
-    for target in &row.targets {
-        let roster = table::get::<Rosters>(view, &(conv.clone(), target.shard))?.unwrap_or_default();
-        users.extend(roster.users.into_iter().filter(|l| l.current).map(|l| l.user));
-    }
+    let mut users = current(view, conv, row)?;
     users.retain(|user| after.is_none_or(|after| user > after));
-    users.sort();
     let limit = (limit as usize).clamp(1, limits::GROUP_MEMBERS_MAX);
     let more = users.len() > limit;
     users.truncate(limit);

@@ -8,7 +8,7 @@ use flotilla_proto::slots::{self, SlotTable};
 
 use super::kit::*;
 use crate::command::*;
-use crate::query::{Answer, Query, Standing};
+use crate::query::{Answer, MarksView, Query, Standing};
 use crate::reply::{Rejection, Reply};
 use crate::testing::arb::{message, named};
 use crate::testing::scene;
@@ -226,4 +226,13 @@ fn who_crosses_the_threshold_by_adding_too_many_at_once_shall_add_fewer() {
     let fewer = Append { checked, ..room.command("u0", add(&some[90..200])) };
     room.accepted(fewer);
     assert_eq!(room.row().mode, Mode::Pull);
+}
+
+#[test]
+fn in_pull_mode_no_marks_are_told() {
+    let mut room = channel("alice", &["bob", "erin"]);
+    room.says("alice", "one");
+    let query = Query::Marks { conv: room.conv.clone(), of: None, watchers: ["bob", "carol"].map(named).to_vec() };
+    let watchers = vec![named("bob")];
+    assert_eq!(room.machine.query(&query), Answer::Marks(MarksView { pulled: true, watchers, marks: vec![] }));
 }

@@ -4,7 +4,7 @@ use flotilla_proto::ids::*;
 
 use super::kit::*;
 use crate::command::*;
-use crate::query::{Answer, Query};
+use crate::query::{Answer, MarksOf, MarksView, Query};
 use crate::reply::Reply;
 use crate::testing::arb::named;
 
@@ -99,4 +99,28 @@ fn groups_and_self_chats_owe_no_marks_to_anybody() {
     own.says("carol", "note");
     receipt(&mut own, "carol", 1, 1);
     assert!((0..5).all(|target| owed(&group, target).is_empty() && owed(&own, target).is_empty()));
+}
+
+fn view(room: &Room, of: Option<&[&str]>, watchers: &[&str]) -> MarksView {
+    let users = |names: &[&str]| names.iter().map(|name| named(name)).collect();
+    let query = Query::Marks { conv: room.conv.clone(), of: of.map(users), watchers: users(watchers) };
+    match room.machine.query(&query) {
+        Answer::Marks(view) => view,
+        other => panic!("expected marks, got {other:?}"),
+    }
+}
+
+#[test]
+fn gateways_are_told_the_marks_of_members_and_which_of_their_users_are_members() {
+    let mut room = Room::group("alice", &["bob", "carol"]);
+    room.says("alice", "x");
+    receipt(&mut room, "bob", 2, 1);
+    let marks = |of, delivered, read| MarksOf { user: named(of), delivered: Seq(delivered), read: Seq(read) };
+    let all = view(&room, None, &["carol", "dave"]);
+    assert_eq!(all.marks.iter().map(|m| m.user.clone()).collect::<Vec<_>>(), ["alice", "bob", "carol"].map(named));
+    assert_eq!((all.pulled, &all.watchers, &all.marks[1]), (false, &vec![named("carol")], &marks("bob", 2, 1)));
+    room.does("alice", remove("bob"));
+    let some = view(&room, Some(&["bob", "carol", "dave"]), &["bob", "alice"]);
+    assert_eq!(some.watchers, [named("alice")], "who has left is told nothing more");
+    assert_eq!(some.marks, [marks("carol", 0, 0)], "and nobody is told of who has left");
 }

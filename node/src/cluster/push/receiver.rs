@@ -153,6 +153,7 @@ async fn sync(cluster: Arc<Cluster>, shard: ShardId) {
         }
         if cluster.receiver.with(shard, |s| s.stream.is_live()) {
             if let Some(owned) = cluster.owner_of(shard) {
+                cluster.sessions.receipts_again(&owned);
                 cluster.watch_again(owned);
             }
             return;
