@@ -406,7 +406,7 @@ export class FlotillaClient extends Requests {
    */
   async watchReceipts(convs) {
     const watch = convs.map(convId);
-    if (watch.length > limits.RECEIPTS_WATCHED_MAX) throw new TypeError(`at most ${limits.RECEIPTS_WATCHED_MAX} groups`);
+    if (watch.length > limits.RECEIPT_WATCHES_MAX) throw new TypeError(`at most ${limits.RECEIPT_WATCHES_MAX} groups`);
     this.#wanted.set(this.#tab, watch);
     const { receipts } = await this.#ask(this.#receiptsOf(watch));
     return { receipts: receipts.filter((/** @type {any} */ one) => watch.includes(one.conv)) };
@@ -444,7 +444,7 @@ export class FlotillaClient extends Requests {
     if (request.t === 'presence') return device.watches.presence(request.d.watch);
     if (request.t !== 'receipts') return device.call(request);
     this.#wanted.set(request.tab, request.d.watch);
-    return device.watches.receipts(this.#wanted.all(limits.RECEIPTS_WATCHED_MAX));
+    return device.watches.receipts(this.#wanted.all(limits.RECEIPT_WATCHES_MAX));
   }
 
   /** @param {string} id @param {any} request */

@@ -17,7 +17,7 @@ export const MENTIONS_MAX = 50;
 export const HISTORY_ENTRIES_MAX = 200;
 
 /** Groups whose receipts one connection is told. */
-export const RECEIPTS_WATCHED_MAX = 8;
+export const RECEIPT_WATCHES_MAX = 8;
 
 /** Commands in the outbox that wait for an answer. */
 export const CLIENT_OUTBOX_MAX = 10_000;
