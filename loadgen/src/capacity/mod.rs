@@ -119,8 +119,11 @@ pub fn plan(load: &Load, machine: &Machine, m: &Measured) -> Plan {
         by.into_iter().fold(("replicas", 0.0), |most, next| if next.1 > most.1 { next } else { most });
     let for_the_load = most.ceil() as u64;
     // With one node dead the others must carry everything, and everything has three replicas.
-    let (nodes, because_of) =
-        if for_the_load < REPLICAS as u64 { (REPLICAS as u64, "replicas") } else { (for_the_load + 1, because_of) };
+    let (nodes, because_of) = if for_the_load < REPLICAS as u64 {
+        (REPLICAS as u64, "replicas")
+    } else {
+        (for_the_load.saturating_add(1), because_of)
+    };
     Plan {
         need,
         nodes,
@@ -175,6 +178,12 @@ fn short(value: f64) -> String {
 
 pub fn command(options: &Options) -> anyhow::Result<Outcome> {
     let measured = Measured::default();
+    let own = measured.memory_per_node / GIB;
+    anyhow::ensure!(
+        options.machine.memory_gib * options.machine.utilisation > own,
+        "a node needs {own:.1} GiB for itself: give it more than {:.1} GiB (--memory-gib) at this --utilisation",
+        own / options.machine.utilisation
+    );
     let loads: Vec<(String, Plan)> = if options.worked {
         [10e6, 500e6, 1e9]
             .map(|users| {
