@@ -60,7 +60,8 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 /// append after the other, so more would not be committed earlier, and each costs every replica an entry.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
 
-/// So long at most a shard's own work waits for other commands to share a proposal with.
+/// So long at most a shard's own work waits for other commands to share a proposal with, and followers for the news that something is
+/// committed, if no entries go to them before.
 pub const PROPOSAL_PATIENCE_MS: u64 = 20;
 
 /// Rows of one replica's state that are kept in memory because commands ask for them again and again.
