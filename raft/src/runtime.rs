@@ -1,7 +1,7 @@
 //! openraft's runtime: the workspace's `tokio`, which is plain tokio in production and simulated under `--cfg madsim`.
 //!
-//! Also the one place where blocking work leaves the async runtime. Channels, watches and mutexes are openraft's tokio
-//! wrappers: they touch neither clocks nor tasks, so they are the same in both worlds.
+//! Also, with `seam::worker`, the place where blocking work leaves the async runtime. Channels, watches and mutexes are
+//! openraft's tokio wrappers: they touch neither clocks nor tasks, so they are the same in both worlds.
 
 use std::fmt;
 use std::future::Future;
@@ -46,11 +46,16 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    stalled(engine).await;
+    blocking(work).await
+}
+
+/// Waits as long as a simulated disk is stalled.
+pub(crate) async fn stalled(engine: &dyn Engine) {
     let stall = engine.stall();
     if !stall.is_zero() {
         tokio::time::sleep(stall).await;
     }
-    blocking(work).await
 }
 
 /// Lets the tasks that are ready run first, so that what they are about to hand over shares the caller's write. Returns at

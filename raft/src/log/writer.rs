@@ -16,8 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::store::Shared;
 use crate::hooks::{Hooks, supervise};
 use crate::path;
-use crate::runtime::{after_the_ready, blocking_write};
+use crate::runtime::after_the_ready;
 use crate::seam::fault;
+use crate::seam::worker::Worker;
 use crate::types::TypeConfig;
 
 /// A handle to the node's writer. The task ends with its last handle.
@@ -61,7 +62,8 @@ impl LogWriter {
     pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
         let (queue, waiting) = mpsc::channel(LOG_WRITER_QUEUE_MAX);
         let stats = Arc::new(WriterStats::default());
-        let task = Task { engine, hooks: hooks.clone(), waiting, stats: stats.clone() };
+        let worker = Worker::start("flotilla-log");
+        let task = Task { engine, hooks: hooks.clone(), waiting, worker, stats: stats.clone() };
         supervise(hooks, None, "the log writer", task.run());
         Self { queue, stats }
     }
@@ -92,6 +94,7 @@ struct Task {
     engine: Arc<dyn Engine>,
     hooks: Arc<dyn Hooks>,
     waiting: mpsc::Receiver<Write>,
+    worker: Worker,
     stats: Arc<WriterStats>,
 }
 
@@ -134,14 +137,14 @@ impl Task {
         (batch, durability, thens)
     }
 
-    async fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+    async fn write(&mut self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
         self.stats.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         if durability == Durability::Synced {
             self.stats.syncs.fetch_add(1, Ordering::Relaxed);
         }
         let engine = self.engine.clone();
-        blocking_write(&*self.engine, move || engine.write(batch, durability).map(|_| ())).await
+        self.worker.write(&*self.engine, move || engine.write(batch, durability).map(|_| ())).await
     }
 
     fn complete(&self, thens: Vec<Then>, result: Result<(), StorageError>) -> Result<(), StorageError> {

@@ -4,3 +4,4 @@ pub mod clock;
 pub mod fault;
 pub mod net;
 pub mod signal;
+pub(crate) mod worker;

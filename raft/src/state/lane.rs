@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Pointer;
 use super::applier::{Order, apply_entries};
 use crate::hooks::{Hooks, supervise};
-use crate::runtime::{after_the_ready, blocking_write};
+use crate::runtime::after_the_ready;
+use crate::seam::worker::Worker;
 use crate::types::{Entry, Replies};
 
 /// A handle to a node's lanes. Their tasks end with the last handle.
@@ -53,7 +54,8 @@ impl ApplyLanes {
     pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
         let lane = |_| {
             let (queue, waiting) = mpsc::channel(APPLY_LANE_JOBS_MAX);
-            supervise(hooks.clone(), None, "a lane of the appliers", Lane { engine: engine.clone(), waiting }.run());
+            let lane = Lane { engine: engine.clone(), waiting, worker: Worker::start("flotilla-apply") };
+            supervise(hooks.clone(), None, "a lane of the appliers", lane.run());
             queue
         };
         Self((0..APPLY_LANES).map(lane).collect())
@@ -71,6 +73,7 @@ impl ApplyLanes {
 struct Lane {
     engine: Arc<dyn Engine>,
     waiting: mpsc::Receiver<Job>,
+    worker: Worker,
 }
 
 impl Lane {
@@ -79,7 +82,7 @@ impl Lane {
             after_the_ready().await;
             let jobs = self.gather(first);
             let engine = self.engine.clone();
-            let answers = blocking_write(&*self.engine, move || apply_all(&*engine, jobs)).await;
+            let answers = self.worker.write(&*self.engine, move || apply_all(&*engine, jobs)).await;
             for (answer, done) in answers {
                 // A group that was stopped meanwhile has no use for it; the write stands.
                 let _ = answer.send(done);
