@@ -117,17 +117,10 @@ impl RocksEngine {
         self.shared.db.set_options(&[("write_buffer_size", &bytes.to_string())]).is_ok()
     }
 
-    fn write_synced(&self, batch: WriteBatch, ops: u64) -> Result<WriteNo, StorageError> {
-        // Everything numbered so far is in the log ahead of this batch, which gets `ops` higher numbers;
-        // so this much is durable afterwards. The newest number after the write would claim too much:
-        // it may be that of a buffered write that came in between.
-        let covered = self.last_write().0 + ops;
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        let written = self.meter.measure(|| self.shared.db.write_opt(batch, &options));
-        written.map_err(|error| self.shared.fail("a synced write", &error))?;
-        self.synced.fetch_max(covered, Ordering::AcqRel);
-        Ok(WriteNo(covered))
+    /// In two steps: while RocksDB syncs as a part of a write, no other write can begin; beside a sync of its own they go on.
+    fn write_synced(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
+        self.write_buffered(batch)?;
+        self.sync()
     }
 
     fn write_buffered(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
@@ -155,16 +148,14 @@ impl Engine for RocksEngine {
         match durability {
             Durability::Synced if batch.is_empty() => self.sync(),
             Durability::Buffered if batch.is_empty() => Ok(self.last_write()),
-            Durability::Synced => {
-                let ops = batch.len() as u64;
-                self.write_synced(encode(batch), ops)
-            }
+            Durability::Synced => self.write_synced(encode(batch)),
             Durability::Buffered => self.write_buffered(encode(batch)),
         }
     }
 
     fn sync(&self) -> Result<WriteNo, StorageError> {
         self.shared.check_writable()?;
+        // What is written from here on may be newer than what the sync has seen.
         let covered = self.last_write();
         let synced = self.meter.measure(|| self.shared.db.flush_wal(true));
         synced.map_err(|error| self.shared.fail("a sync", &error))?;
