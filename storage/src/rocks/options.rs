@@ -64,6 +64,7 @@ impl RocksOptions {
     pub(super) fn to_rocksdb(&self) -> Result<Options, Error> {
         let mut options = Options::default().get_options_from_string(WITHOUT_SETTERS)?;
         durability(&mut options);
+        inserts(&mut options);
         self.sizes(&mut options);
         quiet(&mut options);
         Ok(options)
@@ -107,7 +108,12 @@ impl RocksOptions {
 ///
 /// `memtable_max_range_deletions`: each range delete makes the next read sort all those in the memtable again.
 /// Measured: with 500 of them ten reads took 80 us, with 4,000 more than a millisecond.
-const WITHOUT_SETTERS: &str = "track_and_verify_wals=true;memtable_max_range_deletions=256";
+///
+/// `memtable_insert_with_hint_prefix_extractor`: where the last row of a table of a shard went in is remembered, and the next
+/// one is looked for from there; a batch has its rows in order. 12 bytes are what the rows of one table of one state have in
+/// common; log entries have more, but for the last three bytes of their index. About 250 bytes a prefix and memtable.
+const WITHOUT_SETTERS: &str = "track_and_verify_wals=true;memtable_max_range_deletions=256;\
+    memtable_insert_with_hint_prefix_extractor=rocksdb.CappedPrefix.12";
 
 /// The settings that decide whether data survives; none of them is an option of ours.
 fn durability(options: &mut Options) {
@@ -122,6 +128,13 @@ fn durability(options: &mut Options) {
     options.set_manual_wal_flush(false);
     // A recycled log could show old records behind the new ones; cheaper syncs are not worth the proof.
     options.set_recycle_log_file_num(0);
+}
+
+/// Finding the place of a row in the memtable is a quarter of what a node does under load.
+fn inserts(options: &mut Options) {
+    // Writes that come at the same time are put in by one of their threads, which has the hints, in place of each waking
+    // up for its own.
+    options.set_allow_concurrent_memtable_write(false);
 }
 
 /// An idle node should cost nothing.
