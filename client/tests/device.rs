@@ -14,7 +14,7 @@ use flotilla_client::terminal::plain::{self, Plain, Printing, Tally};
 use flotilla_client::terminal::{Account, Login};
 use flotilla_client::{Config, Device, Handle, Outcome};
 use flotilla_proto::frame::{Encoding, ErrorCode, Target};
-use flotilla_proto::ids::{ConvId, UserId};
+use flotilla_proto::ids::{ConvId, Seq, UserId};
 use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -161,6 +161,39 @@ async fn a_rejected_command_does_not_hold_up_those_behind_it() {
         }
     }
     assert_eq!(bodies, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_read_mark_above_what_was_delivered_is_told_again_once_it_has_come() {
+    let fake = Fake::new();
+    let urls = [fake.listen().await];
+    let recorder = Recorder::memory();
+    let open = |name| drained(Device::open(config(name, 1, &urls, &recorder), MemStore::new()));
+    let (alice, bob) = (open("alice"), open("bob"));
+    let both = [alice.clone(), bob.clone()];
+    for handle in &both {
+        caught_up(handle).await;
+    }
+    let conv = ConvId::direct(&user("alice"), &user("bob"));
+    let says = async |from: &Handle, to: &str| {
+        let ticket = from.submit(Target::User(user(to)), message("a word")).await.expect("taken");
+        let outcome = tokio::time::timeout(LIMIT, ticket.answer()).await.expect("answered in time");
+        assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    };
+    says(&bob, "alice").await;
+    all_have_everything(&fake, &both).await;
+    // A page of history has shown more than was delivered.
+    alice.read(conv, Seq(3)).await;
+    eventually("a mark told too early", LIMIT, async || fake.reads(alice.user()) == [(3, false)]).await;
+    says(&bob, "alice").await;
+    all_have_everything(&fake, &both).await;
+    // Her own word comes behind whatever she had to tell before it, and is the third.
+    says(&alice, "bob").await;
+    eventually("told again", LIMIT, async || fake.reads(alice.user()).len() > 1).await;
+    says(&bob, "alice").await;
+    all_have_everything(&fake, &both).await;
+    says(&alice, "bob").await;
+    assert_eq!(fake.reads(alice.user()), [(3, false), (3, true)], "not below it, and once");
 }
 
 /// What is printed, kept for the test to read.

@@ -1,12 +1,12 @@
 //! The one task of a device: waits for whatever comes first, then acts on it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::time::Duration;
 
 use flotilla_proto::entry::What;
 use flotilla_proto::frame::{AckItem, Auth, ClientFrame, ClientMessage, CloseCode, Hello, RevToken, Typing, Verdict};
-use flotilla_proto::ids::{Cid, ConvId, DeviceId, Instance, Seq};
+use flotilla_proto::ids::{Cid, ConvId, DeviceId, Instance};
 use flotilla_proto::limits;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +18,7 @@ use super::dial::{Backoff, Dialed, Urls, dial};
 use super::handle::{Ask, Event, Outcome};
 use super::inbox::Inbox;
 use super::outbox::Outbox;
+use super::reads::Reads;
 use crate::clock;
 use crate::connection::{Closed, Connection, Incoming};
 use crate::history::Op;
@@ -54,10 +55,7 @@ pub(super) struct Actor {
     pub outbox: Outbox,
     pub inbox: Inbox,
     pub calls: Calls,
-    pub reads: BTreeMap<ConvId, Seq>,
-    /// Marks that no `conv` has confirmed.
-    pub reads_open: BTreeSet<ConvId>,
-    pub reads_due: BTreeSet<ConvId>,
+    pub reads: Reads,
     /// Where the person types; the newest only.
     pub typing: Option<ConvId>,
     pub contents: BTreeMap<Cid, What>,
@@ -105,10 +103,8 @@ impl Actor {
             rev: saved.rev,
             outbox: Outbox::restored(saved.commands),
             inbox: Inbox::restored(saved.positions),
-            reads_open: saved.reads.keys().cloned().collect(),
-            reads: saved.reads,
+            reads: Reads::restored(saved.reads),
             calls: Calls::default(),
-            reads_due: BTreeSet::new(),
             typing: None,
             contents: BTreeMap::new(),
             waiters: BTreeMap::new(),
@@ -301,7 +297,7 @@ impl Actor {
         self.outbox.disconnected(now_ms);
         self.calls.disconnected(now_ms);
         self.inbox.disconnected();
-        self.reads_due.clear();
+        self.reads.disconnected();
         self.typing = None;
         self.contents.clear();
         self.auth_due = None;
@@ -369,7 +365,7 @@ impl Actor {
         let room = self.outbox.flying() + self.calls.flying() < limits::CLIENT_REQUESTS_IN_FLIGHT_MAX;
         (self.inbox.acks_due(now_ms) && self.events.len() < limits::CLIENT_EVENTS_MAX)
             || self.auth_due.is_some()
-            || !self.reads_due.is_empty()
+            || self.reads.is_due()
             || self.typing.is_some()
             || (room && (self.calls.has_next(now_ms) || (link.caught_up && self.outbox.has_next(now_ms))))
     }
@@ -395,9 +391,8 @@ impl Actor {
             }
             return Some(ClientMessage { id: None, frame: ClientFrame::Ack(items) });
         }
-        if let Some(conv) = self.reads_due.pop_first() {
-            let seq = self.reads.get(&conv).copied().unwrap_or_default();
-            return Some(ClientMessage { id: None, frame: ClientFrame::Read(AckItem { conv, seq }) });
+        if let Some(item) = self.reads.next() {
+            return Some(ClientMessage { id: None, frame: ClientFrame::Read(item) });
         }
         if let Some(conv) = self.typing.take() {
             return Some(ClientMessage { id: None, frame: ClientFrame::Typing(Typing { conv }) });

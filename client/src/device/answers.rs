@@ -67,8 +67,10 @@ impl Actor {
             return false;
         }
         let now_ms = self.now_ms();
+        let caught_up = self.link.as_ref().is_some_and(|l| l.caught_up);
         for (conv, seq) in work.stored {
             self.inbox.stored(&conv, seq, now_ms);
+            self.reads.on_stored(&conv, seq, caught_up);
         }
         self.events.extend(work.events);
         for (cid, outcome) in work.answers {
@@ -287,13 +289,7 @@ impl Actor {
             self.rev = Some(conv.rev.clone());
             work.changes.push(Change::Rev(self.rev.clone()));
         }
-        if let Some(mark) = self.reads.get(&conv.conv) {
-            if conv.read >= *mark {
-                self.reads_open.remove(&conv.conv);
-            } else {
-                self.reads_due.insert(conv.conv.clone());
-            }
-        }
+        self.reads.on_conv(&conv.conv, conv.read);
         work.changes.push(Change::Conv(Box::new(conv.clone())));
         work.events.push(Event::Conv(Box::new(conv)));
     }
@@ -303,7 +299,7 @@ impl Actor {
         self.backoff.reset();
         self.rev = Some(caught_up.rev);
         work.changes.push(Change::Rev(self.rev.clone()));
-        self.reads_due.extend(self.reads_open.iter().cloned());
+        self.reads.on_caught_up();
         self.give_up_stale(work);
         if let Some(link) = &mut self.link {
             link.caught_up = true;

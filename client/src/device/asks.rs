@@ -87,15 +87,13 @@ impl Actor {
     }
 
     async fn on_read(&mut self, conv: ConvId, seq: Seq) {
-        if self.reads.get(&conv).is_some_and(|mark| *mark >= seq) {
+        if !self.reads.is_new(&conv, seq) {
             return;
         }
         // Before the store has it: from then on it may be sent, also by the next process.
         self.record(Op::Read { conv: conv.clone(), seq });
         if self.commit(vec![Change::Read { conv: conv.clone(), seq }]).await {
-            self.reads.insert(conv.clone(), seq);
-            self.reads_open.insert(conv.clone());
-            self.reads_due.insert(conv);
+            self.reads.mark(conv, seq);
         }
     }
 

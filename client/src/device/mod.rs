@@ -5,7 +5,7 @@
 //!   has blocked, `named` whom a text names
 //! - `actor` the one task that owns everything; `answers` what it does with frames, `asks` with the application's wishes;
 //!   `dial` how it connects
-//! - `outbox`, `inbox`, `calls` pure rules
+//! - `outbox`, `inbox`, `reads`, `calls` pure rules
 //!
 //! Invariant: one task owns the state; the store is written before the effect that relies on it (first attempt, ack).
 
@@ -21,6 +21,7 @@ mod inbox;
 mod list;
 mod named;
 mod outbox;
+mod reads;
 
 pub use calls::CallError;
 pub use config::{Config, TokenError, TokenSource, fixed_token};

@@ -34,6 +34,8 @@ struct Model {
     logs: BTreeMap<ConvId, Vec<Entry>>,
     dedup: BTreeMap<(ConvId, UserId, Cid), Accepted>,
     cursors: BTreeMap<(DeviceId, ConvId), Seq>,
+    /// Every `read` that arrived, and whether it was taken: not above what was sent.
+    reads: Vec<(UserId, Seq, bool)>,
     faults: Faults,
 }
 
@@ -60,6 +62,12 @@ impl Fake {
     pub fn heads(&self) -> BTreeMap<ConvId, Seq> {
         let model = self.model.lock().expect("not poisoned");
         model.logs.iter().map(|(conv, log)| (conv.clone(), Seq(log.len() as u64))).collect()
+    }
+
+    /// The marks that this user told, and whether each was taken.
+    pub fn reads(&self, user: &UserId) -> Vec<(u64, bool)> {
+        let model = self.model.lock().expect("not poisoned");
+        model.reads.iter().filter(|(by, ..)| by == user).map(|(_, seq, taken)| (seq.0, *taken)).collect()
     }
 
     /// One more node; its URL.
@@ -199,7 +207,13 @@ impl Session {
                 }
                 return Some(());
             }
-            ClientFrame::Read(_) | ClientFrame::Pong => return Some(()),
+            ClientFrame::Read(item) => {
+                let mut model = self.fake.model.lock().expect("not poisoned");
+                let taken = self.sent.get(&item.conv).is_some_and(|sent| item.seq <= *sent);
+                model.reads.push((self.user.clone(), item.seq, taken));
+                return Some(());
+            }
+            ClientFrame::Pong => return Some(()),
             _ => {}
         }
         let command = message.frame.command().expect("only commands are sent in these tests");
