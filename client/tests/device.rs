@@ -68,13 +68,7 @@ async fn sends_survive_cuts_before_and_after_they_were_applied() {
     for handle in &handles {
         caught_up(handle).await;
     }
-    fake.set_faults(Faults {
-        cut_after: 0.02,
-        cut_before: 0.02,
-        unavailable: 0.05,
-        close_not_ready: 0.01,
-        goaway: 0.01,
-    });
+    fake.set_faults(Faults { cut_after: 0.02, cut_before: 0.02, unavailable: 0.05, close: 0.01, goaway: 0.01 });
     let senders = [(0, "bob"), (0, "carol"), (1, "bob"), (2, "alice"), (3, "alice"), (2, "carol")];
     let mut tickets = Vec::new();
     for i in 0..100 {

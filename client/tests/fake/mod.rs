@@ -24,7 +24,8 @@ pub struct Faults {
     pub cut_after: f64,
     pub cut_before: f64,
     pub unavailable: f64,
-    pub close_not_ready: f64,
+    /// With one of the codes after which a client comes again.
+    pub close: f64,
     pub goaway: f64,
 }
 
@@ -226,8 +227,10 @@ impl Session {
             let body = ErrorBody::new(ErrorCode::Unavailable, "no quorum");
             return self.say(socket, message.id, ServerFrame::Error(body)).await;
         }
-        if hit(faults.close_not_ready) {
-            let (code, reason) = (CloseCode::NotReady.number().into(), CloseCode::NotReady.name().into());
+        if hit(faults.close) {
+            let codes = [CloseCode::NotReady, CloseCode::RateLimited, CloseCode::Overloaded];
+            let code = codes[rand::rng().random_range(0..codes.len())];
+            let (code, reason) = (code.number().into(), code.name().into());
             let _ = socket.close(Some(CloseFrame { code, reason })).await;
             return None;
         }

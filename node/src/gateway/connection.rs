@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::hello::{self, Session as Open};
+use super::pace::Pace;
 use super::requests::bad_code;
 use super::sends::Sends;
 use super::session::{Action, Session};
@@ -155,6 +156,7 @@ pub struct Connection<S> {
     /// Requests among the jobs.
     pub(super) requests: usize,
     pub(super) sends: Sends,
+    pub(super) pace: Pace,
     /// cids sent here whose entries have not come back.
     pub(super) own: VecDeque<Cid>,
     pub(super) node: watch::Receiver<NodeView>,
@@ -187,6 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             jobs: FuturesUnordered::new(),
             requests: 0,
             sends: Sends::default(),
+            pace: Pace::default(),
             own: VecDeque::new(),
             node,
             urls,
@@ -460,6 +463,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn send_item(&mut self, conv: &ConvId, item: Item) {
+        self.pace.on_sent();
         let entry = match item.into_gap(conv) {
             Ok(gap) => return self.put(None, ServerFrame::Gap(gap)),
             Err(entry) => entry,

@@ -1,6 +1,6 @@
 //! From `hello` to an open session: who it is, which device, which session number.
 //!
-//! Invariant: a stop-class code only for what a commit or a ReadIndex has shown; in doubt 4006. The session is attached
+//! Invariant: a stop-class code only for what a commit or a ReadIndex has shown; in doubt 4006, and 4005 where a bounded queue is full. The session is attached
 //! before it is opened, so that no news falls between.
 
 use std::net::IpAddr;
@@ -67,6 +67,7 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted)
         (Some(own), asked) => {
             shared.check_device(&caller.user, own).await.map_err(|e| match e.code {
                 ErrorCode::Unauthenticated => CloseCode::ReauthRequired,
+                ErrorCode::Overloaded => CloseCode::Overloaded,
                 _ => CloseCode::NotReady,
             })?;
             // A device made for a lost store is named by `hello` only; its `install` proves it.
@@ -105,7 +106,7 @@ pub async fn open(shared: &Shared, hello: &Hello, peer: IpAddr, wanted: &Wanted)
         let attempt = Attempt { user: caller.user.clone(), device, instance, attempt };
         shared.withdrawals.put(&shared.backend, attempt);
         tracing::debug!(user = %caller.user, %error, "a new device cannot take its places now");
-        return Err(CloseCode::NotReady);
+        return Err(if error == CallError::Overloaded { CloseCode::Overloaded } else { CloseCode::NotReady });
     }
     let (number, rev, epoch) = (opened.number, opened.rev, node.epoch);
     shared.backend.confirm(&guard, number, rev);
@@ -169,7 +170,12 @@ async fn try_open(
 }
 
 fn open_code(error: CallError) -> CloseCode {
-    let CallError::Rejected(rejection) = error else { return CloseCode::NotReady };
+    let rejection = match error {
+        CallError::Rejected(rejection) => rejection,
+        // Nothing happened, and another moment will do.
+        CallError::Overloaded => return CloseCode::Overloaded,
+        CallError::Unavailable | CallError::Unknown => return CloseCode::NotReady,
+    };
     match rejection {
         Rejection::Revoked => CloseCode::DeviceRevoked,
         Rejection::Superseded => CloseCode::Superseded,

@@ -6,7 +6,7 @@
 //! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
 //! - [`sends`] the order of pipelined sends · [`signals`] what may be lost, [`receipts`] of it · [`watches`] what a client
 //!   watches · [`rates`] how many sends there may be,
-//!   [`limits`] as the cluster sets it at run time
+//!   [`limits`] as the cluster sets it at run time · [`pace`] how much else
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes
 //! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
@@ -18,6 +18,7 @@ pub mod hello;
 pub mod limits;
 pub mod marks;
 pub mod ops;
+pub mod pace;
 pub mod pool;
 pub mod pulled;
 pub mod rates;

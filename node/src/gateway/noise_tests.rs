@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_machine::Rejection;
-use flotilla_proto::frame::{ClientFrame, CloseCode, Encoding, ErrorCode, ServerFrame};
+use flotilla_machine::{Query, Rejection};
+use flotilla_proto::frame::{
+    AckItem, Activity, ClientFrame, ClientMessage, CloseCode, Encoding, ErrorCode, ServerFrame, State, Typing,
+};
+use flotilla_proto::ids::Seq;
+use flotilla_proto::limits;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -164,6 +168,44 @@ async fn bytes_that_are_no_websocket_end_the_connection_and_nothing_else() {
     node.caught_up("ann", "1").await;
 }
 
+/// Of what has no answer a client would never learn that it is too much.
+#[tokio::test]
+async fn a_connection_that_floods_its_node_with_what_has_no_answer_is_closed_and_may_come_again() {
+    let node = Node::start().await;
+    drop(node.caught_up("bob", "1").await);
+    for encoding in [Encoding::Json, Encoding::MsgPack] {
+        let mut client = Client::connect(node.addr, encoding).await;
+        client.hello("ann", "1", None).await;
+        let conv = client.send("bob", u128::from(encoding == Encoding::Json), "x").await.conv;
+        let item = || AckItem { conv: conv.clone(), seq: Seq(1) };
+        let words = [
+            ClientFrame::Pong,
+            ClientFrame::State(State { state: Activity::Active }),
+            ClientFrame::Typing(Typing { conv: conv.clone() }),
+            ClientFrame::Read(item()),
+            ClientFrame::Ack(vec![item()]),
+        ];
+        let mut words = words.iter().cycle().cloned().map(|frame| ClientMessage { id: None, frame });
+        let mut say = async |client: &mut Client, frames: u64| {
+            for _ in 0..frames.div_ceil(limits::FRAMES_PER_MESSAGE_MAX as u64) {
+                client.say_all(words.by_ref().take(limits::FRAMES_PER_MESSAGE_MAX).collect()).await;
+            }
+        };
+        // As one that comes back and tells a read mark of every conversation.
+        say(&mut client, limits::CONVERSATIONS_PER_USER_MAX as u64).await;
+        assert!(client.send("bob", u128::from(encoding == Encoding::Json), "x").await.dup);
+        say(&mut client, 2 * limits::WORDS_BURST).await;
+        assert_eq!(client.closed().await, CloseCode::RateLimited.number());
+    }
+    node.caught_up("ann", "1").await;
+    // Frames of a kind that this build does not know are ignored, and counted all the same.
+    let mut client = node.caught_up("ann", "1").await;
+    for _ in 0..2 * limits::WORDS_BURST {
+        client.raw(br#"{"t":"later"}"#.to_vec()).await;
+    }
+    assert_eq!(client.closed().await, CloseCode::RateLimited.number());
+}
+
 /// Beside those that the other tests of the gateway come to.
 #[tokio::test]
 async fn a_session_that_the_cluster_refuses_is_closed_with_what_it_is_refused_for() {
@@ -173,7 +215,7 @@ async fn a_session_that_the_cluster_refuses_is_closed_with_what_it_is_refused_fo
         (CallError::Rejected(Rejection::Forbidden("disabled".into())), CloseCode::AccountDisabled),
         (CallError::Rejected(Rejection::NotFound), CloseCode::AuthFailed),
         (CallError::Unavailable, CloseCode::NotReady),
-        (CallError::Overloaded, CloseCode::NotReady),
+        (CallError::Overloaded, CloseCode::Overloaded),
         (CallError::Unknown, CloseCode::NotReady),
     ] {
         node.fake.faults().execute.push_back(error);
@@ -187,6 +229,25 @@ async fn a_session_that_the_cluster_refuses_is_closed_with_what_it_is_refused_fo
     assert_eq!(strict.post("/v1/auth/register", "", &account).await.0, 200);
     let (_, tokens) = strict.post("/v1/auth/login", "", &account).await;
     let access = tokens["access_token"].as_str().expect("a token").to_owned();
+    // What is asked on the way may meet a full queue too.
+    for (error, wanted) in
+        [(CallError::Unavailable, CloseCode::NotReady), (CallError::Overloaded, CloseCode::Overloaded)]
+    {
+        strict.fake.faults().refuses = Some(Box::new(|query| matches!(query, Query::Account { .. })));
+        strict.fake.faults().refuses_with = Some(error.clone());
+        let mut client = Client::connect(strict.addr, Encoding::Json).await;
+        client.say(ClientFrame::Hello(Client::hello_frame(&access, "1"))).await;
+        assert_eq!(client.closed().await, wanted.number());
+        strict.fake.faults().refuses = None;
+        node.caught_up("bob", "1").await;
+        node.caught_up("ann", "1").await.send("bob", 1, "a conversation to take a place in").await;
+        node.fake.faults().refuses = Some(Box::new(|query| matches!(query, Query::Unplaced { .. })));
+        node.fake.faults().refuses_with = Some(error);
+        let mut client = Client::connect(node.addr, Encoding::Json).await;
+        client.say(ClientFrame::Hello(Client::hello_frame("dev:bob", "2"))).await;
+        assert_eq!(client.closed().await, wanted.number());
+        node.fake.faults().refuses = None;
+    }
     assert_eq!(strict.post("/v1/auth/logout", &access, "").await.0, 200);
     let mut client = Client::connect(strict.addr, Encoding::Json).await;
     client.say(ClientFrame::Hello(Client::hello_frame(&access, "1"))).await;

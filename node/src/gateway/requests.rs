@@ -1,6 +1,7 @@
 //! What a client says on an open session: frames in, requests started.
 //!
-//! Invariant: at most `REQUESTS_IN_FLIGHT_MAX` requests at once; the frames before a bad one count.
+//! Invariant: at most `REQUESTS_IN_FLIGHT_MAX` requests at once, and of what has no answer as much as [`pace`] lets through; the frames
+//! before a bad one count.
 
 use flotilla_machine::{Answer, Query};
 use flotilla_proto::frame::codec::decode_client;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, Done, Unread};
 use super::sends::Try;
 use super::socket::Incoming;
-use super::{errors, hello, ops, pulled};
+use super::{errors, hello, ops, pace, pulled};
 use crate::auth::Caller;
 use crate::backend::{Freshness, Route};
 
@@ -38,6 +39,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// The frames before a bad one count.
     pub(super) fn on_frames(&mut self, unread: Unread) -> Result<(), CloseCode> {
+        // Frames that are to be ignored are not in it.
+        if unread.frames.is_empty() && unread.bad.is_none() {
+            self.on_word()?;
+        }
         for frame in unread.frames {
             match frame {
                 Decoded::Message(message) => self.on_frame(message)?,
@@ -53,9 +58,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         unread.bad.map_or(Ok(()), |bad| Err(bad_code(&bad)))
     }
 
+    /// Something that has no answer.
+    fn on_word(&mut self) -> Result<(), CloseCode> {
+        let now = self.now();
+        if self.pace.take(now) { Ok(()) } else { Err(CloseCode::RateLimited) }
+    }
+
     fn on_frame(&mut self, message: ClientMessage) -> Result<(), CloseCode> {
         let ClientMessage { id, frame } = message;
         let now = self.now();
+        if pace::is_word(&frame) {
+            self.on_word()?;
+        }
         if let Some(command) = frame.command() {
             self.on_command(id, command);
             return Ok(());

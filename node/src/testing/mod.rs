@@ -46,8 +46,9 @@ pub struct Faults {
     pub lost_replies: VecDeque<CallError>,
     /// Log reads fail.
     pub logs_down: bool,
-    /// Queries that fail at once.
+    /// Queries that fail at once, and with what; by default as without a leader.
     pub refuses: Option<Picks>,
+    pub refuses_with: Option<CallError>,
     /// Queries that are answered as by a shard without a leader: when their time is up.
     pub hangs: Option<Picks>,
     /// Where things live, as the node tells it; none: it does not know.
@@ -413,7 +414,7 @@ impl Backend for Fake {
                 return Err(CallError::Unavailable);
             }
             if self.faults().refuses.as_ref().is_some_and(|refuses| refuses(&query)) {
-                return Err(CallError::Unavailable);
+                return Err(self.faults().refuses_with.clone().unwrap_or(CallError::Unavailable));
             }
             self.faults().unplaced_asked += usize::from(matches!(query, Query::Unplaced { .. }));
             Ok(self.ask(&query))

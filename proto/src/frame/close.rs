@@ -109,8 +109,8 @@ close_codes! {
     GoingAway = 4001, "going_away", "The node stops.";
     HeartbeatTimeout = 4002, "heartbeat_timeout", "Nothing was received for 35 s.";
     SlowConsumer = 4003, "slow_consumer", "The socket stayed full, or entries were not acked for 60 s.";
-    RateLimited = 4004, "rate_limited", "Too much at once on this connection.";
-    Overloaded = 4005, "overloaded", "The node has too much to do.";
+    RateLimited = 4004, "rate_limited", "More acks, reads and the like than a connection may send.";
+    Overloaded = 4005, "overloaded", "Too much waits at the nodes: the session was not opened.";
     NotReady = 4006, "not_ready", "The node cannot tell for sure now: it starts, or sees no quorum.";
     Superseded = 4007, "superseded", "A newer connection of the same client process has taken the session.";
     TokenExpired = 4100, "token_expired", "The access token has ended.";
