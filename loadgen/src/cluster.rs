@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::http::Method;
 
+use crate::open_files;
 use crate::process::{self, Usage};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -61,13 +62,19 @@ pub struct Place {
 }
 
 impl Place {
-    pub async fn cluster(&self) -> anyhow::Result<Cluster> {
-        if self.urls.is_empty() { self.local(&[]).await } else { Ok(Cluster { urls: self.urls.clone(), local: None }) }
+    /// For so many connections at once.
+    pub async fn cluster(&self, connections: usize) -> anyhow::Result<Cluster> {
+        if self.urls.is_empty() {
+            return self.local(connections, &[]).await;
+        }
+        open_files::make_room(connections, self)?;
+        Ok(Cluster { urls: self.urls.clone(), local: None })
     }
 
     /// Nodes of this machine, ready, with `env` added to their environment.
-    pub async fn local(&self, env: &[(&str, &str)]) -> anyhow::Result<Cluster> {
+    pub async fn local(&self, connections: usize, env: &[(&str, &str)]) -> anyhow::Result<Cluster> {
         ensure!(self.urls.is_empty(), "this works with local nodes only: leave --urls out");
+        open_files::make_room(connections, self)?;
         let mut local = Local::bare(self, env)?;
         for at in 0..local.nodes.len() {
             local.spawn(at)?;

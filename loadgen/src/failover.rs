@@ -60,7 +60,7 @@ pub struct Failover {
 }
 
 pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome> {
-    let mut cluster = place.cluster().await?;
+    let mut cluster = place.cluster(2 * options.pairs).await?;
     let failover = run(options, &mut cluster).await?;
     Outcome::new(failover.faults.none() && failover.unanswered == 0, &failover)
 }

@@ -67,11 +67,12 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
     let mut table = Table::default();
     {
         // Fresh nodes for what is measured at rest, others for what fills them.
-        let cluster = place.local(&[]).await?;
+        let cluster = place.local(options.connections, &[]).await?;
         at_rest(&cluster, &mut table).await?;
         idle_connections(options, &cluster, &mut table).await?;
     }
-    let mut cluster = place.local(&[]).await?;
+    // 64 pairs at most.
+    let mut cluster = place.local(128, &[]).await?;
     cluster.local()?.spread().await?;
     loads(options, &mut cluster, &mut table).await?;
     kills(options, &mut cluster, &mut table).await?;

@@ -69,7 +69,7 @@ pub struct Idle {
 }
 
 pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome> {
-    let cluster = place.cluster().await?;
+    let cluster = place.cluster(options.connections).await?;
     let idle = run(options, &cluster).await?;
     for step in [&idle.before, &idle.known].into_iter().chain(&idle.steps) {
         println!(

@@ -6,7 +6,8 @@
 //! - [`standard`] the set of rows with floors and goals, and the table that is kept
 //! - [`idle`], [`failover`], [`restart`], [`snapshot`] single questions · [`floor`] the least figures of a young cluster ·
 //!   [`path`] where the time of one message goes, from the nodes' traces
-//! - [`cluster`] local nodes as child processes · [`process`], [`sample`] what the system says about them
+//! - [`cluster`] local nodes as child processes · [`process`], [`sample`] what the system says about them ·
+//!   [`open_files`] whether it allows so many connections
 //! - [`report`] figures, bounds, differences, charts
 //!
 //! Invariant: a run that saw anything lost, doubled or reordered ends with exit code 1.
@@ -19,6 +20,7 @@ mod failover;
 mod find_max;
 mod floor;
 mod idle;
+mod open_files;
 mod path;
 mod process;
 mod report;
@@ -177,7 +179,7 @@ async fn perform(command: Command, place: &Place) -> anyhow::Result<Outcome> {
 async fn measured(workload: Arc<dyn Workload>, shape: &Shape, how: &How, place: &Place) -> anyhow::Result<Outcome> {
     how.output.check()?;
     anyhow::ensure!(!how.chaos.chaos || place.urls.is_empty(), "--chaos works with local nodes only: leave --urls out");
-    let mut cluster = place.cluster().await?;
+    let mut cluster = place.cluster(workload.devices()).await?;
     if how.search.find_max {
         let (knee, steps) = find_max::run(&how.search, workload, shape, &mut cluster).await?;
         println!("the knee: {knee:.0}/s");

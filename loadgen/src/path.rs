@@ -48,7 +48,7 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
     }
     if options.log.is_empty() {
         let env = [("FLOTILLA_LOG", "warn,flotilla::path=trace"), ("NO_COLOR", "1")];
-        let mut cluster = place.local(&env).await?;
+        let mut cluster = place.local(2 * options.pairs, &env).await?;
         cluster.local()?.spread().await?;
         let load = direct::Options::open(options.pairs, options.rate).lasting(2.0, options.seconds);
         direct::run(&load, &mut cluster).await?.print();

@@ -35,7 +35,7 @@ pub struct Restart {
 }
 
 pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome> {
-    let mut cluster = place.cluster().await?;
+    let mut cluster = place.cluster(2 * options.pairs).await?;
     let restart = run(options, &mut cluster).await?;
     Outcome::new(true, &restart)
 }

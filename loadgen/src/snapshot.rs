@@ -52,7 +52,7 @@ pub struct Snapshot {
 
 pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome> {
     ensure!(place.nodes == 3, "this works with three nodes");
-    let mut cluster = place.local(&[("FLOTILLA_SNAPSHOT_ENTRIES", "100")]).await?;
+    let mut cluster = place.local(2 * options.pairs, &[("FLOTILLA_SNAPSHOT_ENTRIES", "100")]).await?;
     let snapshot = run(options, &mut cluster).await?;
     let worst = snapshot.sender_extra_mib.iter().copied().fold(snapshot.receiver_extra_mib, f64::max);
     println!(

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::cluster::Place;
 use crate::idle::{self, Idle};
+use crate::open_files;
 use crate::report::Report;
 use crate::workload::{self, Shape, Workload, direct, group};
 
@@ -181,11 +182,15 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
         |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()));
     let machine = record::Machine::of_this(place.scratch.as_deref())?;
     println!("machine: {machine}");
+    if wanted(IDLE) {
+        // It comes last, and its connections are the most.
+        open_files::make_room(options.connections, place)?;
+    }
     let mut standard = Standard::default();
     let mut clean = true;
     for row in rows().into_iter().filter(|row| wanted(row.name)) {
         let (workload, shape) = row.load.parts();
-        let mut cluster = place.local(&[]).await?;
+        let mut cluster = place.local(workload.devices(), &[]).await?;
         let seconds = options.seconds;
         let report = workload::run(workload, &shape.lasting(2.0, seconds), &mut cluster, None).await?;
         drop(cluster);
@@ -201,7 +206,7 @@ pub async fn command(options: &Options, place: &Place) -> anyhow::Result<Outcome
         standard.reports.push(report);
     }
     if wanted(IDLE) {
-        let cluster = place.local(&[]).await?;
+        let cluster = place.local(options.connections, &[]).await?;
         let load = idle::Options { connections: options.connections, steps: 3, settle: 5.0, seconds: 10.0 };
         let idle = idle::run(&load, &cluster).await?;
         println!("{IDLE}: {}, {:.1} % of a core, {} closed", idle.says(), idle.cpu_percent, idle.closed);

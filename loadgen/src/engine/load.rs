@@ -35,6 +35,9 @@ pub struct Load {
 pub trait Workload: Send + Sync + 'static {
     fn name(&self) -> String;
 
+    /// So many are connected at the same time.
+    fn devices(&self) -> usize;
+
     /// Everybody online who is to be, conversations made.
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()>;
 

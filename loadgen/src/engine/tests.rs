@@ -173,6 +173,10 @@ impl Workload for OnePair {
         "one pair".into()
     }
 
+    fn devices(&self) -> usize {
+        2
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         crate::workload::direct::pairs(engine, 1, false)
     }

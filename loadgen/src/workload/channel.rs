@@ -35,6 +35,10 @@ impl Workload for Channel {
         format!("channel, {} of {}", self.channels, self.members)
     }
 
+    fn devices(&self) -> usize {
+        self.channels * usize::from(self.members)
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         let mut channels = Vec::new();
         for channel in 0..self.channels {

@@ -49,6 +49,10 @@ impl Workload for Direct {
         format!("direct, {} pairs", self.pairs)
     }
 
+    fn devices(&self) -> usize {
+        2 * self.pairs
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         pairs(engine, self.pairs, false)
     }

@@ -44,6 +44,10 @@ impl Workload for Group {
         format!("group, {groups} of {members}, {senders} senders each")
     }
 
+    fn devices(&self) -> usize {
+        self.groups * usize::from(self.members)
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         let mut groups = Vec::new();
         for group in 0..self.groups {

@@ -51,6 +51,10 @@ impl Workload for Long {
         format!("long, {} conversations of {} entries", self.pairs, self.entries)
     }
 
+    fn devices(&self) -> usize {
+        2 * self.pairs
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         // The oracle judges whole histories, and of a million sends it would keep every word: the ledger judges alone.
         engine.kept = 0;

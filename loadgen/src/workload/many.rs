@@ -40,6 +40,10 @@ impl Workload for Many {
         format!("many, {} conversations{whose}", self.conversations)
     }
 
+    fn devices(&self) -> usize {
+        if self.one_user { 1 + self.conversations } else { enough(self.conversations) }
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         if self.one_user {
             let one = engine.device(engine.name('o', 0)?, 0);

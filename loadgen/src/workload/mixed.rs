@@ -53,6 +53,10 @@ impl Workload for Mixed {
         format!("mixed, {pairs} pairs, {groups} groups of {members}")
     }
 
+    fn devices(&self) -> usize {
+        2 * self.pairs
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         direct::pairs(engine, self.pairs, true)?;
         let devices = 2 * self.pairs;

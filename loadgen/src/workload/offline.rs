@@ -42,6 +42,10 @@ impl Workload for Offline {
         format!("offline, {} recipients{to}", self.recipients)
     }
 
+    fn devices(&self) -> usize {
+        2 * self.recipients
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         direct::pairs(engine, self.recipients, false)?;
         for at in away(engine) {

@@ -54,6 +54,10 @@ impl Workload for Storm {
         format!("storm, {} devices beside {} pairs", self.devices, self.pairs)
     }
 
+    fn devices(&self) -> usize {
+        2 * self.pairs + self.devices
+    }
+
     fn prepare(&self, engine: &mut Engine) -> anyhow::Result<()> {
         direct::pairs(engine, self.pairs, false)?;
         for at in 0..self.devices {
@@ -77,7 +81,7 @@ impl Workload for Storm {
 
     fn after(&self, engine: &mut Engine) -> anyhow::Result<()> {
         let Some(begin) = *self.broke() else { return Ok(()) };
-        let all = self.devices + 2 * self.pairs;
+        let all = self.devices();
         engine.turn_until(begin.after(LIMIT), |engine| engine.online >= all)?;
         let devices: Vec<usize> = self.silent().collect();
         let last = devices.iter().map(|at| engine.devices[*at].online_since).max().unwrap_or(begin);
