@@ -6,6 +6,10 @@ use flotilla_tests::cluster::Cluster;
 use flotilla_tests::raw::Raw;
 use serde_json::{Value, json};
 
+/// A shard may be without a leader for a moment; who asks then asks again.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
+
 async fn call(raw: &mut Raw, id: u32, method: &str, params: Value) -> anyhow::Result<Value> {
     raw.ask(id, "call", json!({"method": method, "params": params})).await
 }
@@ -16,21 +20,21 @@ fn cid(n: u8) -> String {
 
 /// Again until it is answered well: a shard may be without a leader for a moment.
 async fn settled(raw: &mut Raw, method: &str, params: Value) -> anyhow::Result<Value> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     for id in 1_000.. {
         let answer = call(raw, id, method, params.clone()).await?;
         if answer["t"] == "reply" {
             return Ok(answer["d"].clone());
         }
         anyhow::ensure!(Instant::now() < end && answer["d"]["retryable"] == true, "{method}: {answer}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(PAUSE).await;
     }
     unreachable!("the loop returns")
 }
 
 /// The watermarks of its peer in a user's own state of a direct conversation, once they are as wanted.
 async fn peer_marks(raw: &mut Raw, conv: &str, delivered: u64, read: u64) -> anyhow::Result<()> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     loop {
         let list = settled(raw, "GET conversations", json!({})).await?;
         let convs = list["convs"].as_array().cloned().unwrap_or_default();
@@ -40,20 +44,32 @@ async fn peer_marks(raw: &mut Raw, conv: &str, delivered: u64, read: u64) -> any
             return Ok(());
         }
         anyhow::ensure!(Instant::now() < end, "not ({delivered}, {read}): {peer}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// As a client does: again while the user's shard has no leader, which is 4006.
+async fn comes_back(url: &str, name: &str, install: &str) -> anyhow::Result<Raw> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Raw::open(url, name, install).await {
+            Ok(raw) => return Ok(raw),
+            Err(error) => anyhow::ensure!(error.to_string().contains("4006") && Instant::now() < end, "{error:#}"),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
 /// Under the same cid until it is accepted.
 async fn say(raw: &mut Raw, id: u32, to: &str, cid: &str) -> anyhow::Result<String> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     loop {
         let answer = raw.ask(id, "send", json!({"to": to, "cid": cid, "body": "aGk"})).await?;
         if answer["t"] == "accepted" {
             return Ok(answer["d"]["conv"].as_str().unwrap_or_default().to_owned());
         }
         anyhow::ensure!(answer["d"]["retryable"] == true && Instant::now() < end, "{answer}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -133,32 +149,20 @@ async fn people_settle_block_and_find_each_other_and_a_killed_node_changes_nothi
     let list = settled(&mut alice, "GET blocks", json!({})).await?;
     assert_eq!(list["blocks"].as_array().map(Vec::len), Some(2), "{list}");
     assert!(list["blocks"].as_array().is_some_and(|all| all.iter().all(|b| b["pending"] == false)), "{list}");
-    let end = Instant::now() + Duration::from_secs(20);
-    // 4006 while the user's shard has no leader: a client comes again.
-    let mut stranger = loop {
-        match Raw::open(&urls[1], "friend3", "y").await {
-            Ok(raw) => break raw,
-            Err(error) => anyhow::ensure!(error.to_string().contains("4006") && Instant::now() < end, "{error:#}"),
-        }
-    };
+    let mut stranger = comes_back(&urls[1], "friend3", "y").await?;
+    let end = Instant::now() + PATIENCE;
     let refused = loop {
         let answer = stranger.ask(3, "send", json!({"to": "alice", "cid": cid(3), "body": "aGk"})).await?;
         if answer["d"]["retryable"] != true || Instant::now() > end {
             break answer;
         }
+        tokio::time::sleep(PAUSE).await;
     };
     assert_eq!(refused["d"]["code"], "blocked", "also the first message: {refused}");
     let list = settled(&mut alice, "GET conversations", json!({"order": "activity"})).await?;
     assert!(list["convs"][0]["settings"]["pinned"].is_u64(), "{list}");
     settled(&mut alice, "DELETE blocks/bob", json!({})).await?;
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let answer = bob.ask(4, "send", json!({"to": "alice", "cid": cid(4), "body": "aGk"})).await?;
-        if answer["t"] == "accepted" {
-            break;
-        }
-        anyhow::ensure!(answer["d"]["retryable"] == true && Instant::now() < end, "{answer}");
-    }
+    say(&mut bob, 4, "alice", &cid(4)).await?;
     let folded =
         settled(&mut bob, &format!("GET conversations/{conv}/messages"), json!({"fold": true, "at": 1})).await?;
     assert_eq!(folded["entries"].as_array().map(Vec::len), Some(2), "{folded}");
