@@ -162,6 +162,9 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// Members' marks of some conversations, in the order in which they were asked for; none: nobody can tell now.
+pub type MarksOfEach = Vec<Option<Vec<MarksOf>>>;
+
 pub trait Backend: Send + Sync + 'static {
     /// One deadline of 5 s inside. `Reply::Rejected` comes as `CallError::Rejected`, never in `Ok`.
     fn execute(&self, route: Route, command: Command) -> BoxFuture<'_, Result<Reply, CallError>> {
@@ -201,14 +204,10 @@ pub trait Backend: Send + Sync + 'static {
     fn pulled(&self, session: u64, user: UserId, convs: Vec<(ConvId, Seq)>) -> BoxFuture<'_, Vec<Option<Standing>>>;
 
     /// The session hears of members' marks in these conversations from now on, by `Push::Receipts`, and in no others: as long as its
-    /// user is a member, and the conversation in push mode. How they are now, in order; none: nobody can tell now, and a push will.
+    /// user is a member, and the conversation in push mode. How they are now; of whom nobody can tell now, a push will.
     /// Rejected where the user is no member of one of them: then nothing is watched.
-    fn receipts(
-        &self,
-        session: u64,
-        user: UserId,
-        convs: Vec<ConvId>,
-    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>>;
+    fn receipts(&self, session: u64, user: UserId, convs: Vec<ConvId>)
+    -> BoxFuture<'_, Result<MarksOfEach, CallError>>;
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
     fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_machine::Rejection;
-use flotilla_machine::query::{MarksOf, MarksView};
+use flotilla_machine::query::MarksView;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::pulls::{in_parts, in_rounds};
 use super::wire::{NodeReply, NodeRequest, Subscription};
-use crate::backend::CallError;
+use crate::backend::{CallError, MarksOfEach};
 
 /// What was answered for one conversation; none: there is no such one.
 type Looked = (ConvId, Option<MarksView>);
@@ -31,7 +31,7 @@ impl Cluster {
         session: u64,
         user: &UserId,
         convs: &[ConvId],
-    ) -> Result<Vec<Option<Vec<MarksOf>>>, CallError> {
+    ) -> Result<MarksOfEach, CallError> {
         let list: BTreeSet<ConvId> = convs.iter().cloned().collect();
         let asks = self.sessions.watch_receipts(session, user, &list).ok_or(CallError::Overloaded)?;
         let mut by_shard: BTreeMap<ShardId, Vec<Subscription>> = BTreeMap::new();

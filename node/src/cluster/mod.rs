@@ -53,7 +53,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flotilla_machine::command::{ClientLimits, NodeInfo};
-use flotilla_machine::query::{ControlState, MarksOf, PresenceView, Standing};
+use flotilla_machine::query::{ControlState, PresenceView, Standing};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_raft::peer::Peers;
@@ -64,7 +64,9 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::backend::{Attach, AttachGuard, Backend, CallError, Freshness, NodeView, Push, Route, SigningKey, Wanted};
+use crate::backend::{
+    Attach, AttachGuard, Backend, CallError, Freshness, MarksOfEach, NodeView, Push, Route, SigningKey, Wanted,
+};
 use crate::metrics::{Counter, Registry};
 use leader::Leading;
 use wire::Plan;
@@ -284,7 +286,7 @@ impl Backend for ClusterBackend {
         session: u64,
         user: UserId,
         convs: Vec<ConvId>,
-    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>> {
+    ) -> BoxFuture<'_, Result<MarksOfEach, CallError>> {
         Box::pin(async move { self.0.watch_receipts(session, &user, &convs).await })
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flotilla_machine::command::{ClearDirty, ClearReceipt, Settings};
-use flotilla_machine::query::{MarksOf, Standing};
+use flotilla_machine::query::Standing;
 use flotilla_machine::testing::Machine;
 use flotilla_machine::{Answer, Command, Effect, Query, Rejection, Reply, Stamp};
 use flotilla_proto::entry::Entry;
@@ -314,7 +314,7 @@ impl Backend for Fake {
         session: u64,
         user: UserId,
         convs: Vec<ConvId>,
-    ) -> BoxFuture<'_, Result<Vec<Option<Vec<MarksOf>>>, CallError>> {
+    ) -> BoxFuture<'_, Result<MarksOfEach, CallError>> {
         async move {
             let list: BTreeSet<ConvId> = convs.iter().cloned().collect();
             lock(&self.receipts).set(session, &user, &list, 1_000);
