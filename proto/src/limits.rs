@@ -199,6 +199,8 @@ pub const INBOX_ROWS_PER_PAGE_MAX: usize = 500;
 pub const LIVE_SESSIONS_USERS_MAX: usize = 4_096;
 /// Users of one question for who hides its read marks; of more nothing is answered.
 pub const HIDING_USERS_MAX: usize = 4_096;
+/// Questions of connections whether their users do wait this long for each other.
+pub const HIDING_GATHER_MS: u64 = 5;
 /// A password hash in PHC form.
 pub const PHC_BYTES_MAX: usize = 512;
 /// Refresh tokens issued from one predecessor while none of them has been used.

@@ -4,7 +4,7 @@
 //! - [`marks`] acks and reads on their way to the user's shard
 //! - [`session`] the order of everything on one connection after `hello`
 //! - [`hello`] from the first frame to an open session, [`withdrawals`] of those that nobody waits for
-//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost, [`receipts`] of it · [`watches`] what a client
+//! - [`sends`] the order of pipelined sends · [`signals`] what may be lost, [`receipts`] of it, [`hiding`] for whom · [`watches`] what a client
 //!   watches · [`rates`] how many sends there may be,
 //!   [`limits`] as the cluster sets it at run time · [`pace`] how much else
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
@@ -15,6 +15,7 @@ pub mod asks;
 pub mod connection;
 pub mod errors;
 pub mod hello;
+pub mod hiding;
 pub mod limits;
 pub mod marks;
 pub mod ops;

@@ -1,5 +1,7 @@
 //! Live receipts over a real socket, with the real rules; what leaders gather and lose is not here.
 
+use std::sync::{Arc, Mutex};
+
 use flotilla_machine::Query;
 use flotilla_proto::frame::*;
 use flotilla_proto::ids::*;
@@ -171,6 +173,34 @@ async fn hidden_read_marks_are_told_to_nobody_and_who_hides_them_is_told_those_o
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn those_who_watch_share_one_question_whether_they_hide_their_reads() {
+    let others = ["eve", "joe", "kim"];
+    let (node, conv) = crew(&["bob", "eve", "joe", "kim"]).await;
+    node.fake.faults().shards = Some(|_| ShardId(1));
+    let mut bob = node.device("bob", "1").await;
+    let mut watchers = Vec::new();
+    for user in others {
+        let mut watcher = node.caught_up(user, "1").await;
+        looks(&mut watcher, &[&conv]).await;
+        watchers.push(watcher);
+    }
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let note = asked.clone();
+    node.fake.faults().refuses = Some(Box::new(move |query| {
+        if let Query::Hiding { users } = query {
+            note.lock().expect("no panic").push(users.len());
+        }
+        false
+    }));
+    takes(&mut bob, &conv, 1, true).await;
+    for watcher in &mut watchers {
+        while !rows(&signal(watcher).await).contains(&("bob", 1, Some(1))) {}
+    }
+    let asked = asked.lock().expect("no panic");
+    assert!(!asked.is_empty() && asked.iter().all(|users| *users == others.len()), "{asked:?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::errors;
+use super::hiding::Hiding;
 use super::pool::Pool;
 use super::pulled::Placed;
 use super::rates::Rates;
@@ -194,6 +195,7 @@ pub struct Shared {
     pub withdrawals: Withdrawals,
     pub placed: Placed,
     pub pool: Pool,
+    pub(super) hiding: Hiding,
     /// (user, device) that were found in order, and when.
     checked: Mutex<BTreeMap<(UserId, DeviceId), Instant>>,
     started: Instant,
@@ -239,6 +241,7 @@ impl Shared {
             placed: Placed::default(),
             withdrawals: Withdrawals::new(withdrawals_given_up),
             pool: Pool::default(),
+            hiding: Hiding::default(),
             checked: Mutex::default(),
             started: Instant::now(),
         }

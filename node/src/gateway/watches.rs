@@ -9,9 +9,9 @@ use flotilla_proto::limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Connection, Done};
-use super::errors;
 use super::receipts::{Looked, Marks, has_reads};
 use super::shared::Shared;
+use super::{errors, hiding};
 use crate::backend::Push;
 use crate::http::people;
 
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             // Asked behind the marks: who hides its reads before they are answered is not shown them.
             let hides = match &looked {
                 Ok(looked) if looked.iter().any(|(_, marks)| marks.is_some()) => {
-                    people::hides_read(&shared, &user).await.ok()
+                    hiding::hides_read(&shared, &user).await
                 }
                 _ => Some(false),
             };
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let (shared, user) = (self.shared.clone(), self.open.caller.user.clone());
         self.job(async move {
             let hides = match has_reads(&user, &taken) {
-                true => people::hides_read(&shared, &user).await.ok(),
+                true => hiding::hides_read(&shared, &user).await,
                 false => Some(false),
             };
             if hides.is_none() {

@@ -1,5 +1,7 @@
 //! People over REST and `call`: presence, privacy, contacts.
 
+use std::collections::BTreeSet;
+
 use flotilla_machine::command::Audience;
 use flotilla_machine::query::{ContactView, PresenceView};
 use flotilla_machine::{Answer, Command, Query};
@@ -91,9 +93,19 @@ pub async fn hides_read(shared: &Shared, user: &UserId) -> Result<bool, ErrorBod
     if shared.node().level < limits::HIDE_READ_LEVEL && !shard_can_hide(shared, user).await? {
         return Ok(false);
     }
-    let query = Query::Hiding { users: vec![user.clone()] };
-    match shared.backend.query(Route::User(user.clone()), query, Freshness::Linearizable).await {
-        Ok(Answer::Hiding(hiding)) => Ok(hiding.contains(user)),
+    Ok(hiding(shared, vec![user.clone()]).await?.contains(user))
+}
+
+/// Where it can be asked for this user together with others of its shard. None: alone.
+pub fn hiding_shard(shared: &Shared, user: &UserId) -> Option<ShardId> {
+    shared.backend.shard_of(&Route::User(user.clone())).filter(|_| shared.node().level >= limits::HIDE_READ_LEVEL)
+}
+
+/// Those of these users of one shard who hide their reads, at the level that knows it.
+pub async fn hiding(shared: &Shared, users: Vec<UserId>) -> Result<BTreeSet<UserId>, ErrorBody> {
+    let Some(first) = users.first().cloned() else { return Ok(BTreeSet::new()) };
+    match shared.backend.query(Route::User(first), Query::Hiding { users }, Freshness::Linearizable).await {
+        Ok(Answer::Hiding(hiding)) => Ok(hiding),
         Ok(_) => Err(errors::internal("hiding")),
         Err(error) => Err(errors::of_call(error)),
     }
