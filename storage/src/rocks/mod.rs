@@ -17,7 +17,7 @@ mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ use crate::{Batch, Durability, Engine, Op, Order, Read, StorageError, Visitor, W
 pub struct RocksEngine {
     shared: Arc<Shared>,
     synced: AtomicU64,
+    /// Held by whoever syncs: RocksDB does one at a time anyway.
+    syncing: Mutex<()>,
     meter: SyncMeter,
     buffers: Buffers,
     /// Of a memtable, small and large.
@@ -88,7 +90,7 @@ impl RocksEngine {
         let synced = AtomicU64::new(db.latest_sequence_number());
         let shared = Arc::new(Shared::new(db, dir));
         let (meter, buffers) = (SyncMeter::new(on_sync), Buffers::new(Instant::now()));
-        Ok(Self { shared, synced, meter, buffers, buffer_bytes })
+        Ok(Self { shared, synced, syncing: Mutex::default(), meter, buffers, buffer_bytes })
     }
 
     /// Reads a database that no process has open, or a checkpoint, without changing a byte of it.
@@ -154,6 +156,9 @@ impl Engine for RocksEngine {
     }
 
     fn sync(&self) -> Result<WriteNo, StorageError> {
+        // The kernel tells a failed sync once. (1. A's sync of a new log's directory fails, 2. B, who waited for it, does the same
+        // again, 3. which succeeds and says nothing about what A's should have made durable.) So B looks behind A's failure.
+        let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.check_writable()?;
         // What is written from here on may be newer than what the sync has seen.
         let covered = self.last_write();
