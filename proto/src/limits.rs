@@ -443,10 +443,12 @@ pub const OUT_BYTES_MAX: usize = 128 * 1024;
 pub const ECHO_CIDS_MAX: usize = 256;
 /// A connection lives on after `goaway` for this long at most, and then until its requests are answered.
 pub const DRAIN_MS: u64 = 3_000;
-/// Frames of one connection that nothing answers (acks, reads, typing, states, pongs): so many a second, so many at once, and one for
-/// each entry that was sent; above it, close 4004. A device that comes back may tell a read mark of every conversation.
+/// Frames of one connection that nothing answers (acks, reads, typing, states, pongs): so many a second, so many at once, and two for
+/// each entry that was sent, which may be acked and read by itself; above it, close 4004. A device that comes back may tell a read mark
+/// of every conversation.
 pub const WORDS_PER_SECOND: u64 = 1_000;
 pub const WORDS_BURST: u64 = 2 * CONVERSATIONS_PER_USER_MAX as u64;
+pub const WORDS_PER_ENTRY: u64 = 2;
 pub const LONG_POLL_MS_MAX: u64 = 30_000;
 pub const LONG_POLL_LOOK_MS: u64 = 5_000;
 pub const HISTORY_ENTRIES_MAX: u32 = 200;

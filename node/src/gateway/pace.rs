@@ -2,7 +2,8 @@
 //!
 //! Requests are bounded by how many are in flight, and a client learns from their answers that it is too fast. Of the rest it would
 //! never learn, so a connection that floods its node is closed. No client that keeps the protocol comes near: each entry that it was
-//! sent may be acked by a frame of its own, and the burst takes a read mark for every conversation of a user.
+//! sent may be acked and read by frames of its own (a bot that catches up reads thousands a second), and the burst takes a read mark for
+//! every conversation of a user.
 //!
 //! Pure: the generic cell rate algorithm, as in `rates`, for one connection and without a lock.
 
@@ -30,9 +31,9 @@ impl Pace {
         true
     }
 
-    /// An entry or a gap went out: its ack is not counted.
+    /// An entry or a gap went out: its ack and a read mark of it are not counted.
     pub fn on_sent(&mut self) {
-        self.due_us = self.due_us.saturating_sub(INTERVAL_US);
+        self.due_us = self.due_us.saturating_sub(limits::WORDS_PER_ENTRY * INTERVAL_US);
     }
 }
 
@@ -77,11 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn acks_of_what_was_sent_are_not_counted_however_many_there_are() {
+    fn acks_and_reads_of_what_was_sent_are_not_counted_however_many_there_are() {
         let mut pace = Pace::default();
         for _ in 0..10 * limits::WORDS_BURST {
             pace.on_sent();
-            assert!(pace.take(0));
+            assert!(pace.take(0) && pace.take(0));
         }
         let mut pace = Pace::default();
         (0..limits::WORDS_BURST).for_each(|_| pace.on_sent());
