@@ -48,7 +48,7 @@ pub async fn hides_read(shared: &Arc<Shared>, user: &UserId) -> Option<bool> {
     let (answer, told) = oneshot::channel();
     if shared.hiding.put(shard, Asked { user: user.clone(), answer }) {
         // A task of its own: the connection that came first may end before the others are answered.
-        tokio::spawn(ask(shared.clone(), shard));
+        tokio::spawn(ask(Duty { shared: shared.clone(), shard, done: false }));
     }
     tokio::time::timeout(ANSWERED, told).await.ok()?.ok()
 }
@@ -56,7 +56,8 @@ pub async fn hides_read(shared: &Arc<Shared>, user: &UserId) -> Option<bool> {
 /// Longer than any request takes.
 const ANSWERED: Duration = Duration::from_millis(limits::HIDING_GATHER_MS + 2 * limits::REQUEST_DEADLINE_MS);
 
-/// Sees to it that those who wait for a shard are asked for. If it ends before, they are told so, and the next one in is the first.
+/// Sees to it that those who wait for a shard are asked for. If it ends before, they are told so, and the next one in is the first:
+/// also where the task is dropped before its first step, so it is made outside.
 struct Duty {
     shared: Arc<Shared>,
     shard: ShardId,
@@ -71,10 +72,10 @@ impl Drop for Duty {
     }
 }
 
-async fn ask(shared: Arc<Shared>, shard: ShardId) {
-    let mut duty = Duty { shared: shared.clone(), shard, done: false };
+async fn ask(mut duty: Duty) {
+    let shared = duty.shared.clone();
     tokio::time::sleep(Duration::from_millis(limits::HIDING_GATHER_MS)).await;
-    let mut asked = shared.hiding.take(shard);
+    let mut asked = shared.hiding.take(duty.shard);
     // Whoever comes from here on is the first again.
     duty.done = true;
     while !asked.is_empty() {
@@ -105,13 +106,17 @@ mod tests {
     async fn a_task_that_ends_early_leaves_nobody_waiting() {
         let node = Node::start().await;
         let shard = ShardId(1);
-        let (waits, told) = asked("alice");
-        assert!(node.shared.hiding.put(shard, waits));
-        let task = tokio::spawn(ask(node.shared.clone(), shard));
-        tokio::task::yield_now().await;
-        task.abort();
-        let told = tokio::time::timeout(PATIENCE, told).await;
-        assert!(told.is_ok_and(|told| told.is_err()), "told that nobody can tell");
+        for steps in [0, 1] {
+            let (waits, told) = asked("alice");
+            assert!(node.shared.hiding.put(shard, waits));
+            let task = tokio::spawn(ask(Duty { shared: node.shared.clone(), shard, done: false }));
+            for _ in 0..steps {
+                tokio::task::yield_now().await;
+            }
+            task.abort();
+            let told = tokio::time::timeout(PATIENCE, told).await;
+            assert!(told.is_ok_and(|told| told.is_err()), "told that nobody can tell, after {steps} steps");
+        }
         assert!(node.shared.hiding.put(shard, asked("bob").0), "and the next one is the first again");
     }
 }
