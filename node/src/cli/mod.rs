@@ -9,6 +9,7 @@ pub mod heaps;
 pub mod init;
 pub mod inspect;
 pub mod limits;
+pub mod open_files;
 pub mod rejoin;
 pub mod start;
 pub mod status;

@@ -24,6 +24,7 @@ pub fn run(args: StartArgs) -> anyhow::Result<()> {
     super::heaps::bound();
     let dev_control = args.dev_control.as_deref().and_then(DevControl::parse);
     let config = Config::resolve(args)?;
+    super::open_files::raise();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.threads {
         runtime.worker_threads(threads.into());

@@ -1,0 +1,74 @@
+//! How many files a node may have open: each connection is one.
+//!
+//! A shell allows 1,024 as a rule, and more only to who asks. Without more a node would take a twentieth of the connections that it
+//! has room for, and log an error for each further one.
+
+use flotilla_proto::limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Tables of the database, logs, peers, whoever asks for metrics.
+const BESIDE: u64 = 512;
+/// As many clients as a node takes.
+const NEEDED: u64 = limits::CONNECTIONS_MAX as u64 + BESIDE;
+
+/// Raises the soft limit to the hard one, and tells what came of it. A node with few goes on: it may never have many clients.
+pub fn raise() {
+    let before = getrlimit(Resource::Nofile);
+    for wanted in higher(&before) {
+        match setrlimit(Resource::Nofile, wanted) {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(%error, wanted = says(wanted.current), "cannot raise the limit of open files"),
+        }
+    }
+    let now = getrlimit(Resource::Nofile).current;
+    if suffices(now) {
+        tracing::info!(limit = says(now), "open files");
+    } else {
+        tracing::warn!(
+            limit = says(now),
+            needed = NEEDED,
+            connections = limits::CONNECTIONS_MAX,
+            "the hard limit of open files is too low for as many connections as a node takes: raise it (LimitNOFILE= of a service, \
+             --ulimit nofile= of a container)"
+        );
+    }
+}
+
+fn suffices(files: Option<u64>) -> bool {
+    files.is_none_or(|files| files >= NEEDED)
+}
+
+/// What to ask for, one after the other until it is given. Some systems do not give all that the hard limit says.
+fn higher(limit: &Rlimit) -> Vec<Rlimit> {
+    let asked = |current| Rlimit { current, maximum: limit.maximum };
+    let mut wanted = Vec::new();
+    if limit.current != limit.maximum && limit.current.is_some() {
+        wanted.push(asked(limit.maximum));
+    }
+    if !suffices(limit.current) && limit.maximum.is_none_or(|maximum| maximum > NEEDED) {
+        wanted.push(asked(Some(NEEDED)));
+    }
+    wanted
+}
+
+fn says(files: Option<u64>) -> String {
+    files.map_or("none".to_owned(), |files| files.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hard_limit_is_asked_for_and_then_what_is_needed() {
+        let asks = |current, maximum| -> Vec<_> {
+            higher(&Rlimit { current, maximum }).into_iter().map(|limit| limit.current).collect()
+        };
+        assert_eq!(asks(Some(1_024), Some(4_096)), [Some(4_096)]);
+        assert_eq!(asks(Some(1_024), Some(1 << 20)), [Some(1 << 20), Some(NEEDED)]);
+        assert_eq!(asks(Some(1_024), None), [None, Some(NEEDED)]);
+        assert_eq!(asks(Some(30_000), Some(1 << 20)), [Some(1 << 20)]);
+        assert!(asks(Some(1 << 20), Some(1 << 20)).is_empty() && asks(None, None).is_empty());
+        assert!(suffices(Some(NEEDED)) && suffices(None) && !suffices(Some(NEEDED - 1)));
+    }
+}
