@@ -18,7 +18,7 @@ fn under(limits: &[&str]) -> String {
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one_and_a_low_one_is_told() {
     let said = under(&["-n 400", "-Sn 100"]);
-    assert!(said.contains("WARN") && said.contains("limit=\"400\" needed=20512"), "{said}");
+    assert!(said.contains("WARN") && said.contains("limit=\"400\" needed=20512 connections=200"), "{said}");
     let said = under(&["-Sn 100"]);
     assert!(!said.contains("limit=\"100\""), "{said}");
 }

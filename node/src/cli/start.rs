@@ -24,16 +24,16 @@ pub fn run(args: StartArgs) -> anyhow::Result<()> {
     super::heaps::bound();
     let dev_control = args.dev_control.as_deref().and_then(DevControl::parse);
     let config = Config::resolve(args)?;
-    super::open_files::raise();
+    let connections_max = super::open_files::raise();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.threads {
         runtime.worker_threads(threads.into());
     }
-    runtime.enable_all().build()?.block_on(serve(config, dev_control))
+    runtime.enable_all().build()?.block_on(serve(config, dev_control, connections_max))
 }
 
-async fn serve(config: Config, dev_control: Option<DevControl>) -> anyhow::Result<()> {
-    let mut node = Node::start(options(&config, dev_control)?).await?;
+async fn serve(config: Config, dev_control: Option<DevControl>, connections_max: usize) -> anyhow::Result<()> {
+    let mut node = Node::start(options(&config, dev_control, connections_max)?).await?;
     tracing::info!(
         node = config.node,
         clients = %config.client_url,
@@ -60,7 +60,7 @@ fn abort(config: &Config, reason: &str) -> ! {
     std::process::abort();
 }
 
-fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<NodeOptions> {
+fn options(config: &Config, dev_control: Option<DevControl>, connections_max: usize) -> anyhow::Result<NodeOptions> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create the data directory {}", dir.display()))?;
     let registry = Arc::new(Registry::default());
@@ -98,6 +98,7 @@ fn options(config: &Config, dev_control: Option<DevControl>) -> anyhow::Result<N
             sends_per_user: config.sends_per_user,
             sends_per_conversation: config.sends_per_conversation,
             logins_per_minute: config.logins_per_minute,
+            connections_max,
             connections_per_address_max: config.connections_per_address,
             codes: delivery(config)?,
             issuer: issuer(config)?,
