@@ -109,7 +109,8 @@ async fn flipped_bits_in_logs_votes_and_state_cost_a_generation_and_no_message()
     eventually("the old logs are deleted", LIMIT, async || {
         cluster.nodes[2].log().matches("deleted what a replaced replica had stored").count() == 3
     })
-    .await?;
+    .await
+    .with_context(|| cluster.logs())?;
     // The damage is gone for good: the node restarts like any other.
     cluster.nodes[2].kill()?;
     let clean = tool(&["inspect", "--verify", &dir.display().to_string()]).await?;

@@ -110,6 +110,8 @@ pub struct Cluster {
     keys: watch::Sender<Vec<SigningKey>>,
     disk_low: AtomicBool,
     adopting: tokio::sync::Mutex<()>,
+    /// Held by whoever deletes what old replicas have stored.
+    forgetting: tokio::sync::Mutex<()>,
     fatal: mpsc::Sender<String>,
     lease: std::time::Duration,
 }

@@ -108,6 +108,8 @@ impl Cluster {
     /// Deletes what replaced replicas have stored here, once nothing but the disk remembers them. Level-triggered: what
     /// fails now is seen again at the next change of the tables.
     pub(super) async fn forget_old_replicas(&self) {
+        // One at a time: two that had read the same list would both delete, and both say so.
+        let _turn = self.forgetting.lock().await;
         let Some(state) = self.tables.current() else { return };
         let engine = self.engine.clone();
         let stored = match blocking(move || replicas::list(&*engine)).await {

@@ -183,6 +183,7 @@ impl Cluster {
             keys: watch::channel(vec![]).0,
             disk_low: Default::default(),
             adopting: Default::default(),
+            forgetting: Default::default(),
             fatal: options.fatal,
             lease: options.lease,
         });
