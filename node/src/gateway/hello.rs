@@ -1,6 +1,7 @@
 //! From `hello` to an open session: who it is, which device, which session number.
 //!
-//! Invariant: a stop-class code only for what a commit or a ReadIndex has shown; in doubt 4006, and 4005 where a bounded queue is full. The session is attached
+//! Invariant: a stop-class code only for what a commit or a ReadIndex has shown; in doubt 4006, and 4005 where a bounded queue is
+//! full. The session is attached
 //! before it is opened, so that no news falls between.
 
 use std::net::IpAddr;

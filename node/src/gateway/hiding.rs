@@ -1,7 +1,8 @@
 //! Whether those who watch receipts hide their own read marks: one question to a shard for all connections that ask at the same time.
 //!
 //! When marks move, whoever watches them on this node hears of it at once, and each has to ask. Invariant: a question leaves after
-//! whoever shares it has asked, and who gets no answer asks again: nothing that ends early leaves somebody waiting.
+//! whoever shares it has asked, and who gets no answer asks again: nothing that ends early leaves somebody waiting. As many wait as
+//! connections have requests in flight.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

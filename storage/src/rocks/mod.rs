@@ -5,7 +5,8 @@
 //! - After a failed write or sync the handle answers `Closed` until the database is opened again: what
 //!   the kernel says after a failed fsync means nothing. After a full disk it refuses writes with `Full` until
 //!   then, and serves reads; RocksDB's own recovery from a full disk is not relied on.
-//! - [`Engine::synced`] never exceeds what is durable, also when callers write at the same time.
+//! - [`Engine::synced`] never exceeds what is durable, also when callers write at the same time. What a synced write puts can be
+//!   read before it is durable, and after its sync has failed: only its answer promises anything.
 
 mod buffers;
 mod error;
