@@ -250,8 +250,6 @@ pub const APPLY_ENTRIES_MAX: usize = 256;
 pub const APPLY_LANES: usize = 2;
 pub const APPLY_LANE_JOBS_MAX: usize = 64;
 pub const APPLY_LANE_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Writes of applied state of one group remembered until a sync covers them.
-pub const APPLIED_MARKS_MAX: usize = 1_024;
 
 /// One node-to-node frame, both ways.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -543,5 +541,4 @@ const _: () = assert!(PEER_BATCH_BYTES < PEER_FRAME_BYTES_MAX && SNAPSHOT_CHUNK_
 const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PEER_BACKOFF_MAX_MS);
 const _: () =
     assert!(LOG_READ_BYTES_MAX + 2 * PROPOSAL_BYTES_MAX <= PEER_FRAME_BYTES_MAX, "what replication reads fits a frame");
-const _: () = assert!(APPLIED_MARKS_MAX > 1);
 const _: () = assert!(MARKS_POOLED_MAX * (DEVICES_PER_USER_MAX + 7) <= ROWS_PER_COMMAND_MAX, "all of them are taken");

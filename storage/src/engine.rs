@@ -2,8 +2,9 @@
 //!
 //! Invariants of every engine, checked by the conformance suite:
 //! - A batch is atomic: readers and crashes see all of it or nothing.
-//! - A crash loses a suffix of whole batches, and never a batch that a synced write or [`Engine::sync`]
-//!   has covered.
+//! - A crash loses a suffix of the logged batches, and never one that a synced write or [`Engine::sync`] has covered.
+//! - A crash loses a suffix of the unlogged batches, however much was synced, and never one that [`Engine::flush`] has covered.
+//!   What survives of them is older than the logged batches that survive, or as old: their owner must be able to make them again.
 //! - A view never changes, whatever is written after it.
 //!
 //! It does not know what the keys mean.
@@ -24,6 +25,9 @@ pub enum Durability {
     Synced,
     /// Visible at once, durable with the next synced write or sync.
     Buffered,
+    /// Visible at once, and not written ahead: durable with the next [`Engine::flush`], or sooner when the engine makes room. Until
+    /// then a crash of the process takes it, and leaves later logged batches. Only for what logged batches can bring back.
+    Unlogged,
 }
 
 /// Direction of a scan.
@@ -35,7 +39,8 @@ pub enum Order {
 
 /// The number of the last write of a batch. Rises with every operation and survives restarts.
 ///
-/// A buffered batch is durable once [`Engine::synced`] has reached its number.
+/// A buffered batch is durable once [`Engine::synced`] has reached its number. That of an unlogged batch may be given to another one
+/// after a crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriteNo(pub u64);
 
@@ -152,13 +157,17 @@ pub trait Engine: Read + 'static {
     /// later one (waiting for it to be synced is then merely longer than needed).
     fn write(&self, batch: Batch, durability: Durability) -> Result<WriteNo, StorageError>;
 
-    /// Makes all writes that returned before this call durable. Returns a number that covers them.
+    /// Makes all logged writes that returned before this call durable. Returns a number that covers them.
     fn sync(&self) -> Result<WriteNo, StorageError>;
+
+    /// Makes all writes that returned before this call durable, unlogged ones too. Returns a number that covers them. A table is written
+    /// for it, unless nothing unlogged was written since the last time.
+    fn flush(&self) -> Result<WriteNo, StorageError>;
 
     /// The number of the newest write.
     fn last_write(&self) -> WriteNo;
 
-    /// All writes up to this number are durable. Never above [`last_write`](Self::last_write).
+    /// All logged writes up to this number are durable. Never above [`last_write`](Self::last_write).
     fn synced(&self) -> WriteNo;
 
     /// Why nothing can be written through this handle any more, whoever met the failure first. The process must end.

@@ -9,8 +9,9 @@
 //! - [`watermark`]: the small file that notices a lost synced tail.
 //! - `conformance` (feature `conformance`, or tests): the suite that every engine passes.
 //!
-//! Both engines have one write-ahead log and no call that bypasses it. So a crash loses a suffix of
-//! whole batches, never one out of the middle, and a synced write makes everything before it durable.
+//! Both engines have one write-ahead log. A crash loses a suffix of the logged batches, never one out of the middle, and a synced
+//! write makes all logged ones before it durable. What is written unlogged is lost by any crash, a suffix again, until it has been
+//! flushed: [`Durability::Unlogged`] is for what the logged rows can bring back.
 //!
 //! This crate knows no runtime, never sleeps and starts no thread of its own.
 

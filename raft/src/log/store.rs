@@ -152,7 +152,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        let durable = self.applied.durable(&*self.log.engine);
+        let durable = self.applied.durable();
         let last = self.log.lock().last;
         let upto = if plant::on(Plant::PurgePastDurable) { upto.max(last.unwrap_or(upto)) } else { upto };
         assert!(

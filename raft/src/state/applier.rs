@@ -86,14 +86,13 @@ impl Applier {
         stamp(shard, &entries);
         let (pointer, kept, order) = (self.pointer.clone(), std::mem::take(&mut self.kept), self.order);
         let applied = self.lanes.apply(Work { shard, pointer, kept, order, entries, bytes }).await;
-        let (done, write) = match applied {
-            Some(Ok(applied)) => applied,
+        let done = match applied {
+            Some(Ok(done)) => done,
             Some(Err(fatal)) => return Err(self.stop(last, fatal).await),
             None => return Err(io::Error::other("the lane of this group has ended")),
         };
         self.pointer = done.pointer;
         self.kept = done.kept;
-        self.mark.wrote(write, last.index());
         fault::point("state.applied_before_reply");
         path::index("applied", shard, last.index());
         for (responder, replies) in responders.into_iter().zip(done.replies) {
@@ -333,7 +332,7 @@ impl SnapshotBuilder {
         let gone = || StateError::Damaged { what: format!("the pointer of shard {} is gone", self.shard) };
         let view = self.view.clone()?.ok_or_else(gone)?;
         let engine = self.engine.clone();
-        blocking_write(&*self.engine, move || engine.sync()).await?;
+        blocking_write(&*self.engine, move || engine.flush()).await?;
         if let Some(applied) = view.applied() {
             self.mark.is_durable(applied.index());
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use flotilla_machine::{self as machine, Effect};
 use flotilla_proto::ids::ShardId;
 use flotilla_proto::limits::{APPLY_LANE_BYTES_MAX, APPLY_LANE_JOBS_MAX, APPLY_LANES};
-use flotilla_storage::{Batch, Durability, Engine, WriteNo};
+use flotilla_storage::{Batch, Durability, Engine};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Pointer;
@@ -43,7 +43,7 @@ pub(super) struct Done {
     pub effects: Vec<Effect>,
 }
 
-type Answer = Result<(Done, WriteNo), machine::Fatal>;
+type Answer = Result<Done, machine::Fatal>;
 
 struct Job {
     work: Work,
@@ -113,12 +113,13 @@ fn apply_all(engine: &dyn Engine, jobs: Vec<Job>) -> Vec<(oneshot::Sender<Answer
         });
         applied.push((answer, done));
     }
-    let written = engine.write(batch, Durability::Buffered);
-    let with_write = |done: Result<Done, machine::Fatal>| {
+    let written = engine.write(batch, Durability::Unlogged);
+    let if_written = |done: Result<Done, machine::Fatal>| {
         let done = done?;
-        Ok((done, written.clone()?))
+        written.clone()?;
+        Ok(done)
     };
-    applied.into_iter().map(|(answer, done)| (answer, with_write(done))).collect()
+    applied.into_iter().map(|(answer, done)| (answer, if_written(done))).collect()
 }
 
 #[cfg(all(test, not(madsim)))]
@@ -161,9 +162,9 @@ mod tests {
         let before = engine.last_write();
         let mut answers = apply_all(&*engine, jobs).into_iter().map(|(_, answer)| answer);
         assert!(matches!(answers.next(), Some(Err(machine::Fatal::Undecodable(_)))));
-        let (done, write) = answers.next().expect("two answers").expect("applied");
+        let done = answers.next().expect("two answers").expect("applied");
         assert_eq!(done.pointer.applied, Some(log_id(1, 0)));
-        assert!(write > before && write == engine.last_write());
+        assert!(engine.last_write() > before);
         let stored = |shard| Pointer::load(&*engine, ShardId(shard)).expect("reads").expect("stored").applied;
         assert_eq!((stored(1), stored(2)), (Some(log_id(1, 0)), None));
     }
@@ -174,7 +175,7 @@ mod tests {
         let lanes = ApplyLanes::start(engine.clone(), Arc::new(Recorder::default()));
         let asked = (1..20).map(|shard| {
             let (lanes, work) = (lanes.clone(), work(&engine, shard, 0));
-            async move { lanes.apply(work).await.expect("the lane lives").expect("applied").0.pointer }
+            async move { lanes.apply(work).await.expect("the lane lives").expect("applied").pointer }
         });
         for pointer in futures::future::join_all(asked).await {
             assert_eq!(pointer.applied, Some(log_id(1, 0)));

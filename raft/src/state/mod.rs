@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - Rows, applied index and membership change in one batch; replies go out after it.
-//! - State is written buffered: after a power loss it may have rolled back below what was acknowledged, and the log
-//!   replays it. So nobody may serve a local read before it has applied a ReadIndex taken after the start.
+//! - State is written unlogged: after a crash it may have rolled back far below what was acknowledged, and the log replays it.
+//!   Rows, index and membership roll back together; nothing that is logged may rely on them before they are durable
+//!   ([`AppliedMark`]). So nobody may serve a local read before it has applied a ReadIndex taken after the start.
 //! - Only one state generation of a shard counts; every start sweeps the others.
 
 mod applier;

@@ -12,10 +12,10 @@ const MARKER_VERSION: u8 = 1;
 
 /// The state of this replica as it is on disk; a new, empty one if there is none, or if it belongs to an earlier replica.
 ///
-/// Everything that was recovered is made durable first, so that what openraft takes for applied stays applied.
+/// Everything that is there is made durable first, so that what openraft takes for applied stays applied.
 pub fn open(generations: &Generations, replica: Generation, mark: &AppliedMark) -> Result<Pointer, StateError> {
     let engine = generations.engine();
-    engine.sync()?;
+    engine.flush()?;
     if engine.get(&keys::state_damaged(generations.shard()))?.is_some() {
         return Err(StateError::Damaged { what: format!("shard {} was marked as damaged", generations.shard()) });
     }

@@ -49,6 +49,10 @@ impl Engine for WatchedEngine {
         self.inner.sync()
     }
 
+    fn flush(&self) -> Result<WriteNo, StorageError> {
+        self.inner.flush()
+    }
+
     fn last_write(&self) -> WriteNo {
         self.inner.last_write()
     }

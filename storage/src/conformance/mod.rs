@@ -64,7 +64,7 @@ pub fn run(fresh: &dyn Fn() -> Box<dyn Subject>, histories: u32) -> Result<(), V
     }
     for (case, check) in [
         ("random_histories_match_the_model", property::check as Property),
-        ("crashes_lose_only_a_suffix_of_unsynced_batches", crash::check),
+        ("crashes_lose_only_suffixes_of_what_was_not_promised", crash::check),
     ] {
         check(fresh, histories).map_err(|what| Violation { case, what })?;
     }

@@ -1,8 +1,11 @@
 //! The simulated disk: what survives a crash, and the faults that a test or a simulator injects.
 //!
 //! Invariants:
-//! - Everything up to `synced` survives every crash; of the tail behind it, a prefix of whole batches.
-//! - `synced <= last`; numbers never go back except by a crash, down to a batch boundary at or above `synced`.
+//! - Every logged write up to `synced` survives every crash; of the tail behind it, a prefix of whole batches.
+//! - Every unlogged write up to `flushed` survives every crash, and none behind it: not even a kill that leaves the page cache.
+//! - `flushed <= synced <= last`; numbers never go back except by a crash, down to a batch boundary at or above `synced`.
+//!
+//! As in RocksDB, what fills up in memory is written out by and by: `flushed` follows in steps, one such table behind.
 //!
 //! The disk outlives the engines opened on it. It never sleeps: a stall is a duration for the caller to read.
 
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::versions::Versions;
+use super::versions::{Cut, Versions};
 use crate::{Batch, Durability, Order, Read, StorageError, Visitor};
 
 /// What goes wrong from now on, until changed.
@@ -43,7 +46,10 @@ pub struct Counters {
     pub unsynced_bytes_lost: u64,
 }
 
-/// One whole batch that a crash may drop.
+/// Bytes that fill a table in memory, unless a disk is told otherwise.
+const TABLE_BYTES: u64 = 256 * 1024;
+
+/// One whole logged batch that a crash may drop.
 #[derive(Clone, Copy)]
 struct TailBatch {
     end: u64,
@@ -55,7 +61,11 @@ pub(super) struct State {
     pub(super) versions: Versions,
     tail: VecDeque<TailBatch>,
     pub(super) last: u64,
+    /// The last logged write.
+    logged: u64,
     pub(super) synced: u64,
+    flushed: u64,
+    tables: Tables,
     /// Counts crashes; handles of an older generation are dead.
     pub(super) generation: u64,
     pub(super) locked: bool,
@@ -66,6 +76,24 @@ pub(super) struct State {
     counters: Counters,
     pub(super) watermark: Option<Bytes>,
     checkpoints: BTreeMap<PathBuf, MemDisk>,
+}
+
+/// What is in memory only, as far as it decides what is written out by itself.
+#[derive(Clone)]
+struct Tables {
+    table_bytes: u64,
+    /// Bytes in the table that is being filled.
+    filling: u64,
+    /// Ends of the batches written behind `flushed` that were not logged, and their bytes.
+    unlogged: VecDeque<TailBatch>,
+    /// The last write in the table that is full and not written out yet.
+    full: Option<u64>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { table_bytes: TABLE_BYTES, filling: 0, unlogged: VecDeque::new(), full: None }
+    }
 }
 
 /// A disk that survives the engines opened on it. Clones are handles to the same disk.
@@ -84,17 +112,27 @@ impl MemDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Power loss or kill: the first `keep` batches of the unsynced tail survive, the rest is gone, and
-    /// every handle opened before is dead. `usize::MAX` is a kill with the page cache kept.
+    /// Power loss or kill: the first `keep` batches of the unsynced tail survive, the rest is gone, as is what was not logged and
+    /// not flushed, and every handle opened before is dead. `usize::MAX` is a kill with the page cache kept.
     ///
-    /// Returns how many batches were lost.
+    /// Returns how many batches of the tail were lost.
     pub fn crash(&self, keep: usize) -> usize {
         self.state().crash(keep)
     }
 
-    /// Number of whole batches that a crash could drop now.
+    /// Number of whole logged batches that a crash could drop now.
     pub fn tail_batches(&self) -> usize {
         self.state().tail.len()
+    }
+
+    /// Number of unlogged batches that every crash drops now.
+    pub fn unlogged_batches(&self) -> usize {
+        self.state().tables.unlogged.len()
+    }
+
+    /// How much fills a table in memory, which is written out when the next one is full too.
+    pub fn set_table_bytes(&self, bytes: u64) {
+        self.state().tables.table_bytes = bytes;
     }
 
     /// Changes the faults in force, for example `disk.inject(|faults| faults.full = true)`.
@@ -158,7 +196,9 @@ impl MemDisk {
         state.crash(0);
         state.versions = image.versions;
         state.last = image.last;
+        state.logged = image.logged;
         state.synced = image.synced;
+        state.flushed = image.flushed;
         state.watermark = image.watermark;
     }
 
@@ -226,13 +266,19 @@ impl State {
         }
         self.locked = true;
         self.failed = None;
-        self.mark_synced();
+        self.mark_flushed(self.last);
         Ok(self.generation)
     }
 
+    /// What was not logged is written out, if the disk takes it.
     pub(super) fn close(&mut self, generation: u64) {
-        if generation == self.generation {
-            self.locked = false;
+        if generation != self.generation {
+            return;
+        }
+        self.locked = false;
+        let Faults { fail_writes, fail_syncs, full, .. } = self.faults;
+        if self.failed.is_none() && !fail_writes && !fail_syncs && !full {
+            self.mark_flushed(self.last);
         }
     }
 
@@ -244,23 +290,43 @@ impl State {
             return Err(self.fail("a write"));
         }
         if !batch.is_empty() {
-            self.append(batch);
+            self.append(batch, durability != Durability::Unlogged);
         }
         match durability {
-            Durability::Buffered => Ok(self.last),
+            Durability::Buffered | Durability::Unlogged => Ok(self.last),
             Durability::Synced => self.sync(),
         }
     }
 
-    fn append(&mut self, batch: Batch) {
+    fn append(&mut self, batch: Batch, is_logged: bool) {
         let bytes = batch.bytes() as u64;
         for op in batch.into_ops() {
             self.last += 1;
-            self.versions.apply(self.last, op);
+            self.versions.apply(self.last, is_logged, op);
         }
-        self.tail.push_back(TailBatch { end: self.last, bytes });
+        let written = TailBatch { end: self.last, bytes };
+        if is_logged {
+            self.logged = self.last;
+            self.tail.push_back(written);
+        } else {
+            self.tables.unlogged.push_back(written);
+        }
         self.counters.batches_written += 1;
         self.counters.bytes_written += bytes;
+        self.fill(bytes);
+    }
+
+    /// The table that is being filled is full: the one before it is written out, for there is no room for three.
+    fn fill(&mut self, bytes: u64) {
+        self.tables.filling += bytes;
+        let Faults { fail_writes, full, .. } = self.faults;
+        if self.tables.filling < self.tables.table_bytes || fail_writes || full {
+            return;
+        }
+        self.tables.filling = 0;
+        if let Some(upto) = self.tables.full.replace(self.last) {
+            self.mark_flushed(upto);
+        }
     }
 
     pub(super) fn sync(&mut self) -> Result<u64, StorageError> {
@@ -268,14 +334,38 @@ impl State {
             return Err(self.fail("a sync"));
         }
         self.counters.syncs += 1;
-        self.mark_synced();
+        self.tail.clear();
+        self.synced = self.synced.max(self.logged);
+        if self.tables.unlogged.is_empty() {
+            self.mark_flushed(self.synced);
+        }
         Ok(self.synced)
     }
 
-    fn mark_synced(&mut self) {
-        self.tail.clear();
-        self.synced = self.last;
+    pub(super) fn flush(&mut self) -> Result<u64, StorageError> {
+        if self.faults.full {
+            return Err(StorageError::Full { detail: "injected".into() });
+        }
+        if self.faults.fail_writes {
+            return Err(self.fail("a flush"));
+        }
+        self.sync()?;
+        self.mark_flushed(self.last);
+        Ok(self.flushed)
+    }
+
+    /// Everything up to `upto`, logged or not, is in a table on the disk.
+    fn mark_flushed(&mut self, upto: u64) {
+        self.flushed = self.flushed.max(upto);
+        self.synced = self.synced.max(self.flushed);
+        self.tail.retain(|batch| batch.end > upto);
+        self.tables.unlogged.retain(|batch| batch.end > upto);
+        self.tables.full.take_if(|full| *full <= upto);
         self.collect();
+    }
+
+    fn durable(&self) -> Cut {
+        Cut { logged: self.synced, unlogged: self.flushed }
     }
 
     fn fail(&mut self, doing: &'static str) -> StorageError {
@@ -286,16 +376,19 @@ impl State {
 
     fn crash(&mut self, keep: usize) -> usize {
         let lost = self.tail.split_off(keep.min(self.tail.len()));
-        self.last = self.tail.back().map_or(self.synced, |batch| batch.end);
+        let unlogged = std::mem::take(&mut self.tables.unlogged);
+        self.logged = self.tail.back().map_or(self.synced, |batch| batch.end);
+        self.last = self.logged;
         assert!(self.last >= self.synced, "a crash never loses what was synced");
-        self.versions.truncate(self.last);
+        self.versions.truncate(Cut { logged: self.logged, unlogged: self.flushed });
+        (self.tables.filling, self.tables.full) = (0, None);
         self.generation += 1;
         self.locked = false;
         self.failed = None;
         self.views.clear();
         self.counters.crashes += 1;
-        self.counters.batches_lost += lost.len() as u64;
-        self.counters.unsynced_bytes_lost += lost.iter().map(|batch| batch.bytes).sum::<u64>();
+        self.counters.batches_lost += (lost.len() + unlogged.len()) as u64;
+        self.counters.unsynced_bytes_lost += lost.iter().chain(&unlogged).map(|batch| batch.bytes).sum::<u64>();
         lost.len()
     }
 
@@ -320,10 +413,10 @@ impl State {
         }
     }
 
-    /// Everything from the last synced number on must stay readable: a crash may cut there.
+    /// Everything from the last flushed number on must stay readable: a crash may cut there.
     fn collect(&mut self) {
         let oldest_view = self.views.keys().next().copied().unwrap_or(u64::MAX);
-        self.versions.collect(oldest_view.min(self.synced));
+        self.versions.collect(oldest_view.min(self.flushed));
     }
 
     pub(super) fn add_checkpoint(&mut self, dir: &Path, copy: MemDisk) {
@@ -345,8 +438,8 @@ struct DiskRead {
 }
 
 impl DiskRead {
-    fn at(&self, state: &State) -> u64 {
-        if self.durable { state.synced } else { state.last }
+    fn at(&self, state: &State) -> Cut {
+        if self.durable { state.durable() } else { Cut::at(state.last) }
     }
 }
 

@@ -24,6 +24,7 @@ pub use disk::{Counters, Faults, MemDisk};
 pub use subject::MemSubject;
 pub use watermark::MemWatermark;
 
+use self::versions::Cut;
 use crate::{Batch, Durability, Engine, Order, Read, StorageError, Visitor, WriteNo};
 
 /// An engine on a simulated disk.
@@ -81,7 +82,7 @@ impl Read for MemEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let state = self.disk().state();
         state.check_readable(self.lease.generation)?;
-        Ok(state.versions.get(key, state.last).cloned())
+        Ok(state.versions.get(key, Cut::at(state.last)).cloned())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
@@ -102,6 +103,12 @@ impl Engine for MemEngine {
         state.sync().map(WriteNo)
     }
 
+    fn flush(&self) -> Result<WriteNo, StorageError> {
+        let mut state = self.disk().state();
+        state.check_alive(self.lease.generation)?;
+        state.flush().map(WriteNo)
+    }
+
     fn last_write(&self) -> WriteNo {
         WriteNo(self.disk().state().last)
     }
@@ -119,7 +126,7 @@ impl Engine for MemEngine {
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError> {
-        self.sync()?;
+        self.flush()?;
         if self.disk().state().has_checkpoint(dir) {
             let detail = format!("{} exists already", dir.display());
             return Err(StorageError::Io { doing: "a checkpoint", detail });
@@ -153,14 +160,14 @@ impl Read for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let state = self.lease.disk.state();
         state.check_readable(self.lease.generation)?;
-        Ok(state.versions.get(key, self.at).cloned())
+        Ok(state.versions.get(key, Cut::at(self.at)).cloned())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: Visitor<'_>) -> Result<(), StorageError> {
         disk::scan_pages(from, to, order, visit, |range, limit| {
             let state = self.lease.disk.state();
             state.check_readable(self.lease.generation)?;
-            Ok(state.versions.page(range, order, self.at, limit))
+            Ok(state.versions.page(range, order, Cut::at(self.at), limit))
         })
     }
 }

@@ -1,7 +1,9 @@
 //! The engine of real nodes: one RocksDB with one write-ahead log.
 //!
 //! Invariants:
-//! - Every write goes through the log, in order. Files are never ingested or dropped behind its back.
+//! - Every logged write goes through the log, in order. Files are never ingested or dropped behind its back.
+//! - RocksDB writes memtables out in order, and logged and unlogged rows share them: so what a crash leaves of the unlogged writes is
+//!   all of them up to some write, and all logged ones up to it with them.
 //! - After a failed write or sync the handle answers `Closed` until the database is opened again: what
 //!   the kernel says after a failed fsync means nothing. After a full disk it refuses writes with `Full` until
 //!   then, and serves reads; RocksDB's own recovery from a full disk is not relied on.
@@ -36,9 +38,17 @@ use crate::{Batch, Durability, Engine, Op, Order, Read, StorageError, Visitor, W
 /// An open RocksDB. It is closed when the engine and all its views are dropped.
 pub struct RocksEngine {
     shared: Arc<Shared>,
+    /// Held by whoever writes, so that the number of a write is known exactly: RocksDB puts in one batch after the other anyway.
+    writing: Mutex<()>,
+    /// The last logged write, the last unlogged one, and up to where all are in tables.
+    logged: AtomicU64,
+    unlogged: AtomicU64,
+    flushed: AtomicU64,
     synced: AtomicU64,
     /// Held by whoever syncs: RocksDB does one at a time anyway.
     syncing: Mutex<()>,
+    /// Held by whoever flushes. Not `syncing`: a memtable takes a tenth of a second to write out, for which no sync may wait.
+    flushing: Mutex<()>,
     meter: SyncMeter,
     buffers: Buffers,
     /// Of a memtable, small and large.
@@ -88,10 +98,21 @@ impl RocksEngine {
     ) -> Result<Self, StorageError> {
         let db = DB::open(options, dir).map_err(|error| translate_open(dir, &error))?;
         // Recovery flushed what it replayed into synced tables: all that came back is durable.
-        let synced = AtomicU64::new(db.latest_sequence_number());
-        let shared = Arc::new(Shared::new(db, dir));
-        let (meter, buffers) = (SyncMeter::new(on_sync), Buffers::new(Instant::now()));
-        Ok(Self { shared, synced, syncing: Mutex::default(), meter, buffers, buffer_bytes })
+        let last = || AtomicU64::new(db.latest_sequence_number());
+        let (logged, unlogged, flushed, synced) = (last(), last(), last(), last());
+        Ok(Self {
+            shared: Arc::new(Shared::new(db, dir)),
+            writing: Mutex::default(),
+            logged,
+            unlogged,
+            flushed,
+            synced,
+            syncing: Mutex::default(),
+            flushing: Mutex::default(),
+            meter: SyncMeter::new(on_sync),
+            buffers: Buffers::new(Instant::now()),
+            buffer_bytes,
+        })
     }
 
     /// Reads a database that no process has open, or a checkpoint, without changing a byte of it.
@@ -122,15 +143,41 @@ impl RocksEngine {
 
     /// In two steps: while RocksDB syncs as a part of a write, no other write can begin; beside a sync of its own they go on.
     fn write_synced(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
-        self.write_buffered(batch)?;
+        self.write_one(batch, &self.logged, &WriteOptions::default())?;
         self.sync()
     }
 
-    fn write_buffered(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
-        let written = self.shared.db.write_opt(batch, &WriteOptions::default());
+    fn write_unlogged(&self, batch: WriteBatch) -> Result<WriteNo, StorageError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.write_one(batch, &self.unlogged, &options)
+    }
+
+    /// Writes, and remembers the number as that of the newest write of its kind. Exactly: (1. a logged batch gets number 7, 2. an
+    /// unlogged one 9, 3. a sync says that 9 is durable, 4. the node dies and finds 7), which looks like a lost tail.
+    fn write_one(
+        &self,
+        batch: WriteBatch,
+        newest: &AtomicU64,
+        options: &WriteOptions,
+    ) -> Result<WriteNo, StorageError> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.shared.db.write_opt(batch, options);
         written.map_err(|error| self.shared.fail("a write", &error))?;
-        // At or above this batch's own number: whoever waits for it to be synced waits long enough.
-        Ok(self.last_write())
+        let number = self.last_write();
+        newest.store(number.0, Ordering::Release);
+        Ok(number)
+    }
+
+    fn make_durable(
+        &self,
+        doing: &'static str,
+        covered: u64,
+        work: impl FnOnce() -> Result<(), rocksdb::Error>,
+    ) -> Result<WriteNo, StorageError> {
+        work().map_err(|error| self.shared.fail(doing, &error))?;
+        self.synced.fetch_max(covered, Ordering::AcqRel);
+        Ok(WriteNo(covered))
     }
 }
 
@@ -150,9 +197,10 @@ impl Engine for RocksEngine {
         self.buffers.wrote(batch.bytes(), Instant::now(), |size| self.resize_memtables(size));
         match durability {
             Durability::Synced if batch.is_empty() => self.sync(),
-            Durability::Buffered if batch.is_empty() => Ok(self.last_write()),
+            Durability::Buffered | Durability::Unlogged if batch.is_empty() => Ok(self.last_write()),
             Durability::Synced => self.write_synced(encode(batch)),
-            Durability::Buffered => self.write_buffered(encode(batch)),
+            Durability::Buffered => self.write_one(encode(batch), &self.logged, &WriteOptions::default()),
+            Durability::Unlogged => self.write_unlogged(encode(batch)),
         }
     }
 
@@ -162,11 +210,20 @@ impl Engine for RocksEngine {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.check_writable()?;
         // What is written from here on may be newer than what the sync has seen.
+        let covered = self.logged.load(Ordering::Acquire);
+        self.make_durable("a sync", covered, || self.meter.measure(|| self.shared.db.flush_wal(true)))
+    }
+
+    fn flush(&self) -> Result<WriteNo, StorageError> {
+        if self.unlogged.load(Ordering::Acquire) <= self.flushed.load(Ordering::Acquire) {
+            return self.sync();
+        }
+        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.check_writable()?;
         let covered = self.last_write();
-        let synced = self.meter.measure(|| self.shared.db.flush_wal(true));
-        synced.map_err(|error| self.shared.fail("a sync", &error))?;
-        self.synced.fetch_max(covered.0, Ordering::AcqRel);
-        Ok(covered)
+        let flushed = self.make_durable("a flush", covered.0, || self.shared.db.flush())?;
+        self.flushed.fetch_max(flushed.0, Ordering::AcqRel);
+        Ok(flushed)
     }
 
     fn bulk(&self, begins: bool) {
@@ -194,7 +251,7 @@ impl Engine for RocksEngine {
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError> {
-        let covered = self.sync()?;
+        let covered = self.flush()?;
         let failed = |error| translate("a checkpoint", &error);
         Checkpoint::new(&self.shared.db).map_err(failed)?.create_checkpoint(dir).map_err(failed)?;
         let copied = open_copy(dir)?.db.latest_sequence_number();

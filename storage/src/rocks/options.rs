@@ -1,7 +1,7 @@
 //! How the one RocksDB of a node is set up, and why.
 //!
-//! Invariant: whatever the sizes, no setting here lets a write bypass the write-ahead log or lets a crash
-//! lose anything but a suffix of whole batches.
+//! Invariant: whatever the sizes, no setting here lets a logged write bypass the write-ahead log or lets a crash
+//! lose anything of them but a suffix of whole batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +126,8 @@ fn durability(options: &mut Options) {
     options.set_track_and_verify_wals_in_manifest(true);
     // A buffered write is in the page cache when it returns: a killed process loses nothing.
     options.set_manual_wal_flush(false);
-    // A recycled log could show old records behind the new ones; cheaper syncs are not worth the proof.
+    // A recycled log could show old records behind the new ones; cheaper syncs are not worth the proof. And RocksDB refuses unlogged
+    // writes with it.
     options.set_recycle_log_file_num(0);
 }
 

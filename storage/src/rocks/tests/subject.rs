@@ -131,6 +131,7 @@ impl Engine for Recorded {
         match durability {
             Durability::Synced => self.note_sync(),
             Durability::Buffered if empty => {}
+            Durability::Unlogged => {}
             Durability::Buffered => self.log.lock().expect("not poisoned").tail.push(self.log_bytes()),
         }
         Ok(number)
@@ -138,6 +139,12 @@ impl Engine for Recorded {
 
     fn sync(&self) -> Result<WriteNo, StorageError> {
         let number = self.engine.sync()?;
+        self.note_sync();
+        Ok(number)
+    }
+
+    fn flush(&self) -> Result<WriteNo, StorageError> {
+        let number = self.engine.flush()?;
         self.note_sync();
         Ok(number)
     }
