@@ -168,7 +168,10 @@ impl Cluster {
         let machines = machines.collect();
         let tool = machine("tool", Ipv4Addr::new(10, 0, 2, 1));
         let (holds, latency, sync) = (RefCell::default(), options.latency.clone(), options.sync);
-        seats.iter().for_each(|seat| seat.disk.inject(|faults| faults.stall = sync));
+        for seat in &seats {
+            seat.disk.inject(|faults| faults.stall = sync);
+            seat.disk.set_table_bytes(options.table_bytes);
+        }
         Self {
             seats,
             machines,
@@ -303,7 +306,7 @@ impl Cluster {
         if !self.hold(Hold::Down(node)) {
             return;
         }
-        let tail = self.seats[node].disk.tail_batches();
+        let (tail, unlogged) = (self.seats[node].disk.tail_batches(), self.seats[node].disk.unlogged_batches());
         let keep = match disk {
             Disk::Kept => tail,
             Disk::Lost => tail * keep_permille as usize / 1_000,
@@ -314,7 +317,8 @@ impl Cluster {
         self.seats[node].lives(None);
         Handle::current().kill(self.machines[node].id());
         let number = self.seats[node].number;
-        self.trace.say(format!("nemesis    kills node{number}: {lost} of {tail} unsynced batches lost, {bytes} bytes"));
+        let what = format!("{lost} of {tail} unsynced batches and {unlogged} unlogged ones");
+        self.trace.say(format!("nemesis    kills node{number}: {what} lost, {bytes} bytes"));
     }
 
     /// Starts a node again, unless another fault holds it down.

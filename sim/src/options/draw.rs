@@ -69,6 +69,8 @@ impl Options {
         }
         options.later();
         options.pulled();
+        // From one that is full after a few messages to one that no run fills: then only snapshots make state durable.
+        options.table_bytes = [4 * 1024, 32 * 1024, 256 * 1024, 16 * 1024 * 1024][stream(seed, 300).random_range(0..4)];
         options
     }
 }

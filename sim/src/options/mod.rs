@@ -40,6 +40,8 @@ pub struct Options {
     pub snapshot_entries: u64,
     /// So much of each group's log is kept in memory; what is older is read from the disk.
     pub log_cache_bytes: usize,
+    /// What fills a table in a disk's memory; what is applied is durable when the next one is full, or with a snapshot.
+    pub table_bytes: u64,
     /// What a sync takes at best.
     pub sync: Duration,
     /// Of all commands, those that are not plain messages: edits, reactions, members who come and go. In hundredths.
@@ -80,6 +82,7 @@ impl Default for Options {
             election: Duration::from_millis(500),
             snapshot_entries: 200,
             log_cache_bytes: 1024 * 1024,
+            table_bytes: 256 * 1024,
             sync: Duration::ZERO,
             change_percent: 0,
             dedup_window: Duration::ZERO,
@@ -132,7 +135,11 @@ impl fmt::Display for Options {
             "  elections from {:?}, a snapshot every {} entries, a sync takes {:?}",
             self.election, self.snapshot_entries, self.sync
         )?;
-        writeln!(f, "  {} bytes of each log are kept in memory", self.log_cache_bytes)?;
+        writeln!(
+            f,
+            "  {} bytes of each log are kept in memory, {} fill a table",
+            self.log_cache_bytes, self.table_bytes
+        )?;
         writeln!(f, "  beside: {}", self.load)?;
         if !self.dedup_window.is_zero() {
             writeln!(f, "  what was sent is remembered for {:?}", self.dedup_window)?;

@@ -40,11 +40,11 @@ fn two_lose_their_tail(stage: &Stage) -> Told<'_> {
         let lost = |node: usize| stage.cluster.seats[node].disk.counters().unsynced_bytes_lost;
         let other = stage.other(&[log]);
         let before = (lost(log), lost(other));
-        // As soon as both have something that is not synced, just behind an apply and before its answer.
+        // As soon as both have something that is not durable, just behind an apply and before its answer.
         let cluster = stage.cluster.clone();
         let dark = stage.at(log, "state.applied_before_reply", move || {
-            let tails = [log, other].map(|node| cluster.seats[node].disk.tail_batches());
-            let both = tails.iter().all(|tail| *tail > 0);
+            let disks = [log, other].map(|node| &cluster.seats[node].disk);
+            let both = disks.iter().all(|disk| disk.tail_batches() + disk.unlogged_batches() > 0);
             if both {
                 [log, other].iter().for_each(|node| cluster.kill(*node, Disk::Lost, 0));
             }
@@ -58,7 +58,7 @@ fn two_lose_their_tail(stage: &Stage) -> Told<'_> {
             }
         }
         dark.happens().await?;
-        shown(lost(log) > before.0 && lost(other) > before.1, "nothing unsynced was there to be lost")?;
+        shown(lost(log) > before.0 && lost(other) > before.1, "nothing that is not durable was there to be lost")?;
         stage.restart(log);
         stage.restart(other);
 

@@ -266,6 +266,7 @@ impl State {
         }
         self.locked = true;
         self.failed = None;
+        self.forget_unlogged();
         self.mark_flushed(self.last);
         Ok(self.generation)
     }
@@ -376,12 +377,9 @@ impl State {
 
     fn crash(&mut self, keep: usize) -> usize {
         let lost = self.tail.split_off(keep.min(self.tail.len()));
-        let unlogged = std::mem::take(&mut self.tables.unlogged);
         self.logged = self.tail.back().map_or(self.synced, |batch| batch.end);
-        self.last = self.logged;
+        let unlogged = self.forget_unlogged();
         assert!(self.last >= self.synced, "a crash never loses what was synced");
-        self.versions.truncate(Cut { logged: self.logged, unlogged: self.flushed });
-        (self.tables.filling, self.tables.full) = (0, None);
         self.generation += 1;
         self.locked = false;
         self.failed = None;
@@ -390,6 +388,14 @@ impl State {
         self.counters.batches_lost += (lost.len() + unlogged.len()) as u64;
         self.counters.unsynced_bytes_lost += lost.iter().chain(&unlogged).map(|batch| batch.bytes).sum::<u64>();
         lost.len()
+    }
+
+    /// What a process leaves behind that has ended, one way or another: what was logged, and what was written out.
+    fn forget_unlogged(&mut self) -> VecDeque<TailBatch> {
+        self.last = self.logged.max(self.flushed);
+        self.versions.truncate(Cut { logged: self.logged, unlogged: self.flushed });
+        (self.tables.filling, self.tables.full) = (0, None);
+        std::mem::take(&mut self.tables.unlogged)
     }
 
     /// The number that a new view reads at. A dead handle's view reads nothing, so nothing is kept for it.

@@ -42,6 +42,7 @@ fn assert_dead(engine: &MemEngine) {
     assert!(is_closed(engine.write(set("zombie", "x"), Durability::Synced)));
     assert!(is_closed(engine.write(Batch::new(), Durability::Buffered)));
     assert!(is_closed(engine.sync()));
+    assert!(is_closed(engine.flush()));
     assert!(is_closed(engine.get(b"a")));
     assert!(is_closed(engine.view().get(b"a")));
     assert!(is_closed(engine.view().scan(b"", b"z", Order::Forward, &mut |_, _| ControlFlow::Continue(()))));
@@ -74,6 +75,57 @@ fn crash_keeps_the_synced_prefix_and_as_much_of_the_tail_as_told() {
         assert_eq!(counters.unsynced_bytes_lost, 2 * lost as u64);
         assert_eq!((counters.batches_written, counters.bytes_written, counters.syncs), (3, 6, 1));
     }
+}
+
+fn unlogged(engine: &MemEngine, key: &'static str, value: &'static str) {
+    engine.write(set(key, value), Durability::Unlogged).expect("written");
+}
+
+#[test]
+fn any_crash_takes_what_was_not_logged_and_a_sync_does_not_help() {
+    let engine = MemEngine::new();
+    unlogged(&engine, "state", "flushed");
+    engine.flush().expect("flushed");
+    unlogged(&engine, "state", "newer");
+    synced(&engine, "log", "1");
+    assert_eq!(value(&*engine.disk().durable(), "state").as_deref(), Some("flushed"));
+    assert_eq!(value(&engine, "state").as_deref(), Some("newer"));
+    let disk = engine.disk().clone();
+    assert_eq!((disk.tail_batches(), disk.unlogged_batches()), (0, 1));
+    assert_eq!(engine.crash(usize::MAX), 0);
+    let engine = open(&disk);
+    assert_eq!(value(&engine, "state").as_deref(), Some("flushed"));
+    assert_eq!(value(&engine, "log").as_deref(), Some("1"));
+    assert_eq!(disk.counters().batches_lost, 1);
+}
+
+#[test]
+fn what_fills_up_is_written_out_one_table_later() {
+    let disk = MemDisk::new();
+    disk.set_table_bytes(4);
+    let engine = open(&disk);
+    for (number, key) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        unlogged(&engine, key, "1");
+        // Two writes fill a table; the first one is on the disk when the second one is full.
+        assert_eq!(disk.unlogged_batches(), if number < 3 { number + 1 } else { number - 1 });
+    }
+    disk.crash(0);
+    let engine = open(&disk);
+    let left: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().filter(|key| value(&engine, key).is_some()).collect();
+    assert_eq!(left, ["a", "b"]);
+    assert_eq!(engine.last_write(), WriteNo(2));
+}
+
+#[test]
+fn a_full_disk_writes_nothing_out_when_it_is_closed() {
+    let disk = MemDisk::new();
+    let engine = open(&disk);
+    unlogged(&engine, "a", "1");
+    disk.inject(|faults| faults.full = true);
+    assert!(engine.flush().is_err_and(|error| error.is_full()));
+    drop(engine);
+    disk.inject(|faults| faults.full = false);
+    assert_eq!(value(&open(&disk), "a"), None);
 }
 
 #[test]

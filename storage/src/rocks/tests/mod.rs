@@ -1,6 +1,7 @@
 //! RocksDB against the suite, and what a real directory adds: torn logs, locks, damaged files.
 
 mod faults;
+mod kills;
 mod subject;
 
 use std::collections::BTreeMap;
