@@ -12,6 +12,7 @@ pub enum Plant {
     CallbackBeforeSync,
     DropVote,
     PurgePastDurable,
+    SnapshotOnlySyncs,
     SnapshotNonAtomic,
     ApplyTwice,
     LeaderRestore,

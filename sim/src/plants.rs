@@ -26,6 +26,8 @@ planted! {
         "a restarted replica does not remember its term and vote"
     PurgePastDurable "purge-past-durable"
         "a purge takes the whole log, also what is not applied"
+    SnapshotOnlySyncs "snapshot-only-syncs"
+        "a snapshot syncs the log in place of flushing the state, so the log behind it goes before the state is durable"
     SnapshotNonAtomic "snapshot-non-atomic"
         "the pointer flips to a snapshot before the second half of its rows is written"
     ApplyTwice "apply-twice"

@@ -332,7 +332,8 @@ impl SnapshotBuilder {
         let gone = || StateError::Damaged { what: format!("the pointer of shard {} is gone", self.shard) };
         let view = self.view.clone()?.ok_or_else(gone)?;
         let engine = self.engine.clone();
-        blocking_write(&*self.engine, move || engine.flush()).await?;
+        let only_syncs = plant::on(Plant::SnapshotOnlySyncs);
+        blocking_write(&*self.engine, move || if only_syncs { engine.sync() } else { engine.flush() }).await?;
         if let Some(applied) = view.applied() {
             self.mark.is_durable(applied.index());
         }
