@@ -105,15 +105,13 @@ impl Task {
             let (batch, durability, mut thens) = self.gather(first);
             if plant::on(Plant::CallbackBeforeSync) {
                 let (early, late) = thens.into_iter().partition(|then| matches!(then, Then::Flushed { .. }));
-                let _ = self.complete(early, Ok(()));
+                let _ = complete(early, Ok(()), &self.stats);
                 thens = late;
                 // A disk that takes its time: the callers go on meanwhile.
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
             fault::point("log.before_sync");
-            let result = self.write(batch, durability).await;
-            fault::point("log.after_sync_before_callback");
-            if let Err(error) = self.complete(thens, result) {
+            if let Err(error) = self.write(batch, durability, thens).await {
                 // The queue closes before the hook runs: nothing queued later can be confirmed any more.
                 self.waiting.close();
                 self.hooks.on_fatal(None, format!("the log cannot be written: {error}"));
@@ -137,35 +135,41 @@ impl Task {
         (batch, durability, thens)
     }
 
-    async fn write(&mut self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+    /// Writes, and tells who waits on the thread that wrote: it knows first, and this task may have to queue for its turn.
+    async fn write(&mut self, batch: Batch, durability: Durability, thens: Vec<Then>) -> Result<(), StorageError> {
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
         self.stats.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         if durability == Durability::Synced {
             self.stats.syncs.fetch_add(1, Ordering::Relaxed);
         }
-        let engine = self.engine.clone();
-        self.worker.write(&*self.engine, move || engine.write(batch, durability).map(|_| ())).await
+        let (engine, stats) = (self.engine.clone(), self.stats.clone());
+        let work = move || {
+            let result = engine.write(batch, durability).map(|_| ());
+            fault::point("log.after_sync_before_callback");
+            complete(thens, result, &stats)
+        };
+        self.worker.write(&*self.engine, work).await
     }
+}
 
-    fn complete(&self, thens: Vec<Then>, result: Result<(), StorageError>) -> Result<(), StorageError> {
-        self.stats.writes.fetch_add(thens.len() as u64, Ordering::Relaxed);
-        for then in thens {
-            match (then, &result) {
-                (Then::Nothing, _) => {}
-                (Then::Flushed { log, index, callback }, Ok(())) => {
-                    path::index("durable", log.shard, index);
-                    log.lock().cache.mark_durable(index);
-                    callback.io_completed(Ok(()));
-                }
-                (Then::Flushed { callback, .. }, Err(error)) => {
-                    callback.io_completed(Err(io::Error::other(error.clone())));
-                }
-                // A receiver that is gone belongs to a group that was dropped; the write stands.
-                (Then::Answer(answer), Ok(())) => drop(answer.send(())),
-                // Dropping the sender tells the waiter that nothing is promised.
-                (Then::Answer(_), Err(_)) => {}
+fn complete(thens: Vec<Then>, result: Result<(), StorageError>, stats: &WriterStats) -> Result<(), StorageError> {
+    stats.writes.fetch_add(thens.len() as u64, Ordering::Relaxed);
+    for then in thens {
+        match (then, &result) {
+            (Then::Nothing, _) => {}
+            (Then::Flushed { log, index, callback }, Ok(())) => {
+                path::index("durable", log.shard, index);
+                log.lock().cache.mark_durable(index);
+                callback.io_completed(Ok(()));
             }
+            (Then::Flushed { callback, .. }, Err(error)) => {
+                callback.io_completed(Err(io::Error::other(error.clone())));
+            }
+            // A receiver that is gone belongs to a group that was dropped; the write stands.
+            (Then::Answer(answer), Ok(())) => drop(answer.send(())),
+            // Dropping the sender tells the waiter that nothing is promised.
+            (Then::Answer(_), Err(_)) => {}
         }
-        result
     }
+    result
 }

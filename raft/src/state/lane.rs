@@ -82,11 +82,14 @@ impl Lane {
             after_the_ready().await;
             let jobs = self.gather(first);
             let engine = self.engine.clone();
-            let answers = self.worker.write(&*self.engine, move || apply_all(&*engine, jobs)).await;
-            for (answer, done) in answers {
-                // A group that was stopped meanwhile has no use for it; the write stands.
-                let _ = answer.send(done);
-            }
+            // Answered on the thread that wrote: it knows first, and this task may have to queue for its turn.
+            let work = move || {
+                for (answer, done) in apply_all(&*engine, jobs) {
+                    // A group that was stopped meanwhile has no use for it; the write stands.
+                    let _ = answer.send(done);
+                }
+            };
+            self.worker.write(&*self.engine, work).await;
         }
     }
 
