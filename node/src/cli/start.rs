@@ -159,7 +159,11 @@ fn engine(config: &Config, registry: &Registry) -> anyhow::Result<Arc<dyn flotil
     registry.on_page(move |page| {
         let Some(engine) = figures.upgrade() else { return };
         page.head("flotilla_storage_memory_bytes", "What RocksDB holds in memory.", "gauge");
-        page.sample("flotilla_storage_memory_bytes", &[], engine.stats().memory_bytes() as f64);
+        let stats = engine.stats();
+        page.sample("flotilla_storage_memory_bytes", &[], stats.memory_bytes() as f64);
+        let help = "Of it, what is not in tables yet. The log is synced; after a kill it brings back what was applied of this.";
+        page.head("flotilla_storage_memtable_bytes", help, "gauge");
+        page.sample("flotilla_storage_memtable_bytes", &[], stats.memtable_bytes as f64);
     });
     Ok(engine)
 }
