@@ -70,10 +70,19 @@ impl Hasher for KeyHasher {
 }
 
 /// The places of things in a list, found by their keys, which only the list holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Places {
     places: hashbrown::HashTable<usize>,
     seed: Seeded,
+}
+
+/// The rows of a few messages. To grow is to hash every key again.
+const PLACES: usize = 56;
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { places: hashbrown::HashTable::with_capacity(PLACES), seed: Seeded::default() }
+    }
 }
 
 impl Places {
