@@ -8,7 +8,7 @@
 //!   watches · [`rates`] how many sends there may be,
 //!   [`limits`] as the cluster sets it at run time · [`pace`] how much else
 //! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
-//!   [`socket`] its bytes
+//!   [`socket`] its bytes, `read_ahead` of them
 //! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
 
 pub mod asks;
@@ -23,6 +23,7 @@ pub mod pace;
 pub mod pool;
 pub mod pulled;
 pub mod rates;
+mod read_ahead;
 pub mod receipts;
 pub mod requests;
 pub mod sends;

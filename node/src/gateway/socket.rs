@@ -20,7 +20,12 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-const BUFFER_BYTES: usize = 4 * 1024;
+use super::read_ahead::ReadAhead;
+
+/// For most messages of a client. It is kept as long as the connection, so it is small; larger reads are [`ReadAhead`]'s.
+const READ_BUFFER_BYTES: usize = 512;
+/// From here on a write does not wait for more.
+const WRITE_BYTES: usize = 4 * 1024;
 /// What is said when the connection ends may take this long to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -34,7 +39,7 @@ pub enum Incoming {
 }
 
 pub struct Socket<S> {
-    ws: WebSocketStream<S>,
+    ws: WebSocketStream<ReadAhead<S>>,
     pub encoding: Encoding,
     /// Whole messages, and the one that is being filled.
     out: VecDeque<Vec<u8>>,
@@ -50,12 +55,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// `read`: bytes that came behind the HTTP request.
     pub async fn new(io: S, read: Vec<u8>, encoding: Encoding) -> Self {
         let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER_BYTES)
-            .write_buffer_size(BUFFER_BYTES)
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BYTES)
             .max_write_buffer_size(4 * limits::MESSAGE_BYTES_MAX)
             .max_message_size(Some(limits::MESSAGE_BYTES_MAX))
             .max_frame_size(Some(limits::MESSAGE_BYTES_MAX));
-        let ws = WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await;
+        let ws = WebSocketStream::from_partially_read(ReadAhead::new(io), read, Role::Server, Some(config)).await;
         Self {
             ws,
             encoding,
