@@ -14,7 +14,9 @@ use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+
+use crate::queue;
 
 /// Whose slot decides the shard.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -210,7 +212,7 @@ pub trait Backend: Send + Sync + 'static {
     -> BoxFuture<'_, Result<MarksOfEach, CallError>>;
 
     /// Registered before `OpenSession` is proposed, so that no head falls between the two.
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard;
+    fn attach(&self, session: Attach, pushes: queue::Sender<Box<Push>>) -> AttachGuard;
 
     /// The session has this number and its rows have been looked at up to `rev`. Called again as `rev` rises.
     fn confirm(&self, guard: &AttachGuard, number: SessionNo, rev: Rev);

@@ -9,6 +9,7 @@
 //! - [`gateway`] WebSocket sessions and delivery windows
 //! - `chat` the terminal client behind `flotilla chat`; no part of a running node
 //! - [`outgoing`] HTTP to what an operator names
+//! - [`queue`] of pushes to a session
 //! - [`metrics`] the registry behind `/metrics`
 
 pub mod auth;
@@ -23,5 +24,6 @@ pub mod http;
 pub mod metrics;
 pub mod node;
 pub mod outgoing;
+pub mod queue;
 #[cfg(test)]
 mod testing;

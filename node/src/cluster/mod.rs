@@ -68,6 +68,7 @@ use crate::backend::{
     Attach, AttachGuard, Backend, CallError, Freshness, MarksOfEach, NodeView, Push, Route, SigningKey, Wanted,
 };
 use crate::metrics::{Counter, Registry};
+use crate::queue;
 use leader::Leading;
 use wire::Plan;
 
@@ -292,7 +293,7 @@ impl Backend for ClusterBackend {
         Box::pin(async move { self.0.watch_receipts(session, &user, &convs).await })
     }
 
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
+    fn attach(&self, session: Attach, pushes: queue::Sender<Box<Push>>) -> AttachGuard {
         self.0.sessions.attach(session, pushes)
     }
 

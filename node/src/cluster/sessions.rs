@@ -14,7 +14,6 @@ use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::slots;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::receipt_watches;
@@ -22,6 +21,7 @@ use super::subscriptions::{Subscriptions, Tell};
 use super::watchers::{Seen, Watches};
 use super::wire::{PushTo, Subscription};
 use crate::backend::{Attach, AttachGuard, Push};
+use crate::queue;
 
 struct Attached {
     user: UserId,
@@ -29,13 +29,13 @@ struct Attached {
     device: DeviceId,
     number: Option<SessionNo>,
     rev: Rev,
-    pushes: mpsc::Sender<Box<Push>>,
+    pushes: queue::Sender<Box<Push>>,
     /// Something did not fit the queue.
     lost: bool,
     /// Conversations in pull mode of which a head did not fit; at most the user's.
     heads_lost: BTreeSet<ConvId>,
     /// What ends the session and did not fit the queue: it must not become a mere `Resync`.
-    ending: Option<Push>,
+    ending: Option<Box<Push>>,
     /// Ends of sessions of this device heard before this one had its number: one of them may be its own.
     early: Vec<(SessionNo, Ended)>,
 }
@@ -43,7 +43,8 @@ struct Attached {
 #[derive(Default)]
 struct Inner {
     next: u64,
-    sessions: BTreeMap<u64, Attached>,
+    /// Boxed: ids rise, so nodes of this tree are half empty.
+    sessions: BTreeMap<u64, Box<Attached>>,
     by_device: BTreeMap<DeviceId, Vec<u64>>,
     watches: Watches,
     subscriptions: Subscriptions,
@@ -58,7 +59,7 @@ impl SessionTable {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn attach(&self, attach: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
+    pub fn attach(&self, attach: Attach, pushes: queue::Sender<Box<Push>>) -> AttachGuard {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
@@ -76,7 +77,7 @@ impl SessionTable {
             ending: None,
             early: Vec::new(),
         };
-        inner.sessions.insert(id, session);
+        inner.sessions.insert(id, Box::new(session));
         drop(inner);
         let table = self.clone();
         AttachGuard::new(id, move |id| table.detach(id))
@@ -295,11 +296,11 @@ impl SessionTable {
         let Inner { sessions, subscriptions, .. } = &mut *inner;
         for (id, session) in sessions.iter_mut() {
             if session.lost {
-                let owed = session.ending.clone().unwrap_or(Push::Resync);
-                session.lost = session.pushes.try_send(Box::new(owed)).is_err();
+                let owed = session.ending.clone().unwrap_or_else(|| Box::new(Push::Resync));
+                session.lost = session.pushes.try_send(owed).is_err();
             }
             // Half of the queue is left to what comes meanwhile: or that would be lost in its turn, for ever.
-            let Attached { heads_lost, pushes, .. } = session;
+            let Attached { heads_lost, pushes, .. } = &mut **session;
             heads_lost.retain(|conv| {
                 if pushes.capacity() <= pushes.max_capacity() / 2 {
                     return true;
@@ -343,7 +344,7 @@ impl Attached {
         if !matches!(*push, Push::Typing { .. }) {
             self.lost = true;
             if matches!(*push, Push::End(_) | Push::Close(_)) {
-                self.ending.get_or_insert(*push);
+                self.ending.get_or_insert(push);
             }
         }
         false
@@ -363,8 +364,8 @@ mod tests {
     use flotilla_machine::query::StandingOf;
     use flotilla_proto::member::{Interval, MembershipPart, Mode};
 
-    fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, mpsc::Receiver<Box<Push>>) {
-        let (tx, rx) = mpsc::channel(room);
+    fn attach(table: &SessionTable, device: u128, room: usize) -> (AttachGuard, queue::Receiver<Box<Push>>) {
+        let (tx, rx) = queue::channel(room);
         let user = UserId::parse("alice").expect("valid");
         let guard = table.attach(Attach { user, device: DeviceId(device), instance: Instance(1), attempt: 1 }, tx);
         (guard, rx)
@@ -381,11 +382,11 @@ mod tests {
         table.deliver(&to(1, 1), &Push::Resync);
         table.deliver(&to(1, 1), &Push::Resync);
         table.repair();
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::Resync)));
         table.repair();
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)), "the lost one is announced once there is room");
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::Resync)), "the lost one is announced once there is room");
         table.repair();
-        assert!(rx.try_recv().is_err());
+        assert!(rx.try_recv().is_none());
     }
 
     /// The leader says at this head that the user is a member since 1.
@@ -413,12 +414,12 @@ mod tests {
         table.subscriptions(|_| true, true, false);
         (0..4).for_each(|_| table.deliver(&to(1, 1), &Push::Resync));
         stands(&table, &alice, &conv, 9);
-        while rx.try_recv().is_ok() {}
+        while rx.try_recv().is_some() {}
         table.repair();
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::Resync)));
         stands(&table, &bob, &conv, 9);
         table.repair();
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Head { head: Seq(9), .. })));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::Head { head: Seq(9), .. })));
     }
 
     #[test]
@@ -433,7 +434,7 @@ mod tests {
         }
         let (mut heads, mut resyncs) = (Vec::new(), 0);
         for _ in 0..20 {
-            while let Ok(push) = rx.try_recv() {
+            while let Some(push) = rx.try_recv() {
                 match *push {
                     Push::Head { conv, head, .. } => heads.push((conv, head)),
                     Push::Resync => resyncs += 1,
@@ -455,9 +456,9 @@ mod tests {
         table.confirm(guard.id, SessionNo(1), Rev(0));
         table.deliver(&to(1, 1), &Push::Resync);
         table.deliver(&to(1, 1), &Push::End(Ended::Replaced));
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::Resync)));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::Resync)));
         table.repair();
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::End(Ended::Replaced))));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::End(Ended::Replaced))));
     }
 
     #[test]
@@ -466,13 +467,13 @@ mod tests {
         let (guard, mut rx) = attach(&table, 1, 8);
         table.deliver(&to(1, 7), &Push::End(Ended::Superseded));
         table.deliver(&to(1, 8), &Push::End(Ended::Replaced));
-        assert!(rx.try_recv().is_err(), "it may be the end of an older session");
+        assert!(rx.try_recv().is_none(), "it may be the end of an older session");
         table.confirm(guard.id, SessionNo(8), Rev(3));
-        assert!(matches!(rx.try_recv().as_deref(), Ok(Push::End(Ended::Replaced))));
+        assert!(matches!(rx.try_recv().as_deref(), Some(Push::End(Ended::Replaced))));
         let (other, mut rx) = attach(&table, 2, 8);
         table.deliver(&to(2, 1), &Push::End(Ended::Superseded));
         table.confirm(other.id, SessionNo(2), Rev(3));
-        assert!(rx.try_recv().is_err(), "the end of the session before");
+        assert!(rx.try_recv().is_none(), "the end of the session before");
     }
 
     #[test]
@@ -480,10 +481,10 @@ mod tests {
         let table = SessionTable::default();
         let (guard, mut rx) = attach(&table, 1, 8);
         table.deliver(&to(1, 7), &Push::Close(1));
-        assert!(rx.try_recv().is_ok(), "no number yet: the device is enough");
+        assert!(rx.try_recv().is_some(), "no number yet: the device is enough");
         table.confirm(guard.id, SessionNo(8), Rev(3));
         table.deliver(&to(1, 7), &Push::Close(1));
-        assert!(rx.try_recv().is_err());
+        assert!(rx.try_recv().is_none());
         assert_eq!(table.to_present(|_| true)[0].since, Rev(3));
         drop(guard);
         assert!(table.is_empty());

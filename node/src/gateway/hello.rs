@@ -12,13 +12,13 @@ use flotilla_machine::{Command, Rejection, Reply};
 use flotilla_proto::frame::{CloseCode, ErrorCode, Hello, Reset};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use tokio::sync::mpsc;
 
 use super::pulled;
 use super::shared::Shared;
 use super::withdrawals::Attempt;
 use crate::auth::{self, Caller, TokenError};
 use crate::backend::{Attach, AttachGuard, CallError, Push, Route, Wanted};
+use crate::queue;
 
 /// A session that is open.
 pub struct Session {
@@ -33,8 +33,8 @@ pub struct Session {
     pub reset: Option<Reset>,
     pub epoch: Epoch,
     pub guard: AttachGuard,
-    /// Boxed: a queue takes room for 32 messages at a time, also when nothing was ever pushed.
-    pub pushes: mpsc::Receiver<Box<Push>>,
+    /// Boxed, so that the few places that a queue keeps are small.
+    pub pushes: queue::Receiver<Box<Push>>,
 }
 
 pub fn token_code(error: TokenError) -> CloseCode {
@@ -138,7 +138,7 @@ async fn login(
     }
 }
 
-type Attached = (Opened, AttachGuard, mpsc::Receiver<Box<Push>>);
+type Attached = (Opened, AttachGuard, queue::Receiver<Box<Push>>);
 
 async fn try_open(
     shared: &Shared,
@@ -149,7 +149,7 @@ async fn try_open(
     wanted: &Wanted,
 ) -> Result<Attached, CallError> {
     let (instance, attempt) = (hello.instance, hello.attempt);
-    let (tx, pushes) = mpsc::channel(limits::PUSHES_WAITING_MAX);
+    let (tx, pushes) = queue::channel(limits::PUSHES_WAITING_MAX);
     let guard = shared.backend.attach(Attach { user: user.clone(), device, instance, attempt }, tx);
     let node = shared.node();
     let (node, incarnation) = (node.id, node.incarnation);

@@ -18,20 +18,21 @@ use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::auth::wrap;
 use crate::backend::*;
 use crate::cluster::receipt_watches;
 use crate::cluster::watchers::{Seen, Watches};
 use crate::cluster::wire::Subscription;
+use crate::queue;
 
 const SHARD: ShardId = ShardId(1);
 
 struct Attached {
     session: Attach,
     number: Option<SessionNo>,
-    pushes: mpsc::Sender<Box<Push>>,
+    pushes: queue::Sender<Box<Push>>,
 }
 
 pub type Picks = Box<dyn Fn(&Query) -> bool + Send>;
@@ -422,7 +423,7 @@ impl Backend for Fake {
         .boxed()
     }
 
-    fn attach(&self, session: Attach, pushes: mpsc::Sender<Box<Push>>) -> AttachGuard {
+    fn attach(&self, session: Attach, pushes: queue::Sender<Box<Push>>) -> AttachGuard {
         let mut next = lock(&self.next_id);
         *next += 1;
         lock(&self.attached).insert(*next, Attached { session, number: None, pushes });
