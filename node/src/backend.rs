@@ -142,8 +142,8 @@ pub struct NodeView {
     pub epoch: Epoch,
     /// The cluster's feature level: what is newer some nodes may not know.
     pub level: u32,
-    /// Client URLs of all nodes, this one's first.
-    pub urls: Vec<String>,
+    /// Client URLs of all nodes, this one's first. Every connection has the same ones.
+    pub urls: Arc<[String]>,
     /// `goaway` goes to every connection, and no new one is taken.
     pub draining: bool,
     /// Registered, and its replicas serve.

@@ -148,7 +148,7 @@ impl Cluster {
             cluster: plan.as_ref().map_or(ClusterId(0), |p| p.cluster),
             epoch: plan.as_ref().map_or(Epoch(0), |p| p.epoch),
             level: plan.as_ref().map_or(1, |p| p.settings.feature_level),
-            urls: vec![options.info.client_url.clone()],
+            urls: Arc::new([options.info.client_url.clone()]),
             draining: false,
             ready: false,
         };
@@ -305,12 +305,15 @@ impl Cluster {
         }
         let mine = self.info.client_url.clone();
         let others = state.nodes.iter().filter(|r| r.info.node != self.node && !r.lapsed);
-        let urls: Vec<_> = std::iter::once(mine).chain(others.map(|r| r.info.client_url.clone())).collect();
+        let urls: Arc<[_]> = std::iter::once(mine).chain(others.map(|r| r.info.client_url.clone())).collect();
         self.view.send_if_modified(|view| {
             let level = state.settings.feature_level;
             let ids = (state.cluster, state.epoch, level);
             let changed = view.urls != urls || (view.cluster, view.epoch, view.level) != ids;
-            view.urls = urls;
+            // Unchanged, they stay those that the connections have.
+            if view.urls != urls {
+                view.urls = urls;
+            }
             (view.cluster, view.epoch, view.level) = ids;
             changed
         });

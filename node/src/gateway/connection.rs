@@ -160,7 +160,7 @@ pub struct Connection<S> {
     /// cids sent here whose entries have not come back.
     pub(super) own: VecDeque<Cid>,
     pub(super) node: watch::Receiver<NodeView>,
-    pub(super) urls: Vec<String>,
+    pub(super) urls: Arc<[String]>,
     pub(super) start: Instant,
     pub(super) received_at: u64,
     pub(super) sent_at: u64,
@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 sends_per_conversation: self.shared.limit(LimitName::SendsPerConversation),
                 ..Default::default()
             },
-            urls: self.urls.clone(),
+            urls: self.urls.to_vec(),
             reset: self.open.reset,
         };
         self.socket.put(id, ServerFrame::Ready(ready));
@@ -388,7 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         if view.urls != self.urls {
             self.urls.clone_from(&view.urls);
-            self.put(None, ServerFrame::Urls(Urls { urls: view.urls }));
+            self.put(None, ServerFrame::Urls(Urls { urls: view.urls.to_vec() }));
         }
     }
 

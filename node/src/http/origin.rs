@@ -62,7 +62,7 @@ mod tests {
                 .await;
         node.fake
             .node
-            .send_modify(|view| view.urls = vec!["http://127.0.0.1:4001".into(), "http://127.0.0.1:4002/".into()]);
+            .send_modify(|view| view.urls = ["http://127.0.0.1:4001".into(), "http://127.0.0.1:4002/".into()].into());
         let asks = async |origin: &str| {
             let headers = [("origin", origin), ("access-control-request-method", "POST")];
             node.ask("OPTIONS", "/v1/auth/refresh", &headers).await.0

@@ -174,7 +174,7 @@ impl Stream {
         if node.draining {
             self.ended = true;
             let reason = CloseCode::GoingAway.name().to_owned();
-            let goaway = Goaway { reason, reconnect_in_ms: 0, urls: node.urls };
+            let goaway = Goaway { reason, reconnect_in_ms: 0, urls: node.urls.to_vec() };
             return Some(event(&StreamEvent::Goaway(goaway), None));
         }
         if self.expires.is_some_and(|expires| expires <= self.shared.now()) {

@@ -102,7 +102,7 @@ impl Fake {
             cluster: ClusterId(7),
             epoch: Epoch(1),
             level: Settings::default().feature_level,
-            urls: vec!["http://here".into(), "http://there".into()],
+            urls: ["http://here".into(), "http://there".into()].into(),
             draining: false,
             ready: true,
         };
