@@ -69,33 +69,51 @@ pub(super) enum Done {
     Receipts(Heard),
 }
 
-pub async fn run<S>(shared: Arc<Shared>, mut socket: Socket<S>, peer: SocketAddr)
+/// What it takes to begin is boxed, and gone when the session is open: a silent connection keeps what it needs to talk.
+pub fn run<S>(shared: Arc<Shared>, socket: Socket<S>, peer: SocketAddr) -> impl Future<Output = ()> + Send
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let begun = Box::pin(begin(shared, socket, peer));
+    async move {
+        let Some((mut connection, rest)) = begun.await else { return };
+        let code = connection.serve(rest).await;
+        connection.shared.figures.sessions.add(-1);
+        Box::pin(connection.finish(code)).await;
+    }
+}
+
+/// From the first frame to `ready`; none: it is over.
+async fn begin<S>(
+    shared: Arc<Shared>,
+    mut socket: Socket<S>,
+    peer: SocketAddr,
+) -> Option<(Box<Connection<S>>, Box<Unread>)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let start = shared.in_step();
     let first = Duration::from_millis(shared.options.timings.hello_ms);
-    let (hello, id, rest) = match tokio::time::timeout(first, first_frame(&mut socket)).await {
-        Err(_) => return socket.close(CloseCode::HelloTimeout).await,
-        Ok(Err(Some(code))) => return socket.close(code).await,
-        Ok(Err(None)) => return,
-        Ok(Ok(first)) => first,
+    let refused = match tokio::time::timeout(first, first_frame(&mut socket)).await {
+        Err(_) => CloseCode::HelloTimeout,
+        Ok(Err(Some(code))) => code,
+        Ok(Err(None)) => return None,
+        Ok(Ok((hello, id, rest))) => match open_while_alive(&shared, &hello, peer, &mut socket).await {
+            Ok(open) => {
+                shared.figures.sessions.add(1);
+                let asked = (hello.window, hello.state);
+                let mut connection = Box::new(Connection::new(shared, socket, peer, open, asked, start));
+                connection.ready(id);
+                return Some((connection, Box::new(rest)));
+            }
+            Err(code) => {
+                shared.figures.closed(code);
+                code
+            }
+        },
     };
-    let open = match open_while_alive(&shared, &hello, peer, &mut socket).await {
-        Ok(open) => open,
-        Err(code) => {
-            shared.figures.closed(code);
-            return socket.close(code).await;
-        }
-    };
-    shared.figures.sessions.add(1);
-    let mut connection =
-        Box::new(Connection::new(shared.clone(), socket, peer, open, (hello.window, hello.state), start));
-    drop(hello);
-    connection.ready(id);
-    let code = connection.serve(rest).await;
-    shared.figures.sessions.add(-1);
-    Box::pin(connection.finish(code)).await;
+    socket.close(refused).await;
+    None
 }
 
 /// The socket is looked at meanwhile, and not more than that: pipelined requests wait in it.
@@ -248,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Until the connection is to be closed; none: the client is gone.
-    async fn serve(&mut self, rest: Unread) -> Option<CloseCode> {
+    async fn serve(&mut self, rest: Box<Unread>) -> Option<CloseCode> {
         let code = self.talk(rest).await?;
         // What was asked before a bad frame, or before a shutdown, is answered.
         if matches!(code, CloseCode::BadFrame | CloseCode::GoingAway | CloseCode::MessageTooBig) {
@@ -265,8 +283,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         Some(code)
     }
 
-    async fn talk(&mut self, rest: Unread) -> Option<CloseCode> {
-        if let Err(code) = self.on_frames(rest) {
+    async fn talk(&mut self, rest: Box<Unread>) -> Option<CloseCode> {
+        if let Err(code) = self.on_rest(rest) {
             return Some(code);
         }
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.start));
@@ -298,6 +316,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 () = alarm.as_mut() => set_for = None,
             }
         }
+    }
+
+    /// Not in `talk`, which would keep the empty box for as long as it lasts.
+    fn on_rest(&mut self, rest: Box<Unread>) -> Result<(), CloseCode> {
+        self.on_frames(*rest)
     }
 
     // Time.
@@ -570,18 +593,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::bytes_of;
     use flotilla_raft::seam::net::Stream;
-
-    fn bytes_of<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
-        size_of::<F>()
-    }
 
     /// The task and its box live as long as the connection does, most of the time silent.
     #[test]
     fn a_silent_connection_is_small() {
         let task = bytes_of(|(shared, socket, peer)| run::<Stream>(shared, socket, peer));
         let connection = size_of::<Connection<Stream>>();
-        assert!(task <= 2_048, "{task} bytes");
+        assert!(task <= 512, "{task} bytes");
         assert!(connection <= 1_536, "{connection} bytes");
     }
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, body::Body};
 use flotilla_proto::frame::{CloseCode, Encoding};
 use flotilla_raft::seam::net::Stream;
+use futures::future::Either;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -39,20 +40,7 @@ pub async fn upgrade(
         (true, None) => Some(CloseCode::UnsupportedVersion),
         (true, Some(_)) => None,
     };
-    tokio::spawn(async move {
-        let Ok(upgraded) = on_upgrade.await else { return };
-        // Out of hyper's boxes: what an idle connection keeps is counted in bytes.
-        let Ok(parts) = upgraded.downcast::<TokioIo<Impatient<Stream>>>() else { return };
-        // Copied, not kept: however little came behind the request, it would hold on to hyper's whole buffer.
-        let (io, read) = (parts.io.into_inner().into_inner(), parts.read_buf.to_vec());
-        drop(parts.read_buf);
-        let socket = Box::pin(Socket::new(io, read, encoding.unwrap_or(Encoding::Json))).await;
-        match refusal {
-            Some(code) => socket.close(code).await,
-            None => connection::run(shared, socket, peer.addr).await,
-        }
-        drop(peer.place);
-    });
+    tokio::spawn(converse(shared, peer, on_upgrade, encoding, refusal));
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
@@ -64,6 +52,36 @@ pub async fn upgrade(
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     response
+}
+
+/// The task of one connection. Only what it needs to the end is in it: it is kept while the connection is silent.
+fn converse(
+    shared: Arc<Shared>,
+    Peer { addr, place }: Peer,
+    on_upgrade: OnUpgrade,
+    encoding: Option<Encoding>,
+    refusal: Option<CloseCode>,
+) -> impl Future<Output = ()> + Send {
+    let opened = Box::pin(open(on_upgrade, encoding.unwrap_or(Encoding::Json)));
+    async move {
+        let _place = place;
+        let rest = match (opened.await, refusal) {
+            (None, _) => return,
+            (Some(socket), Some(code)) => Either::Left(socket.close(code)),
+            (Some(socket), None) => Either::Right(connection::run(shared, socket, addr)),
+        };
+        rest.await;
+    }
+}
+
+async fn open(on_upgrade: OnUpgrade, encoding: Encoding) -> Option<Socket<Stream>> {
+    let upgraded = on_upgrade.await.ok()?;
+    // Out of hyper's boxes: what an idle connection keeps is counted in bytes.
+    let parts = upgraded.downcast::<TokioIo<Impatient<Stream>>>().ok()?;
+    // Copied, not kept: however little came behind the request, it would hold on to hyper's whole buffer.
+    let (io, read) = (parts.io.into_inner().into_inner(), parts.read_buf.to_vec());
+    drop(parts.read_buf);
+    Some(Socket::new(io, read, encoding).await)
 }
 
 fn is_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
@@ -92,5 +110,18 @@ fn negotiate(headers: &HeaderMap) -> (Option<Encoding>, Option<HeaderValue>) {
         Some(encoding) => (Some(encoding), Some(HeaderValue::from_static(encoding.subprotocol()))),
         // Some subprotocol must be named, or the browser fails the handshake and never sees 4501.
         None => (None, HeaderValue::from_str(first).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::bytes_of;
+
+    /// It lives as long as the connection does, most of the time silent.
+    #[test]
+    fn the_task_of_a_silent_connection_is_small() {
+        let task = bytes_of(|(shared, peer, on_upgrade)| converse(shared, peer, on_upgrade, None, None));
+        assert!(task <= 640, "{task} bytes");
     }
 }

@@ -35,6 +35,11 @@ struct Attached {
     pushes: queue::Sender<Box<Push>>,
 }
 
+/// Of a future, without one.
+pub fn bytes_of<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+    size_of::<F>()
+}
+
 pub type Picks = Box<dyn Fn(&Query) -> bool + Send>;
 
 #[derive(Default)]
