@@ -7,11 +7,12 @@
 //! - [`sends`] the order of pipelined sends · [`signals`] what may be lost, [`receipts`] of it, [`hiding`] for whom · [`watches`] what a client
 //!   watches · [`rates`] how many sends there may be,
 //!   [`limits`] as the cluster sets it at run time · [`pace`] how much else
-//! - [`connection`] the actor of one connection, [`requests`] what the client says, [`asks`] what the session asks,
+//! - [`connection`] the actor of one connection, `begin` of it, [`requests`] what the client says, [`asks`] what the session asks,
 //!   [`socket`] its bytes, `read_ahead` of them
 //! - [`shared`] what all connections share, [`ops`] what they share with REST, [`errors`] the one map to the wire
 
 pub mod asks;
+mod begin;
 pub mod connection;
 pub mod errors;
 pub mod hello;

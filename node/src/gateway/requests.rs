@@ -15,7 +15,8 @@ use flotilla_raft::path;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Done, Unread};
+use super::begin::Unread;
+use super::connection::{Connection, Done};
 use super::sends::Try;
 use super::socket::Incoming;
 use super::{errors, hello, ops, pace, pulled};

@@ -102,10 +102,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn finish_message(&mut self) {
         if !self.current.is_empty() {
-            self.waiting_bytes += self.current.len();
-            self.out.push_back(std::mem::take(&mut self.current));
-            self.current_frames = 0;
+            let message = self.take_current();
+            self.waiting_bytes += message.len();
+            self.out.push_back(message);
         }
+    }
+
+    fn take_current(&mut self) -> Vec<u8> {
+        self.current_frames = 0;
+        std::mem::take(&mut self.current)
     }
 
     /// The next message from the client; writes what waits on the way. Safe to cancel.
@@ -170,11 +175,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 self.writing = false;
             }
-            if self.out.is_empty() {
-                self.finish_message();
-            }
-            let Some(bytes) = self.out.pop_front() else { return Ok(()) };
-            self.waiting_bytes -= bytes.len();
+            let bytes = match self.out.pop_front() {
+                Some(bytes) => {
+                    self.waiting_bytes -= bytes.len();
+                    bytes
+                }
+                None if self.current.is_empty() => return Ok(()),
+                None => self.take_current(),
+            };
             let message = match self.encoding {
                 Encoding::MsgPack => Message::Binary(bytes.into()),
                 Encoding::Json => match Utf8Bytes::try_from(Bytes::from(bytes)) {
