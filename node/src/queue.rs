@@ -114,7 +114,7 @@ impl<T> Receiver<T> {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.shared.lock().waiting.len()
     }
 

@@ -237,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Not in `talk`, which would keep the empty box for as long as it lasts.
+    #[expect(clippy::boxed_local, reason = "unboxed it would be a part of the task")]
     fn on_rest(&mut self, rest: Box<Unread>) -> Result<(), CloseCode> {
         self.on_frames(*rest)
     }
