@@ -241,8 +241,9 @@ impl Bench {
     /// The node dies, and its machine is replaced by an empty one.
     pub fn replace(&mut self, node: u16) -> &mut Self {
         let at = usize::from(node) - 1;
-        self.engines[at] = None;
+        // First the power, then the engine: one that is closed in order writes out what it holds.
         self.disks[at].crash(0);
+        self.engines[at] = None;
         self.watch.wiped(node);
         self.disks[at].wipe();
         self
