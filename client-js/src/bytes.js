@@ -71,6 +71,19 @@ export function randomUuid() {
 }
 
 /**
+ * For a new message: a UUID of version 7 (RFC 9562), which begins with the time. A server that finds a cid above all those of its
+ * sender knows without a look at its disk that it is new; where a clock is wrong it looks. What makes it unique are 62 random bits.
+ * @param {number} wall milliseconds since the Unix epoch @param {number} count of those drawn in one millisecond @returns {string}
+ */
+export function timedUuid(wall, count) {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  new DataView(bytes.buffer).setUint16(6, 0x7000 | (count & 0x0fff));
+  for (let at = 5, rest = Math.max(0, Math.floor(wall)); at >= 0; at--, rest = Math.floor(rest / 256)) bytes[at] = rest % 256;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  return uuidText(bytes);
+}
+
+/**
  * A user id as the server stores it: NFKC, lower case, `[a-z0-9_.-]{1,64}`.
  * @param {string} text @returns {string}
  */

@@ -4,7 +4,7 @@
 // Invariant: a command is durable before `send` resolves, whichever tab it was; commands of one tab keep their order also when
 // leadership changes between them.
 
-import { convId, directId, randomUuid, userId, utf8 } from './bytes.js';
+import { convId, directId, randomUuid, timedUuid, userId, utf8 } from './bytes.js';
 import { checked, contradictionIn } from './content.js';
 import { Device } from './device.js';
 import { Emitter } from './emitter.js';
@@ -39,6 +39,8 @@ export class FlotillaClient extends Requests {
   #tabs;
   #emitter = new Emitter();
   #tab = randomUuid();
+  /** When the last cid was drawn, and the how manieth of that millisecond it was. */
+  #drawn = { wall: 0, count: 0 };
   /** @type {Device | null} */
   #device = null;
   #closed = false;
@@ -308,8 +310,15 @@ export class FlotillaClient extends Requests {
 
   /** @param {{ conv: string, to?: string }} target @param {Content} content @param {string} [cid] */
   #submit(target, content, cid) {
-    const command = { cid: cid ?? randomUuid(), ...target, content: checked(content), saved_ms: this.#config.clock.wall() };
+    const wall = this.#config.clock.wall();
+    const command = { cid: cid ?? this.#draw(wall), ...target, content: checked(content), saved_ms: wall };
     return cid === undefined ? this.#keep(command) : this.#keepOnce(command);
+  }
+
+  /** @param {number} wall */
+  #draw(wall) {
+    this.#drawn = { wall, count: wall === this.#drawn.wall ? this.#drawn.count + 1 : 0 };
+    return timedUuid(wall, this.#drawn.count);
   }
 
   /** With a cid of the application's own: what is stored already is not stored again. @param {Command} command @returns {Promise<Ticket>} */

@@ -4,6 +4,8 @@
 //! Invariants:
 //! - What is here is what storage holds: rows come in as they are read and as they are written, and the owner of the state is
 //!   the only writer. So replies and writes are the same with and without (I6); debug builds compare every hit.
+//! - A ceiling is never below a key that storage has under its prefix. So a key above it is absent, and storage is not asked: of every
+//!   new message that would look into each table on the disk, to find nothing.
 //! - Bounded in bytes: the rows that nobody has asked for longest go first, half of them at a time.
 //!
 //! It does not know what rows mean, beyond which kinds are worth their bytes.
@@ -18,6 +20,9 @@ use crate::table::kind;
 const ROW_OVERHEAD: usize = 96;
 /// The table whose keys are asked for as a list: those of a user, without the id that ends a key.
 const LISTED: (u8, usize) = (kind::DEVICE, 16);
+/// The table where most keys that are asked for are not there yet, and above all others of their sender: those of a
+/// conversation and a sender, without the cid that ends a key. Clients draw cids that begin with the time.
+const CLIMBING: (u8, usize) = (kind::DEDUP, 16);
 
 #[derive(Debug, Default)]
 pub(crate) struct HotRows {
@@ -31,7 +36,26 @@ struct Generation {
     rows: Lookup<Option<Bytes>>,
     /// The keys under a prefix, all of them.
     lists: Lookup<Vec<Vec<u8>>>,
+    ceilings: Lookup<Ceiling>,
     bytes: usize,
+}
+
+/// What is known of the highest key under a prefix, given as its last bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ceiling {
+    /// A key was asked for in vain, once: the second time the highest one is worth a look.
+    Unknown,
+    /// No key is above this one.
+    At(Vec<u8>),
+}
+
+/// (What its ceiling is kept under, the rest of the key.)
+fn climbing(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (kind, suffix) = CLIMBING;
+    if key.first() != Some(&kind) {
+        return None;
+    }
+    key.split_at_checked(key.len().checked_sub(suffix)?)
 }
 
 /// Read again and again while a conversation is busy; of the others a row is read once, or never.
@@ -102,6 +126,9 @@ impl HotRows {
     pub fn on_written(&mut self, key: Vec<u8>, row: Option<&Bytes>) {
         let Some(kind) = key.first().copied().filter(|kind| is_hot(*kind)) else { return };
         self.old.remove(&key);
+        if row.is_some() {
+            self.raise(&key);
+        }
         if row.is_some() || is_hot_when_absent(kind) {
             self.insert(key, row.cloned());
         } else {
@@ -117,6 +144,54 @@ impl HotRows {
     fn age(&mut self) {
         if self.young.bytes > HOT_ROWS_BYTES_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    /// Whether storage has no such row, as far as is known without a look.
+    pub fn is_above_all(&mut self, key: &[u8]) -> bool {
+        let Some((prefix, suffix)) = climbing(key) else { return false };
+        if let Some(ceiling) = self.old.ceilings.remove(prefix) {
+            self.old.bytes = self.old.bytes.saturating_sub(weight(prefix, None));
+            self.put_ceiling(prefix, ceiling);
+        }
+        matches!(self.young.ceilings.get(prefix), Some(Ceiling::At(highest)) if suffix > highest.as_slice())
+    }
+
+    /// A row was asked for that storage does not have. The answer: the prefix whose highest key is worth a look now.
+    pub fn on_missed<'k>(&mut self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let (prefix, _) = climbing(key)?;
+        match self.young.ceilings.get(prefix) {
+            None => self.put_ceiling(prefix, Ceiling::Unknown),
+            Some(Ceiling::Unknown) => return Some(prefix),
+            // Below the ceiling; it would be the same again.
+            Some(Ceiling::At(_)) => {}
+        }
+        None
+    }
+
+    /// The highest key that storage has under a prefix; None: it has none.
+    pub fn on_highest(&mut self, prefix: &[u8], highest: Option<&[u8]>) {
+        let suffix = highest.and_then(climbing).map_or(&[][..], |(_, suffix)| suffix);
+        self.put_ceiling(prefix, Ceiling::At(suffix.to_vec()));
+    }
+
+    fn put_ceiling(&mut self, prefix: &[u8], ceiling: Ceiling) {
+        if self.young.ceilings.insert(prefix.to_vec(), ceiling).is_none() {
+            self.young.bytes += weight(prefix, None);
+            self.age();
+        }
+    }
+
+    /// A row is there from now on. A deleted one leaves the ceiling where it was, which is no lower than it must be.
+    fn raise(&mut self, key: &[u8]) {
+        let Some((prefix, suffix)) = climbing(key) else { return };
+        for ceilings in [&mut self.young.ceilings, &mut self.old.ceilings] {
+            if let Some(Ceiling::At(highest)) = ceilings.get_mut(prefix)
+                && suffix > highest.as_slice()
+            {
+                highest.clear();
+                highest.extend_from_slice(suffix);
+            }
         }
     }
 
@@ -173,6 +248,49 @@ mod tests {
         assert_eq!(hot.get(&key(1)), Some(Some(row)));
         hot.on_written(key(1), None);
         assert_eq!(hot.get(&key(1)), Some(None));
+    }
+
+    fn cid(sender: u8, cid: u8) -> Vec<u8> {
+        [&[kind::DEDUP, 0, 1, b'c', 0, sender, 0][..], &[cid; 16]].concat()
+    }
+
+    #[test]
+    fn a_key_above_the_highest_is_absent_and_the_highest_rises_with_what_is_written() {
+        let mut hot = HotRows::default();
+        assert!(!hot.is_above_all(&cid(b'a', 5)), "nothing is known");
+        assert_eq!(hot.on_missed(&cid(b'a', 5)), None, "once says little");
+        let prefix = hot.on_missed(&cid(b'a', 6)).expect("twice").to_vec();
+        hot.on_highest(&prefix, Some(&cid(b'a', 4)));
+        assert!(
+            hot.is_above_all(&cid(b'a', 5)) && !hot.is_above_all(&cid(b'a', 4)) && !hot.is_above_all(&cid(b'a', 3))
+        );
+        assert!(!hot.is_above_all(&cid(b'b', 9)), "another sender's");
+        hot.on_written(cid(b'a', 8), Some(&Bytes::from_static(b"row")));
+        assert!(!hot.is_above_all(&cid(b'a', 8)) && hot.is_above_all(&cid(b'a', 9)));
+        hot.on_written(cid(b'a', 8), None);
+        assert!(!hot.is_above_all(&cid(b'a', 7)), "a ceiling does not fall");
+        assert_eq!(hot.on_missed(&cid(b'a', 7)), None);
+        hot.old = std::mem::take(&mut hot.young);
+        hot.on_written(cid(b'a', 10), Some(&Bytes::from_static(b"row")));
+        assert!(!hot.is_above_all(&cid(b'a', 10)) && hot.is_above_all(&cid(b'a', 11)), "nor is it lost with age");
+    }
+
+    #[test]
+    fn where_storage_has_nothing_every_key_is_absent_until_one_is_written() {
+        let mut hot = HotRows::default();
+        hot.on_highest(&cid(b'a', 0)[..7], None);
+        assert!(hot.is_above_all(&cid(b'a', 0)));
+        hot.on_written(cid(b'a', 0), Some(&Bytes::from_static(b"row")));
+        assert!(!hot.is_above_all(&cid(b'a', 0)));
+    }
+
+    #[test]
+    fn ceilings_are_bounded_too() {
+        let mut hot = HotRows::default();
+        for n in 0..100_000u32 {
+            hot.on_missed(&[&[kind::DEDUP][..], &n.to_be_bytes(), &[0; 16]].concat());
+            assert!(hot.young.bytes + hot.old.bytes <= HOT_ROWS_BYTES_MAX + 4_096);
+        }
     }
 
     #[test]

@@ -24,6 +24,10 @@ impl<V> Lookup<V> {
         self.0.get(key)
     }
 
+    pub fn get_mut(&mut self, key: &[u8]) -> Option<&mut V> {
+        self.0.get_mut(key)
+    }
+
     /// What stood there before.
     pub fn insert(&mut self, key: Vec<u8>, value: V) -> Option<V> {
         self.0.insert(key, value)

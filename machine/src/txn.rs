@@ -97,9 +97,32 @@ impl<'a> Txn<'a> {
             }
             return Ok(row);
         }
+        if self.hot.borrow_mut().is_above_all(key) {
+            if cfg!(debug_assertions) {
+                assert_eq!(None, self.base.get(&self.full(key))?, "nothing is above the highest key");
+            }
+            return Ok(None);
+        }
         let row = self.base.get(&self.full(key))?;
-        self.hot.borrow_mut().on_read(key, row.as_ref());
+        let mut hot = self.hot.borrow_mut();
+        hot.on_read(key, row.as_ref());
+        if row.is_none()
+            && let Some(prefix) = hot.on_missed(key)
+            && let Some(end) = prefix_end(prefix)
+        {
+            hot.on_highest(prefix, self.highest(prefix, &end)?.as_deref());
+        }
         Ok(row)
+    }
+
+    /// The highest key of [from, to) in `base`.
+    fn highest(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let (cut, mut highest) = (self.prefix.len(), None);
+        self.base.scan(&self.full(from), &self.full(to), Order::Reverse, &mut |key, _| {
+            highest = Some(key[cut..].to_vec());
+            ControlFlow::Break(())
+        })?;
+        Ok(highest)
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Bytes) {

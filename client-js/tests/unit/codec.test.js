@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { timedUuid } from '../../src/bytes.js';
 import { decode, encode, join } from '../../src/codec.js';
 import { ZERO_CHAIN, bodyHash, chainAfter, contentOf, filled } from '../../src/content.js';
 import * as limits from '../../src/limits.js';
@@ -89,4 +90,14 @@ test('bounds that the server has too are the same there', { skip }, () => {
   const shared = Object.entries(limits).filter(([name]) => values.has(name));
   assert.ok(shared.length >= 18, `${shared.length} shared`);
   for (const [name, value] of shared) assert.equal(value, values.get(name), name);
+});
+
+test('a timed UUID is of version 7, and those drawn later are higher', () => {
+  const uuid = /^018bcfe5-6800-7fff-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+  assert.match(timedUuid(1_700_000_000_000, 0xfff), uuid);
+  assert.match(timedUuid(1_700_000_000_000.9, 0x1fff), uuid, 'whole milliseconds, and a count that has run over');
+  assert.match(timedUuid(-5, 0), /^00000000-0000-7000-/, 'a clock before its time');
+  const order = [timedUuid(1_000, 0), timedUuid(1_000, 1), timedUuid(1_001, 0), timedUuid(2 ** 33, 0)];
+  assert.deepEqual([...order].sort(), order);
+  assert.notEqual(timedUuid(1, 1), timedUuid(1, 1));
 });

@@ -25,7 +25,7 @@ mod reads;
 
 pub use calls::CallError;
 pub use config::{Config, TokenError, TokenSource, fixed_token};
-pub use handle::{Event, Handle, Outcome, Status, SubmitError, Ticket, message, random_cid};
+pub use handle::{Event, Handle, Outcome, Status, SubmitError, Ticket, message, random_cid, timed_cid};
 pub use list::{Last, ListPage, Listed, Mentions};
 pub use named::{message_naming, named};
 
