@@ -1,16 +1,22 @@
-//! Hints that apply gives to the shell: they wake a pump early. Everything that must happen is a row; effects may be lost
-//! or repeated.
+//! Hints that apply gives to the shell: they wake a pump early, and spare it a look at rows that were written a moment ago.
+//! Everything that must happen is a row; effects may be lost or repeated.
 
+use std::sync::Arc;
+
+use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
+
+use crate::command::Receipt;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// A dirty row for `target` was made or raised.
-    Dirty { target: ShardId, conv: ConvId },
-    /// A conversation owes peer watermarks.
-    ReceiptDirty { target: ShardId, conv: ConvId },
-    /// A user shard owes watermarks to a conversation.
-    ReceiptDue { target: ShardId, user: UserId, conv: ConvId },
+    /// A dirty row for `target` was made or raised. `entry`: by which, if all that this adds to what the target is owed is the
+    /// entry and its head. None if membership parts are owed too, by this entry or an earlier one, or it has emptied others.
+    Dirty { target: ShardId, conv: ConvId, entry: Option<Arc<Entry>> },
+    /// A conversation owes peer watermarks: the row as it is now.
+    ReceiptDirty { target: ShardId, receipt: Receipt },
+    /// A user shard owes watermarks to a conversation: the row as it is now.
+    ReceiptDue { receipt: Receipt },
     /// The head of a row rose in applied state: look for live sessions again.
     Head { user: UserId, conv: ConvId, head: Seq, n_head: Count, rev: Rev },
     /// Something else of a row changed: `conv` goes to the user's sessions.

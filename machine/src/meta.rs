@@ -223,10 +223,6 @@ impl Meta {
         self.owner(slots::of_user(user))
     }
 
-    pub fn shard_of_conversation(&self, conv: &ConvId) -> Option<ShardId> {
-        self.owner(slots::of_conversation(conv))
-    }
-
     pub fn check_conversation(&self, conv: &ConvId) -> Result<(), Rejection> {
         if self.owns(slots::of_conversation(conv)) { Ok(()) } else { Err(Rejection::Moved) }
     }

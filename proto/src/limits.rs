@@ -314,6 +314,10 @@ pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
 pub const NOTIFY_CONVERSATIONS_MAX: usize = COMMAND_ITEMS_MAX;
 /// Conversations that a pump is told of by name; above it, it looks at all rows.
 pub const DIRTY_NAMED_MAX: usize = 4_096;
+/// Entries that wait for the pump of one target, and as many again in the pump; above it they are read from the log.
+pub const FRESH_BYTES_MAX: usize = 64 * 1024;
+/// Users of a pump's target whose conversations it tells of without a look at the rows.
+pub const FRESH_USERS_MAX: usize = 1_024;
 
 /// The Rust client: commands in its durable outbox that wait for an answer.
 pub const CLIENT_OUTBOX_MAX: usize = 10_000;
@@ -472,6 +476,8 @@ pub const TARGETS_PENDING_MAX: usize = 1_024;
 pub const REVS_PER_HEAD_MAX: usize = 64;
 /// Receipts gathered into one command.
 pub const RECEIPTS_PER_BATCH_MAX: u32 = 200;
+/// Receipts of one shard's users that wait by name; above it all rows are looked at.
+pub const RECEIPTS_PENDING_MAX: usize = 2_048;
 /// Users whose live sessions are looked up at once.
 pub const USERS_PER_LOOK_MAX: usize = 256;
 /// Rows that a step of long work touches.

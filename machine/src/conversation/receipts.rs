@@ -67,6 +67,7 @@ fn owe_to_peer(ctx: &mut Ctx<'_, '_>, receipt: &Receipt, row: &MemberRow) {
         return;
     };
     let owed = ReceiptDirtyRow { delivered: row.delivered, read: row.read };
-    table::put::<ReceiptDirties>(ctx.txn, &(target, receipt.conv.clone(), peer), &owed);
-    ctx.effects.push(Effect::ReceiptDirty { target, conv: receipt.conv.clone() });
+    table::put::<ReceiptDirties>(ctx.txn, &(target, receipt.conv.clone(), peer.clone()), &owed);
+    let receipt = Receipt { user: peer, conv: receipt.conv.clone(), delivered: row.delivered, read: row.read };
+    ctx.effects.push(Effect::ReceiptDirty { target, receipt });
 }

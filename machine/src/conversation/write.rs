@@ -3,6 +3,7 @@
 //! Invariant: seq = head + 1, ids and heads rise, `ts` never goes back inside a conversation, the chain goes on (I2, I9, I11).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use flotilla_proto::entry::{Entry, What};
 use flotilla_proto::ids::*;
@@ -33,15 +34,18 @@ pub fn write(ctx: &mut Ctx<'_, '_>, asked: &Append, body_hash: Hash32, mut plan:
     };
     ctx.meta.clock = clock;
     ctx.meta.store_clock(ctx.txn);
-    let entry = make_entry(ctx, asked, body_hash, msg_id, &plan);
+    let entry = Arc::new(make_entry(ctx, asked, body_hash, msg_id, &plan));
     advance(&mut plan.conversation, &entry);
     write_entry(ctx, &entry, &plan)?;
     write_members(ctx, &entry, &mut plan);
     write_mentions(ctx, &entry)?;
     let told = write_rosters(ctx, &entry, &mut plan)?;
     table::put::<Conversations>(ctx.txn, &entry.conv, &plan.conversation);
+    let empties = !plan.redact.is_empty();
     for (target, parts) in told {
-        raise(ctx, target, &entry, parts)?;
+        let row = raise(ctx, target, &entry, parts)?;
+        let alone = (row.parts == Seq::ZERO && !empties).then(|| entry.clone());
+        ctx.effects.push(Effect::Dirty { target, conv: entry.conv.clone(), entry: alone });
     }
     if plan.conversation.mode == Mode::Pull {
         ctx.effects.push(Effect::Pulled { conv: entry.conv.clone(), head: entry.seq });
@@ -157,7 +161,7 @@ fn write_rosters(ctx: &mut Ctx<'_, '_>, entry: &Entry, plan: &mut Plan) -> Resul
     Ok(all.map(|target| (target, touched.contains(&target))).collect())
 }
 
-fn raise(ctx: &mut Ctx<'_, '_>, target: ShardId, entry: &Entry, parts: bool) -> Result<(), Fatal> {
+fn raise(ctx: &mut Ctx<'_, '_>, target: ShardId, entry: &Entry, parts: bool) -> Result<DirtyRow, Fatal> {
     let key = (target, entry.conv.clone());
     let old = table::get::<Dirties>(ctx.txn, &key)?;
     let row = DirtyRow {
@@ -169,8 +173,7 @@ fn raise(ctx: &mut Ctx<'_, '_>, target: ShardId, entry: &Entry, parts: bool) -> 
         parts: if parts { entry.seq } else { old.map_or(Seq::ZERO, |row| row.parts) },
     };
     table::put::<Dirties>(ctx.txn, &key, &row);
-    ctx.effects.push(Effect::Dirty { target, conv: entry.conv.clone() });
-    Ok(())
+    Ok(row)
 }
 
 fn remember(ctx: &mut Ctx<'_, '_>, entry: &Entry) -> Reply {

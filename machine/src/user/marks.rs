@@ -17,7 +17,7 @@ use super::inbox::Change;
 use super::{conv_settings, cursor, device, key, privacy, session};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome, check_batch};
-use crate::command::{ClearReceipt, ConvSettings, Mark, MarkKind};
+use crate::command::{ClearReceipt, ConvSettings, Mark, MarkKind, Receipt};
 use crate::effect::Effect;
 use crate::reply::{MarkReply, Reply};
 use crate::table::{self, KeyReader, Table, kind};
@@ -148,9 +148,9 @@ fn owe(ctx: &mut Ctx<'_, '_>, user: &UserId, conv: &ConvId, marks: Due) -> Resul
         return Ok(());
     }
     table::put::<DueTable>(ctx.txn, &key, &due);
-    if let Some(target) = ctx.meta.shard_of_conversation(conv) {
-        ctx.effects.push(Effect::ReceiptDue { target, user: user.clone(), conv: conv.clone() });
-    }
+    let (user, conv) = key;
+    let receipt = Receipt { user, conv, delivered: due.delivered, read: due.read };
+    ctx.effects.push(Effect::ReceiptDue { receipt });
     Ok(())
 }
 

@@ -7,13 +7,14 @@
 //! A target pushes the entries at once and answers when the heads are durable, which it does not hurry with. So a pump asks
 //! again before it has an answer, but not for every entry: see [`Pump::pace`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flotilla_machine::command::ClearDirty;
 use flotilla_machine::query::DirtyItem;
 use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
@@ -25,8 +26,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Cluster;
+use super::fresh::{Fresh, Given, Run, Wake};
 use super::leader::Leader;
-use super::pending::{Pending, Taken};
+use super::pending::Taken;
 use super::told::{Parcel, Told};
 use super::wire::{NodeReply, NodeRequest};
 
@@ -37,11 +39,10 @@ const CLEAR_GATHER: Duration = Duration::from_millis(100);
 /// Before a clear that was not taken is proposed again.
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
 
-/// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only.
+/// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only, and not
+/// even for these where it was given all that they would say (see [`super::fresh`]).
 #[derive(Default)]
 pub struct Wakes(Mutex<BTreeMap<ShardId, Arc<Wake>>>);
-
-type Wake = Pending<ConvId, ()>;
 
 impl Wakes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<Wake>>> {
@@ -49,10 +50,10 @@ impl Wakes {
     }
 
     /// False if the target has no pump yet.
-    pub fn wake(&self, target: ShardId, conv: ConvId) -> bool {
+    pub fn wake(&self, target: ShardId, conv: ConvId, entry: Option<Arc<Entry>>) -> bool {
         let wakes = self.lock();
         if let Some(wake) = wakes.get(&target) {
-            wake.add(conv, (), |(), ()| {});
+            wake.add(conv, entry);
         }
         wakes.contains_key(&target)
     }
@@ -67,7 +68,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             let mut wakes = leader.wakes.lock();
             // One that runs already was not told what for: it looks at everything, as a new one does.
             let wake = wakes.entry(target).or_insert_with(|| {
-                let wake = Arc::new(Wake::new(limits::DIRTY_NAMED_MAX));
+                let wake = Arc::new(Wake::default());
                 let pump = Pump::new(cluster.clone(), leader.clone(), target);
                 pumps.0.push(cluster.spawn_vital("a pump of the fan-out", pump.run(wake.clone())));
                 wake
@@ -122,8 +123,7 @@ struct Pump {
     clearing: Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>,
     backoff: Duration,
     look: Look,
-    /// Conversations whose rows rose and were not looked at since.
-    named: BTreeSet<ConvId>,
+    fresh: Fresh,
 }
 
 /// A walk over the rows of one target, page by page.
@@ -176,7 +176,7 @@ impl Pump {
             clearing: None,
             backoff: BACKOFF_MIN,
             look: Look::default(),
-            named: BTreeSet::new(),
+            fresh: Fresh::default(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Pump {
     /// When the target may be asked for more; none while there is nothing to ask for, or enough on its way.
     fn ask_at(&self) -> Option<Instant> {
         let room = self.asked.len() < limits::NOTIFIES_IN_FLIGHT_MAX && self.told.bytes_max() > 0;
-        let wanted = self.look.looking || !self.named.is_empty();
+        let wanted = self.look.looking || !self.fresh.is_empty();
         (room && wanted).then_some(self.next_ask)
     }
 
@@ -222,30 +222,41 @@ impl Pump {
         if self.asked.is_empty() { Duration::ZERO } else { self.took / limits::NOTIFIES_IN_FLIGHT_MAX as u32 }
     }
 
-    fn on_woken(&mut self, taken: Taken<ConvId, ()>) {
+    fn on_woken(&mut self, taken: Taken<ConvId, Run>) {
         if taken.overflow {
+            self.fresh.on_overflow();
             self.look.wanted();
         } else {
-            self.named.extend(taken.items.into_keys());
+            self.fresh.on_named(taken.items);
         }
     }
 
-    /// The rows of named conversations that the target has not answered for, as many as go at once.
+    /// What the target has not answered for of named conversations, as many as go at once.
     async fn named_items(&mut self) -> Vec<DirtyItem> {
-        let named = self.named.iter().take(limits::NOTIFY_CONVERSATIONS_MAX);
+        let Given { items, missed, bytes_left } = self.fresh.give(self.told.bytes_max());
+        self.cluster.metrics.fanout_spared.add(items.len() as u64);
+        let mut owed = self.told.owed(items);
+        if bytes_left == 0 {
+            // Their heads would go without entries.
+            missed.into_iter().for_each(|conv| self.fresh.again(conv));
+        } else if !missed.is_empty() {
+            owed.extend(self.read_named(missed, bytes_left).await);
+        }
+        owed
+    }
+
+    async fn read_named(&mut self, named: Vec<ConvId>, bytes_max: usize) -> Vec<DirtyItem> {
+        self.cluster.metrics.fanout_reads.add(named.len() as u64);
         // From what it has answered for, not from what is on its way: that may be lost, and each request must hold all that
         // heads say of the entries between.
-        let convs: Vec<_> = named.map(|conv| (conv.clone(), self.told.answered_head(conv))).collect();
-        let bytes_max = self.told.bytes_max() as u32;
-        let query = Query::DirtyOf { target: self.target, convs: convs.clone(), bytes_max };
+        let convs = named.iter().map(|conv| (conv.clone(), self.told.answered_head(conv))).collect();
+        let query = Query::DirtyOf { target: self.target, convs, bytes_max: bytes_max as u32 };
         let (items, more) = self.read(&query).await;
         // Names are answered for in order, until the bytes are full.
-        let last = items.last().filter(|_| more).map(|item| item.notify.conv.clone());
-        for (conv, _) in convs {
-            if last.as_ref().is_none_or(|last| conv <= *last) {
-                self.named.remove(&conv);
-            }
+        if let Some(last) = items.last().filter(|_| more) {
+            named.into_iter().filter(|conv| *conv > last.notify.conv).for_each(|conv| self.fresh.again(conv));
         }
+        self.fresh.on_read(&items);
         self.told.owed(items)
     }
 
@@ -272,6 +283,7 @@ impl Pump {
             };
             let (items, more) = self.read(&query).await;
             self.look.on_page(items.last().map(|item| item.notify.conv.clone()), more);
+            self.fresh.on_read(&items);
             let owed = self.told.owed(items);
             if !owed.is_empty() || self.look.after.is_none() {
                 return owed;
@@ -334,6 +346,7 @@ impl Pump {
             }
         } else {
             self.look.wanted();
+            parcel.upto.keys().for_each(|conv| self.fresh.forget(conv));
             // Others that fail beside it are of the same kind.
             if self.next_ask <= now {
                 self.next_ask = now + self.backoff;

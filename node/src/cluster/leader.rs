@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flotilla_machine::Effect;
+use flotilla_machine::command::Receipt;
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_raft::Group;
@@ -18,6 +19,7 @@ use super::fanout::Wakes;
 use super::live::Live;
 use super::pending::Pending;
 use super::push::hub::Hub;
+use super::receipts::{Marks, Owed};
 use super::subscribers::Subscribers;
 use super::wire::PushItem;
 use super::{Cluster, fanout, housekeeping, presence, pusher, receipt_interest, receipts, subscribers};
@@ -46,9 +48,9 @@ pub struct Leader {
     pub wakes: Wakes,
     pub live: Live,
     /// Targets that are owed peer watermarks.
-    pub receipts_dirty: Pending<ShardId, ()>,
+    pub receipts_dirty: Pending<ShardId, Owed>,
     /// Users of this shard owe watermarks to conversations.
-    pub receipts_due: Notify,
+    pub receipts_due: Pending<(UserId, ConvId), Marks>,
     pub news: Pending<(UserId, ConvId), News>,
     pub jobs: Notify,
     /// Gateways with watchers of users of this shard.
@@ -87,7 +89,7 @@ impl Leading {
             wakes: Wakes::default(),
             live: Live::default(),
             receipts_dirty: Pending::new(limits::TARGETS_PENDING_MAX),
-            receipts_due: Notify::new(),
+            receipts_due: Pending::new(limits::RECEIPTS_PENDING_MAX),
             news: Pending::new(limits::NEWS_PENDING_MAX),
             jobs: Notify::new(),
             interest: presence::Interest::default(),
@@ -113,14 +115,18 @@ impl Leader {
     /// Wakes the pump that an effect concerns. Never waits.
     pub fn on_effect(&self, cluster: &Cluster, effect: Effect) {
         match effect {
-            Effect::Dirty { target, conv } => {
-                if !self.wakes.wake(target, conv) {
+            Effect::Dirty { target, conv, entry } => {
+                if !self.wakes.wake(target, conv, entry) {
                     self.dirty.add(target, (), |(), ()| {});
                 }
             }
             Effect::Sessions { user } => self.live.forget(&user),
-            Effect::ReceiptDirty { target, .. } => self.receipts_dirty.add(target, (), |(), ()| {}),
-            Effect::ReceiptDue { .. } => self.receipts_due.notify_one(),
+            Effect::ReceiptDirty { target, receipt } => {
+                self.receipts_dirty.add(target, Owed::of(receipt), Owed::join);
+            }
+            Effect::ReceiptDue { receipt: Receipt { user, conv, delivered, read } } => {
+                self.receipts_due.add((user, conv), Marks { delivered, read }, Marks::raise);
+            }
             Effect::Head { user, conv, head, n_head, rev } => {
                 let news = News { head: Some((head, n_head)), revs: vec![rev], conv: None };
                 self.news.add((user, conv), news, News::merge);

@@ -17,6 +17,7 @@ pub mod control;
 pub mod fanout;
 pub mod figures;
 mod foretold;
+mod fresh;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;
@@ -120,6 +121,8 @@ pub struct Cluster {
 /// Counters of this half.
 pub struct Metrics {
     pub fanout_retries: Arc<Counter>,
+    pub fanout_spared: Arc<Counter>,
+    pub fanout_reads: Arc<Counter>,
     pub receipt_retries: Arc<Counter>,
     pub casts_dropped: Arc<Counter>,
     pub leaderships: Arc<Counter>,
@@ -136,6 +139,14 @@ impl Metrics {
             fanout_retries: counter(
                 "flotilla_fanout_retries_total",
                 "Batches of heads that a target shard did not take.",
+            ),
+            fanout_spared: counter(
+                "flotilla_fanout_spared_total",
+                "Changes of a conversation told to a target shard without a read of its rows.",
+            ),
+            fanout_reads: counter(
+                "flotilla_fanout_reads_total",
+                "Changed conversations whose rows were read before a target shard was told.",
             ),
             receipt_retries: counter(
                 "flotilla_receipt_retries_total",

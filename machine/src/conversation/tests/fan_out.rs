@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_proto::entry::Role;
+use flotilla_proto::entry::{Role, What};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 use flotilla_proto::member::MembershipPart;
@@ -12,6 +12,7 @@ use super::kit::*;
 use crate::command::*;
 use crate::conversation::tables::dirty::Dirties;
 use crate::conversation::tables::member::Members;
+use crate::effect::Effect;
 use crate::query::{Answer, DirtyItem, Query};
 use crate::table::{self, Table};
 use crate::testing::arb::{self, named};
@@ -39,6 +40,26 @@ fn every_shard_with_a_member_is_owed_the_head_and_the_entries_it_has_not_confirm
     room.says("alice", "three");
     let item = room.dirty(3).remove(0);
     assert_eq!((told(&item), seqs(&item), item.parts), (vec![("bob", false)], vec![3], Seq::ZERO));
+}
+
+#[test]
+fn an_effect_brings_the_entry_where_nothing_but_it_is_owed_since() {
+    let mut room = Room::group("alice", &["bob"]);
+    let brings = |room: &mut Room, what: What| {
+        let command = Command::Append(room.command("alice", what));
+        let applied = room.machine.apply(&Stamp { age_delta_ms: 1, display: TsMs(1) }, &[command]);
+        let entry_of = |effect| match effect {
+            Effect::Dirty { target, entry, .. } => Some((target.0, entry.map(|entry| entry.seq.0))),
+            _ => None,
+        };
+        applied.effects.into_iter().filter_map(entry_of).collect::<Vec<_>>()
+    };
+    assert_eq!(brings(&mut room, arb::message("2")), [(2, None), (3, None)], "parts are owed since the first entry");
+    room.settle();
+    assert_eq!(brings(&mut room, arb::message("3")), [(2, Some(3)), (3, Some(3))]);
+    assert_eq!(brings(&mut room, What::Delete { target: Seq(3) }), [(2, None), (3, None)], "it empties entry 3");
+    assert_eq!(brings(&mut room, arb::message("5")), [(2, Some(5)), (3, Some(5))]);
+    assert_eq!(brings(&mut room, remove("bob")), [(2, Some(6)), (3, None)], "bob's part is owed to his shard alone");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use flotilla_proto::ids::*;
 
 use super::kit::*;
 use crate::command::*;
+use crate::effect::Effect;
 use crate::query::{Answer, MarksOf, MarksView, Query};
 use crate::reply::Reply;
 use crate::testing::arb::named;
@@ -40,6 +41,26 @@ fn watermarks_are_monotone_clamped_and_read_implies_delivered() {
     assert_eq!(marks(&room, "bob"), (3, 3));
     receipt(&mut room, "bob", u64::MAX, 0);
     assert_eq!(marks(&room, "bob"), (5, 3), "never past the head");
+}
+
+#[test]
+fn an_effect_says_what_the_row_owes_to_the_peer() {
+    let mut room = Room::direct("alice", "bob");
+    room.says("alice", "x");
+    room.says("alice", "y");
+    for (delivered, read) in [(1, 0), (0, 1), (2, 0)] {
+        let conv = room.conv.clone();
+        let receipt = Receipt { user: named("bob"), conv, delivered: Seq(delivered), read: Seq(read) };
+        let applied = room.machine.apply(&Stamp::default(), &[Command::Receipts(vec![receipt])]);
+        let told = |receipt| Effect::ReceiptDirty { target: ShardId(2), receipt };
+        let rows: Vec<_> = owed(&room, 2).into_iter().map(told).collect();
+        assert_eq!(applied.effects, rows);
+    }
+    receipt(&mut room, "bob", 2, 1);
+    assert_eq!(
+        owed(&room, 2),
+        [Receipt { user: named("alice"), conv: room.conv.clone(), delivered: Seq(2), read: Seq(1) }]
+    );
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn scene() -> (Shard, UserId, DeviceId, DeviceId, SessionNo, ConvId) {
 fn an_ack_moves_only_its_own_device_and_no_revision() {
     let (mut shard, ann, one, two, number, conv) = scene();
     assert_eq!(shard.mark(ack(&ann, one, number, &conv, 3, 5)), MarkReply::Done);
-    assert!(matches!(shard.effects[..], [Effect::ReceiptDue { .. }]));
+    let receipt = Receipt { user: ann.clone(), conv: conv.clone(), delivered: Seq(3), read: Seq(0) };
+    assert_eq!(shard.effects, [Effect::ReceiptDue { receipt }], "what the row says");
     let (own, other) = (shard.row(&ann, one, &conv).expect("row"), shard.row(&ann, two, &conv).expect("row"));
     assert_eq!((own.cursor, other.cursor), (Seq(3), Seq(0)));
     assert_eq!((own.rev, own.delivered, own.read), (Rev(1), Seq(3), Seq(0)));
