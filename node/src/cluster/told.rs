@@ -24,8 +24,9 @@ pub struct Parcel {
 pub struct Told {
     /// Durable at the target, and not yet cleared in the log.
     pub answered: Upto,
-    on_its_way: Upto,
-    on_its_way_bytes: usize,
+    /// Each by itself: what is said of a conversation may fall (parts that were cleared meanwhile), so no maximum of them would
+    /// be what any of them holds.
+    on_its_way: Vec<Parcel>,
 }
 
 impl Parcel {
@@ -53,24 +54,28 @@ impl Told {
     }
 
     fn told(&self, conv: &ConvId) -> (Seq, Seq) {
-        let known = [self.answered.get(conv), self.on_its_way.get(conv)];
-        known.into_iter().flatten().fold((Seq::ZERO, Seq::ZERO), |a, b| (a.0.max(b.0), a.1.max(b.1)))
+        let on_its_way = self.on_its_way.iter().filter_map(|parcel| parcel.upto.get(conv));
+        self.answered
+            .get(conv)
+            .into_iter()
+            .chain(on_its_way)
+            .fold((Seq::ZERO, Seq::ZERO), |a, b| (a.0.max(b.0), a.1.max(b.1)))
     }
 
     /// For the entries of the next request; 0: there is no room for one.
     pub fn bytes_max(&self) -> usize {
-        limits::NOTIFY_BYTES_MAX.saturating_sub(self.on_its_way_bytes)
+        limits::NOTIFY_BYTES_MAX.saturating_sub(self.on_its_way.iter().map(|parcel| parcel.bytes).sum())
     }
 
     pub fn goes(&mut self, parcel: &Parcel) {
-        raise(&mut self.on_its_way, &parcel.upto);
-        self.on_its_way_bytes += parcel.bytes;
+        self.on_its_way.push(parcel.clone());
     }
 
     pub fn ended(&mut self, parcel: &Parcel, taken: bool) {
-        self.on_its_way_bytes = self.on_its_way_bytes.saturating_sub(parcel.bytes);
-        // A later request may hold more of the same conversation; its own end tells of that.
-        self.on_its_way.retain(|conv, upto| parcel.upto.get(conv) != Some(upto));
+        // One that is its equal says the same.
+        if let Some(at) = self.on_its_way.iter().position(|other| other == parcel) {
+            self.on_its_way.swap_remove(at);
+        }
         if taken {
             raise(&mut self.answered, &parcel.upto);
         }
@@ -132,6 +137,20 @@ mod tests {
         assert_eq!(told.answered_head(&conv()), Seq::ZERO, "and nothing is answered for");
         told.ended(&second, false);
         assert!(owes(&told, 5, 0));
+    }
+
+    /// What was stuck once: parts are cleared while a request that holds them is on its way.
+    #[test]
+    fn nothing_stays_on_its_way_when_all_requests_have_ended() {
+        let mut told = Told::default();
+        let (first, second) = (Parcel::of(&[item(4, 3)]), Parcel::of(&[item(5, 0)]));
+        told.goes(&first);
+        told.goes(&second);
+        assert!(!owes(&told, 5, 3));
+        told.ended(&first, true);
+        told.ended(&second, false);
+        assert!(owes(&told, 5, 0), "its request failed");
+        assert_eq!((told.on_its_way.len(), told.bytes_max()), (0, limits::NOTIFY_BYTES_MAX));
     }
 
     #[test]
