@@ -191,6 +191,10 @@ impl Pump {
             self.start_clearing();
             let ask_at = self.ask_at();
             if ask_at.is_some_and(|at| at <= Instant::now()) {
+                // The newest first: an entry that has been emptied since it was named is not told as it was.
+                if let Some(taken) = wake.try_take() {
+                    self.on_woken(taken);
+                }
                 let items = if self.look.looking { self.next_items().await } else { self.named_items().await };
                 if !items.is_empty() {
                     self.ask(items);
@@ -236,10 +240,7 @@ impl Pump {
         let Given { items, missed, bytes_left } = self.fresh.give(self.told.bytes_max());
         self.cluster.metrics.fanout_spared.add(items.len() as u64);
         let mut owed = self.told.owed(items);
-        if bytes_left == 0 {
-            // Their heads would go without entries.
-            missed.into_iter().for_each(|conv| self.fresh.again(conv));
-        } else if !missed.is_empty() {
+        if !missed.is_empty() {
             owed.extend(self.read_named(missed, bytes_left).await);
         }
         owed

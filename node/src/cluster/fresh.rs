@@ -82,6 +82,13 @@ impl Wake {
         self.bytes.store(0, Ordering::Relaxed);
         taken
     }
+
+    /// None: nothing waits.
+    pub fn try_take(&self) -> Option<Taken<ConvId, Run>> {
+        let taken = self.pending.try_take()?;
+        self.bytes.store(0, Ordering::Relaxed);
+        Some(taken)
+    }
 }
 
 /// Whom to tell of a conversation.
@@ -144,20 +151,24 @@ impl Fresh {
         self.named.insert(conv, run);
     }
 
-    /// The news of named conversations, in order of their names, as many as go at once.
+    /// The news of named conversations, in order of their names, as many as go at once. They fill half of the bytes at most: the
+    /// rest is for those that must be read, so that these do not wait for as long as there is enough without them.
     pub fn give(&mut self, bytes_max: usize) -> Given {
         let mut given = Given { bytes_left: bytes_max, ..Given::default() };
+        let mut later = Vec::new();
         for _ in 0..limits::NOTIFY_CONVERSATIONS_MAX {
-            if given.bytes_left == 0 {
-                break;
-            }
             let Some((conv, run)) = self.named.pop_first() else { break };
             let bytes = run.bytes();
             self.bytes -= bytes;
-            let told = if bytes > given.bytes_left { None } else { self.told_by(&conv, run) };
-            match told {
+            let weight = bytes + self.known.get(&conv).map_or(0, |known| users_weight(&conv, &known.users));
+            let fits = bytes_max - given.bytes_left + weight <= bytes_max / 2;
+            if !fits && run.0.is_some() && !given.items.is_empty() {
+                later.push((conv, run));
+                continue;
+            }
+            match if fits { self.told_by(&conv, run) } else { None } {
                 Some(item) => {
-                    given.bytes_left = given.bytes_left.saturating_sub(item.as_ref().map_or(0, item_weight));
+                    given.bytes_left -= item.as_ref().map_or(0, |_| weight);
                     given.items.extend(item);
                 }
                 None => {
@@ -166,6 +177,7 @@ impl Fresh {
                 }
             }
         }
+        later.into_iter().for_each(|(conv, run)| self.put_run(conv, run));
         given
     }
 
@@ -231,9 +243,8 @@ impl Fresh {
     }
 }
 
-fn item_weight(item: &DirtyItem) -> usize {
-    let users = item.notify.users.iter().map(|user| 64 + user.user.as_str().len()).sum::<usize>();
-    item.entries.iter().map(weight).sum::<usize>() + users + item.notify.conv.as_str().len()
+fn users_weight(conv: &ConvId, users: &[NotifyUser]) -> usize {
+    conv.as_str().len() + users.iter().map(|user| 64 + user.user.as_str().len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -368,6 +379,7 @@ mod tests {
         named(&mut fresh, Some(entry(5)));
         let given = fresh.give(weight(&entry(5)) - 1);
         assert_eq!((given.items.len(), given.missed), (0, vec![conv()]), "by bytes of a request");
+        assert_eq!(fresh.bytes, 0);
         for seq in 1..1_000 {
             named(&mut fresh, Some(entry(seq)));
             assert!(fresh.bytes <= limits::FRESH_BYTES_MAX, "by bytes that wait");
@@ -380,6 +392,26 @@ mod tests {
             assert!(fresh.users <= limits::FRESH_USERS_MAX, "by users");
             assert_eq!(fresh.users, 2 * fresh.known.len());
         }
+    }
+
+    #[test]
+    fn what_must_be_read_has_room_beside_what_need_not() {
+        let mut fresh = Fresh::default();
+        let group = |n| ConvId::group(&user("ann"), Cid(n));
+        for n in 0..40 {
+            let mut item = read(4, 0);
+            item.notify.conv = group(n);
+            fresh.on_read(&[item]);
+            fresh.on_named(BTreeMap::from([(group(n), Run::of(Some(entry(5))))]));
+        }
+        fresh.again(group(99));
+        let (names, bytes) = (fresh.named.len(), fresh.bytes);
+        let given = fresh.give(8_192);
+        assert_eq!(given.missed, [group(99)], "it has the last name of all");
+        assert!(given.bytes_left >= 4_096 && !given.items.is_empty());
+        assert_eq!(fresh.named.len(), names - given.items.len() - 1, "the others wait, as they were");
+        assert_eq!(fresh.bytes, bytes - given.items.len() * weight(&entry(5)));
+        assert_eq!(give(&mut fresh).missed, [], "and are known still");
     }
 
     #[tokio::test]

@@ -65,15 +65,20 @@ impl<K: Ord, V> Pending<K, V> {
     pub async fn take(&self) -> Taken<K, V> {
         loop {
             let woken = self.wake.notified();
-            {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                if !inner.0.is_empty() || inner.1 {
-                    let items = std::mem::take(&mut inner.0);
-                    return Taken { items, overflow: std::mem::take(&mut inner.1) };
-                }
+            if let Some(taken) = self.try_take() {
+                return taken;
             }
             woken.await;
         }
+    }
+
+    /// All of it; None if there is nothing.
+    pub fn try_take(&self) -> Option<Taken<K, V>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.0.is_empty() && !inner.1 {
+            return None;
+        }
+        Some(Taken { items: std::mem::take(&mut inner.0), overflow: std::mem::take(&mut inner.1) })
     }
 }
 
