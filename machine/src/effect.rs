@@ -1,5 +1,6 @@
 //! Hints that apply gives to the shell: they wake a pump early, and spare it a look at rows that were written a moment ago.
-//! Everything that must happen is a row; effects may be lost or repeated.
+//! Everything that must happen is a row; effects may be lost or repeated, and then it happens
+//! when the rows are looked at: by a new leader at the latest, for receipts within a minute.
 
 use std::sync::Arc;
 

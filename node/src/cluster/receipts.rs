@@ -2,7 +2,7 @@
 //! conversation owes them to the peer's user shard.
 //!
 //! Invariant: a row is cleared only by the other side's answer, up to the answered marks. Effects tell what a row says as it is
-//! written, so the rows themselves are read by a new leader, and where something was not paid or not heard of.
+//! written, so the rows themselves are read by a new leader, where something was not paid, and once in a while all the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use flotilla_machine::command::{ClearReceipt, Receipt};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
+use tokio::time::{Instant, timeout_at};
 
 use super::Cluster;
 use super::leader::Leader;
@@ -19,6 +20,8 @@ use super::leader::Leader;
 /// Receipts are not urgent: waiting a moment gathers many into one entry.
 const GATHER: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(500);
+/// Effects may be lost: within this time the rows are looked at, which costs little where nothing is owed.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// One user's watermarks in one conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,8 @@ pub async fn run_due(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         while !pay_rows(&cluster, &leader).await {
             tokio::time::sleep(BACKOFF).await;
         }
-        while pay_news(&cluster, &leader).await {}
+        let look_at = Instant::now() + LOOK_EVERY;
+        while pay_news(&cluster, &leader, look_at).await {}
     }
 }
 
@@ -86,8 +90,10 @@ async fn pay_rows(cluster: &Cluster, leader: &Leader) -> bool {
 }
 
 /// False: the rows must be looked at.
-async fn pay_news(cluster: &Cluster, leader: &Leader) -> bool {
-    leader.receipts_due.ready().await;
+async fn pay_news(cluster: &Cluster, leader: &Leader, look_at: Instant) -> bool {
+    if timeout_at(look_at, leader.receipts_due.ready()).await.is_err() {
+        return false;
+    }
     tokio::time::sleep(GATHER).await;
     let taken = leader.receipts_due.take().await;
     let items: Vec<_> = taken.items.into_iter().map(|(key, marks)| Marks::of(key, marks)).collect();
@@ -97,7 +103,7 @@ async fn pay_news(cluster: &Cluster, leader: &Leader) -> bool {
             return false;
         }
     }
-    !taken.overflow
+    !taken.overflow && Instant::now() < look_at
 }
 
 /// All shards at once, and one clear for those that answered.
@@ -125,6 +131,7 @@ async fn pay(cluster: &Cluster, leader: &Leader, items: Vec<Receipt>) -> bool {
 /// Direct conversations -> the peer's user shard.
 pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
     let mut targets = all_targets(&cluster);
+    let mut look_at = Instant::now() + LOOK_EVERY;
     loop {
         // All targets at once: their clears share an entry of the log.
         let drained = targets
@@ -133,15 +140,24 @@ pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         let failed: Vec<_> = futures::future::join_all(drained).await.into_iter().flatten().collect();
         cluster.metrics.receipt_retries.add(failed.len() as u64);
         if failed.is_empty() {
-            leader.receipts_dirty.ready().await;
-            tokio::time::sleep(GATHER).await;
-            let taken = leader.receipts_dirty.take().await;
-            targets = if taken.overflow { all_targets(&cluster) } else { taken.items };
+            let named = timeout_at(look_at, next_dirty(&leader)).await.ok().flatten();
+            targets = named.unwrap_or_else(|| {
+                look_at = Instant::now() + LOOK_EVERY;
+                all_targets(&cluster)
+            });
         } else {
             tokio::time::sleep(BACKOFF).await;
             targets = failed.into_iter().map(|target| (target, Owed::default())).collect();
         }
     }
+}
+
+/// What is owed since the last time; none: all rows must be looked at.
+async fn next_dirty(leader: &Leader) -> Option<BTreeMap<ShardId, Owed>> {
+    leader.receipts_dirty.ready().await;
+    tokio::time::sleep(GATHER).await;
+    let taken = leader.receipts_dirty.take().await;
+    (!taken.overflow).then_some(taken.items)
 }
 
 fn all_targets(cluster: &Cluster) -> BTreeMap<ShardId, Owed> {
