@@ -21,8 +21,13 @@ const ROW_OVERHEAD: usize = 96;
 /// The table whose keys are asked for as a list: those of a user, without the id that ends a key.
 const LISTED: (u8, usize) = (kind::DEVICE, 16);
 /// The table where most keys that are asked for are not there yet, and above all others of their sender: those of a
-/// conversation and a sender, without the cid that ends a key. Clients draw cids that begin with the time.
+/// conversation and a sender, without the cid that ends a key. That holds for cids that begin with the time, UUIDs of version 7;
+/// for others the look at the highest would be in vain.
 const CLIMBING: (u8, usize) = (kind::DEDUP, 16);
+
+fn is_timed(cid: &[u8]) -> bool {
+    cid.get(6).is_some_and(|byte| byte >> 4 == 7)
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct HotRows {
@@ -159,7 +164,10 @@ impl HotRows {
 
     /// A row was asked for that storage does not have. The answer: the prefix whose highest key is worth a look now.
     pub fn on_missed<'k>(&mut self, key: &'k [u8]) -> Option<&'k [u8]> {
-        let (prefix, _) = climbing(key)?;
+        let (prefix, cid) = climbing(key)?;
+        if !is_timed(cid) {
+            return None;
+        }
         match self.young.ceilings.get(prefix) {
             None => self.put_ceiling(prefix, Ceiling::Unknown),
             Some(Ceiling::Unknown) => return Some(prefix),
@@ -251,7 +259,9 @@ mod tests {
     }
 
     fn cid(sender: u8, cid: u8) -> Vec<u8> {
-        [&[kind::DEDUP, 0, 1, b'c', 0, sender, 0][..], &[cid; 16]].concat()
+        let mut timed = [cid; 16];
+        timed[6] = 0x70;
+        [&[kind::DEDUP, 0, 1, b'c', 0, sender, 0][..], &timed].concat()
     }
 
     #[test]
@@ -276,6 +286,16 @@ mod tests {
     }
 
     #[test]
+    fn the_highest_is_worth_a_look_only_where_cids_begin_with_the_time() {
+        let mut hot = HotRows::default();
+        let drawn = |n| [&[kind::DEDUP, 0, 1, b'c', 0, b'a', 0][..], &[n; 6], &[0x40], &[n; 9]].concat();
+        for n in 0..100 {
+            assert_eq!(hot.on_missed(&drawn(n)), None);
+        }
+        assert!(!hot.is_above_all(&drawn(200)));
+    }
+
+    #[test]
     fn where_storage_has_nothing_every_key_is_absent_until_one_is_written() {
         let mut hot = HotRows::default();
         hot.on_highest(&cid(b'a', 0)[..7], None);
@@ -288,7 +308,7 @@ mod tests {
     fn ceilings_are_bounded_too() {
         let mut hot = HotRows::default();
         for n in 0..100_000u32 {
-            hot.on_missed(&[&[kind::DEDUP][..], &n.to_be_bytes(), &[0; 16]].concat());
+            hot.on_missed(&[&[kind::DEDUP][..], &n.to_be_bytes(), &[0x70; 16]].concat());
             assert!(hot.young.bytes + hot.old.bytes <= HOT_ROWS_BYTES_MAX + 4_096);
         }
     }

@@ -51,7 +51,7 @@ impl Engine {
         let index = |list: &[usize]| list.iter().map(|at| *at as u32).collect();
         self.conversations.push(Conversation {
             shard: shard_of(&id),
-            ledger: Ledger::new(self.tag ^ u64::from(conv) << 1, members.len() as u16, senders.len()),
+            ledger: Ledger::new(self.tag ^ u64::from(conv) << 16, members.len() as u16, senders.len()),
             id,
             text,
             members: index(members),

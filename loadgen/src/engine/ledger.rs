@@ -134,9 +134,11 @@ pub struct Ledger {
 const OWN: u64 = u64::MAX;
 
 impl Ledger {
+    /// `base`: of its own for each ledger, but for the bits of a UUID's version. The cids are of version 7, as clients draw them: each is
+    /// above those before.
     pub fn new(base: u64, devices: u16, senders: usize) -> Self {
         Self {
-            base,
+            base: (base & !0xf000) | 0x7000,
             devices,
             first: 0,
             sends: VecDeque::new(),

@@ -34,7 +34,9 @@ pub fn user() -> BoxedStrategy<UserId> {
 
 /// Mostly fresh, some that were used before, so that retries and reuse happen.
 fn cid() -> impl Strategy<Value = Cid> {
-    prop_oneof![9 => 100u128..u128::MAX, 3 => 10u128..25, 1 => 1u128..4].prop_map(Cid)
+    // Some begin with the time, as those of clients do (see [`crate::hot`]).
+    let timed = (0u128..1_024).prop_map(|n| (n << 80) | (0x7 << 76));
+    prop_oneof![6 => 100u128..u128::MAX, 4 => timed, 3 => 10u128..25, 1 => 1u128..4].prop_map(Cid)
 }
 
 /// Mostly those who may do something.

@@ -10,7 +10,7 @@ use flotilla_proto::slots::SlotTable;
 use flotilla_storage::{Durability, Engine, MemEngine, Order, Read, StorageError};
 
 use crate::command::{Command, Settings, Stamp};
-use crate::meta::Meta;
+use crate::meta::{Kept, Meta};
 use crate::query::{Answer, Query};
 use crate::reply::Reply;
 use crate::table::View;
@@ -20,12 +20,14 @@ pub struct Machine {
     engine: MemEngine,
     prefix: Vec<u8>,
     shard: ShardId,
+    /// As an applier keeps it, so that every test of the rules tests that too.
+    kept: Kept,
 }
 
 impl Machine {
     /// A shard that owns nothing yet.
     pub fn new(shard: ShardId) -> Self {
-        Self { engine: MemEngine::new(), prefix: vec![3, 0, 1], shard }
+        Self { engine: MemEngine::new(), prefix: vec![3, 0, 1], shard, kept: Kept::default() }
     }
 
     /// A shard that has taken this slot table.
@@ -38,9 +40,11 @@ impl Machine {
 
     /// Applies one proposal and stores its batch.
     pub fn try_apply(&mut self, stamp: &Stamp, commands: &[Bytes]) -> Result<Applied, Fatal> {
-        let mut txn = Txn::new(&self.engine, self.prefix.clone());
-        let applied = crate::apply(&mut txn, self.shard, stamp, commands)?;
-        self.engine.write(txn.into_batch(), Durability::Buffered)?;
+        let mut kept = std::mem::take(&mut self.kept);
+        let mut txn = Txn::keeping(&self.engine, self.prefix.clone(), &mut kept);
+        let applied = crate::apply_keeping(&mut txn, self.shard, stamp, commands, &mut kept)?;
+        self.engine.write(txn.into_batch_keeping(&mut kept), Durability::Buffered)?;
+        self.kept = kept;
         Ok(applied)
     }
 
@@ -87,6 +91,7 @@ impl Machine {
     pub fn tamper(&mut self, change: impl FnOnce(&mut Txn<'_>)) {
         let mut txn = Txn::new(&self.engine, self.prefix.clone());
         change(&mut txn);
+        self.kept = Kept::default();
         self.engine.write(txn.into_batch(), Durability::Buffered).expect("writes");
     }
 
@@ -119,7 +124,7 @@ impl Machine {
 
     /// The same state under another prefix, as a snapshot's install leaves it.
     pub fn copy(&self, prefix: Vec<u8>) -> Machine {
-        let copy = Machine { engine: MemEngine::new(), prefix, shard: self.shard };
+        let copy = Machine { engine: MemEngine::new(), prefix, shard: self.shard, kept: Kept::default() };
         let mut batch = flotilla_storage::Batch::new();
         let end = flotilla_storage::key::prefix_end(&self.prefix).expect("a prefix below 0xff");
         self.engine
