@@ -12,7 +12,7 @@ use flotilla_machine::command::{ClearReceipt, Receipt};
 use flotilla_machine::{Answer, Command, Query, Reply};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Cluster;
 use super::leader::Leader;
@@ -91,7 +91,7 @@ async fn pay_rows(cluster: &Cluster, leader: &Leader) -> bool {
 
 /// False: the rows must be looked at.
 async fn pay_news(cluster: &Cluster, leader: &Leader, look_at: Instant) -> bool {
-    if timeout_at(look_at, leader.receipts_due.ready()).await.is_err() {
+    if timeout(look_at.saturating_duration_since(Instant::now()), leader.receipts_due.ready()).await.is_err() {
         return false;
     }
     tokio::time::sleep(GATHER).await;
@@ -140,7 +140,8 @@ pub async fn run_dirty(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         let failed: Vec<_> = futures::future::join_all(drained).await.into_iter().flatten().collect();
         cluster.metrics.receipt_retries.add(failed.len() as u64);
         if failed.is_empty() {
-            let named = timeout_at(look_at, next_dirty(&leader)).await.ok().flatten();
+            let rest = look_at.saturating_duration_since(Instant::now());
+            let named = timeout(rest, next_dirty(&leader)).await.ok().flatten();
             targets = named.unwrap_or_else(|| {
                 look_at = Instant::now() + LOOK_EVERY;
                 all_targets(&cluster)
