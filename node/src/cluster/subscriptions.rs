@@ -344,4 +344,4 @@ fn head(conv: &ConvId, part: &MembershipPart, (head, n_head): (Seq, Count), entr
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

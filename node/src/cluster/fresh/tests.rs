@@ -8,6 +8,7 @@ use flotilla_machine::{Answer, Command, Effect, Query, table};
 use flotilla_proto::entry::{HistoryAccess, What};
 use proptest::prelude::*;
 
+use super::super::subscriptions;
 use super::*;
 
 fn user(name: &str) -> UserId {
@@ -26,20 +27,7 @@ fn entry(seq: u64) -> Arc<Entry> {
         mentions: vec![],
         media: None,
     };
-    Arc::new(Entry {
-        conv: conv(),
-        seq: Seq(seq),
-        n: Count(seq),
-        msg_id: MsgId(seq),
-        ts: TsMs(seq),
-        from: user("ann"),
-        device: DeviceId(1),
-        cid: Cid(seq.into()),
-        kind: "message".into(),
-        what: Some(what),
-        body_hash: Hash32::default(),
-        chain: Hash32::default(),
-    })
+    Arc::new(Entry { conv: conv(), ..Arc::unwrap_or_clone(subscriptions::tests::entry(seq, what)) })
 }
 
 fn read(head: u64, parts: u64) -> DirtyItem {
