@@ -1,11 +1,14 @@
 //! Base URLs of nodes and TCP connections to them. Plain `http://` only: TLS ends in front of the node. In the simulator a
 //! connection has a `fate` too.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rand::RngExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -120,6 +123,34 @@ async fn knock(url: &str, address: &str, limit: Duration) -> Result<flotilla_pro
     }
 }
 
+/// Below what systems hand out for outgoing connections, so that a restarted node finds its port free.
+const LOCAL_PORTS: std::ops::Range<u16> = 15_000..30_000;
+const DRAWS_MAX: usize = 200;
+
+/// Different ports of 127.0.0.1 that nobody listens on, for nodes that tests and the load generator start.
+///
+/// Each is held until all are drawn: a port that was let go at once could be drawn for two nodes of one cluster.
+pub fn free_local_ports(count: usize) -> io::Result<Vec<u16>> {
+    let mut held = BTreeMap::new();
+    for _ in 0..count + DRAWS_MAX {
+        if held.len() == count {
+            break;
+        }
+        let port = rand::rng().random_range(LOCAL_PORTS);
+        // A port that is held here refuses, too.
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            held.insert(port, listener);
+        }
+    }
+    if held.len() < count {
+        return Err(io::Error::other(format!(
+            "no {count} free ports between {} and {}",
+            LOCAL_PORTS.start, LOCAL_PORTS.end
+        )));
+    }
+    Ok(held.into_keys().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +163,12 @@ mod tests {
         for bad in ["", "http://", "http://host", "https://host:1", "host:notaport", ":1"] {
             assert!(authority(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ports_of_one_cluster_differ() {
+        let ports = free_local_ports(400).expect("400 of 15,000 are free");
+        let different: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert_eq!(different.len(), 400);
     }
 }

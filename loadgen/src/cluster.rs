@@ -3,7 +3,6 @@
 //! Invariant: only processes that were started here are signalled, by their ids, and all of them are gone at the end.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use flotilla_client::http::Http;
+use flotilla_client::net::free_local_ports;
 use flotilla_proto::ids::{ConvId, NodeId, ShardId};
 use flotilla_proto::limits;
 use flotilla_proto::slots::SlotTable;
-use rand::RngExt;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -26,8 +25,6 @@ use crate::process::{self, Usage};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
-/// Below what systems hand out for outgoing connections, so that a restarted node finds its port free.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
 
 /// How many threads run a node's async work.
 const THREADS: &str = "FLOTILLA_THREADS";
@@ -152,16 +149,6 @@ pub struct Local {
     _dir: TempDir,
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    for _ in 0..200 {
-        let port = rand::rng().random_range(PORTS);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port between {} and {}", PORTS.start, PORTS.end)
-}
-
 fn binary(place: &Place) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("flotilla");
     let path = place.bin.clone().unwrap_or(beside);
@@ -181,11 +168,12 @@ impl Local {
             eprintln!("data and logs stay in {}", dir.path().display());
         }
         let mut nodes = Vec::new();
-        for number in 1..=place.nodes {
+        let ports = free_local_ports(2 * usize::from(place.nodes))?;
+        for (number, ports) in (1..=place.nodes).zip(ports.chunks_exact(2)) {
             nodes.push(Node {
                 number,
-                client_addr: format!("127.0.0.1:{}", free_port()?),
-                peer_addr: format!("127.0.0.1:{}", free_port()?),
+                client_addr: format!("127.0.0.1:{}", ports[0]),
+                peer_addr: format!("127.0.0.1:{}", ports[1]),
                 dir: dir.path().join(format!("node{number}")),
                 log: dir.path().join(format!("node{number}.log")),
                 child: None,

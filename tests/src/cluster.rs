@@ -3,22 +3,19 @@
 //! Invariant: only processes that were started here are signalled, and all of them are gone when the cluster is dropped.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use flotilla_client::http::Http;
-use rand::RngExt;
+use flotilla_client::net::free_local_ports;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// From the start of the last process until every node serves.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
-/// Below what systems hand out for outgoing connections, so that a restarted node finds its port free.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
 
 pub struct Node {
     pub number: u16,
@@ -50,16 +47,6 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     near.context("no `flotilla` beside the tests: build it first (cargo build -p flotilla-node) or set FLOTILLA_BIN")
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    for _ in 0..200 {
-        let port = rand::rng().random_range(PORTS);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port between {} and {}", PORTS.start, PORTS.end)
-}
-
 impl Cluster {
     /// `size` processes, one cluster, ready.
     pub async fn start(size: u16) -> anyhow::Result<Self> {
@@ -77,11 +64,12 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("flotilla-test-").tempdir()?;
         let root = dir.path().to_owned();
         let mut nodes = Vec::new();
-        for number in 1..=size {
+        let ports = free_local_ports(2 * usize::from(size))?;
+        for (number, ports) in (1..=size).zip(ports.chunks_exact(2)) {
             nodes.push(Node {
                 number,
-                client_addr: format!("127.0.0.1:{}", free_port()?),
-                peer_addr: format!("127.0.0.1:{}", free_port()?),
+                client_addr: format!("127.0.0.1:{}", ports[0]),
+                peer_addr: format!("127.0.0.1:{}", ports[1]),
                 dir: root.join(format!("node-{number}")),
                 args: Vec::new(),
                 log: root.join(format!("node-{number}.log")),
