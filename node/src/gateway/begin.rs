@@ -27,7 +27,6 @@ pub(super) async fn begin<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let start = shared.in_step();
     let first = Duration::from_millis(shared.options.timings.hello_ms);
     let refused = match tokio::time::timeout(first, first_frame(&mut socket)).await {
         Err(_) => CloseCode::HelloTimeout,
@@ -37,6 +36,7 @@ where
             Ok(open) => {
                 shared.figures.sessions.add(1);
                 let asked = (hello.window, hello.state);
+                let start = shared.in_step(&open.caller.user);
                 let mut connection = Box::new(Connection::new(shared, socket, peer, open, asked, start));
                 connection.ready(id);
                 return Some((connection, Box::new(rest)));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use flotilla_machine::command::MarkKind;
 use flotilla_machine::reply::MarkReply;
-use flotilla_proto::ids::{ConvId, Count, Seq};
+use flotilla_proto::ids::{ConvId, Count, Seq, ShardId};
 use flotilla_proto::limits;
 
 /// One mark as the shard wants it.
@@ -114,14 +114,27 @@ impl Marks {
     }
 }
 
-/// Marks leave at multiples of the gathering time. All connections of a node count from such a multiple, so what they have
-/// for one shard comes there together and shares an entry of its log.
+const STEP: u64 = limits::MARKS_GATHER_MS;
+
+/// Marks leave at multiples of the gathering time. The connections of a node whose users are in one shard count from the same
+/// times, so what they have for it comes there together and shares an entry of its log.
 fn gathered_at(now: u64) -> u64 {
-    (now / limits::MARKS_GATHER_MS + 1) * limits::MARKS_GATHER_MS
+    (now / STEP + 1) * STEP
+}
+
+/// From when a connection counts that begins `now`. Shards take turns: if all marks of a node left at once, all leaders would have
+/// much to do at the same instants, and messages would wait behind it. The mirrored bits of a shard's number spread any number
+/// of shards evenly.
+pub fn in_step(now: u64, shard: ShardId) -> u64 {
+    // Shards of users have numbers from 1 on.
+    let turn = (u64::from(shard.0.saturating_sub(1).reverse_bits()) * STEP) >> u16::BITS;
+    now.saturating_sub((now + STEP - turn) % STEP)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn want(conv: &ConvId, seq: u64) -> Want {
@@ -161,5 +174,21 @@ mod tests {
         assert_eq!(marks.done(&[MarkReply::StaleSession], 300, |_, _| {}), Verdict::Stale);
         marks.put(want(&conv(), 4), 400);
         assert_eq!(marks.take(10_000), None);
+    }
+
+    #[test]
+    fn connections_of_one_shard_count_in_step_and_shards_take_turns() {
+        let mut turns = BTreeSet::new();
+        for shard in 1..=16 {
+            let begins = [STEP, STEP + 1, 3 * STEP - 1, 17 * STEP + 77].map(|now| (now, in_step(now, ShardId(shard))));
+            assert!(begins.iter().all(|(now, at)| at <= now && now - at < STEP), "{begins:?}");
+            let phases: BTreeSet<_> = begins.iter().map(|(_, at)| at % STEP).collect();
+            assert_eq!(phases.len(), 1, "{begins:?}");
+            turns.extend(phases);
+        }
+        let turns: Vec<_> = turns.into_iter().collect();
+        assert_eq!(turns.len(), 16);
+        assert!(turns.windows(2).all(|two| two[1] - two[0] >= STEP / 16), "{turns:?}");
+        assert_eq!(in_step(0, ShardId(1)), 0, "a node has just started");
     }
 }

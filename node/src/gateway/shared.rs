@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::errors;
 use super::hiding::Hiding;
+use super::marks;
 use super::pool::Pool;
 use super::pulled::Placed;
 use super::rates::Rates;
@@ -251,11 +252,11 @@ impl Shared {
         (self.clock)()
     }
 
-    /// Where a new connection begins to count: now, or up to a gathering time before, so that all count in step.
-    pub fn in_step(&self) -> Instant {
+    /// Where a connection of this user begins to count: now, or up to a gathering time before (see [`marks::in_step`]).
+    pub fn in_step(&self, user: &UserId) -> Instant {
+        let shard = self.backend.shard_of(&Route::User(user.clone()));
         let since = self.started.elapsed().as_millis() as u64;
-        let step = limits::MARKS_GATHER_MS;
-        self.started + Duration::from_millis(since - since % step)
+        self.started + Duration::from_millis(marks::in_step(since, shard.unwrap_or(ShardId::CONTROL)))
     }
 
     pub fn node(&self) -> NodeView {
