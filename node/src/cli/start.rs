@@ -151,9 +151,10 @@ fn disk_low(config: &Config) -> Arc<dyn Fn() -> bool + Send + Sync> {
 
 #[cfg(feature = "rocksdb")]
 fn engine(config: &Config, registry: &Registry) -> anyhow::Result<Arc<dyn flotilla_storage::Engine>> {
-    use flotilla_storage::rocks::{RocksEngine, RocksOptions};
+    use flotilla_storage::rocks::{OnSync, RocksEngine, RocksOptions};
     let syncs = registry.histogram("flotilla_fsync_seconds", "Synced writes of the log.", &[]);
-    let options = RocksOptions { on_sync: Some(Arc::new(move |took| syncs.observe(took))), ..RocksOptions::default() };
+    let on_sync: OnSync = Arc::new(move |took| syncs.observe(took));
+    let options = RocksOptions { number: config.node, on_sync: Some(on_sync), ..RocksOptions::default() };
     let engine = Arc::new(RocksEngine::open(&config.data_dir.join("db"), options)?);
     let figures = Arc::downgrade(&engine);
     registry.on_page(move |page| {

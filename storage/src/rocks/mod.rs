@@ -85,8 +85,10 @@ impl RocksStats {
 impl RocksEngine {
     /// Opens or creates the database in `dir`, and locks it.
     pub fn open(dir: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        let [calm, under_load] = [options.write_buffer_bytes, options.write_buffer_bytes_under_load];
+        let buffer_bytes = [calm, under_load].map(|bytes| buffers::apart(bytes, options.number));
+        let options = RocksOptions { write_buffer_bytes: buffer_bytes[0], ..options };
         let rocksdb = options.to_rocksdb().map_err(|error| translate_open(dir, &error))?;
-        let buffer_bytes = [options.write_buffer_bytes, options.write_buffer_bytes_under_load];
         Self::open_with(dir, &rocksdb, options.on_sync, buffer_bytes)
     }
 

@@ -17,6 +17,10 @@ const MIB: usize = 1 << 20;
 /// so that small memtables do not mean more writing.
 const LEVEL_0_FILES: i32 = 8;
 
+/// A memtable grows by such blocks, and is full where the next would not fit: sizes that differ by less than a block are the same,
+/// and RocksDB's choice, 1 MiB, is an eighth of a small memtable.
+const ARENA_BLOCK_BYTES: usize = 256 << 10;
+
 /// The cache is 2 to this power of parts, each with a lock and a size of its own. RocksDB's choice for 32 MiB is 64 of them,
 /// 512 KiB each: the filters of a few tables fill such a part, and then every lookup reads and decompresses its index and its
 /// filter anew. Measured: after a minute at full load that was half of all CPU, and a third of the throughput was left.
@@ -26,15 +30,17 @@ const CACHE_PARTS_LOG2: i32 = 2;
 pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// Sizes of a RocksDB. The defaults keep a node with little data well below 100 MiB: memory is at most
-/// about `block_cache_bytes + write_buffer_bytes * write_buffers`, or with the larger memtables of a node under load; and
+/// about `block_cache_bytes + 9/8 * write_buffer_bytes * write_buffers`, or with the larger memtables of a node under load; and
 /// memtables grow as they fill.
 #[derive(Clone)]
 pub struct RocksOptions {
+    /// The node's: replicas do not write their memtables out at the same instants.
+    pub number: u16,
     /// Blocks, indexes and filters of the tables, uncompressed.
     pub block_cache_bytes: usize,
-    /// One memtable while little is written, and while a snapshot comes in.
+    /// One memtable while little is written, and while a snapshot comes in: about, see [`super::buffers::apart`].
     pub write_buffer_bytes: usize,
-    /// One memtable under load; also bounds how much log a restart replays.
+    /// One memtable under load, likewise; also bounds how much log a restart replays.
     pub write_buffer_bytes_under_load: usize,
     /// The one being filled and those being flushed.
     pub write_buffers: u8,
@@ -49,6 +55,7 @@ pub struct RocksOptions {
 impl Default for RocksOptions {
     fn default() -> Self {
         Self {
+            number: 0,
             block_cache_bytes: 32 * MIB,
             write_buffer_bytes: 8 * MIB,
             write_buffer_bytes_under_load: 32 * MIB,
@@ -89,6 +96,7 @@ impl RocksOptions {
         options.set_block_based_table_factory(&tables);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_arena_block_size(ARENA_BLOCK_BYTES);
         options.set_max_write_buffer_number(i32::from(self.write_buffers));
         options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
         options.set_max_background_jobs(i32::from(self.background_jobs));
