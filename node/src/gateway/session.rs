@@ -363,7 +363,7 @@ impl Session {
     }
 
     fn look_soon(&mut self, rev: Option<Rev>, now: u64) {
-        // As marks do: all connections of a node count in step, so looks at one shard share a round of its quorum.
+        // As marks do: connections of one user shard count in step, so looks at it share a round of its quorum.
         let due = (now / limits::CONV_GATHER_MS + 1) * limits::CONV_GATHER_MS;
         self.look = Some(match (self.look, rev) {
             (Some((at, Some(seen))), Some(rev)) => (at, Some(seen.max(rev))),
