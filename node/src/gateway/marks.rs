@@ -115,6 +115,7 @@ impl Marks {
 }
 
 const STEP: u64 = limits::MARKS_GATHER_MS;
+const TURNS: u64 = 4;
 
 /// Marks leave at multiples of the gathering time. The connections of a node whose users are in one shard count from the same
 /// times, so what they have for it comes there together and shares an entry of its log.
@@ -123,11 +124,10 @@ fn gathered_at(now: u64) -> u64 {
 }
 
 /// From when a connection counts that begins `now`. Shards take turns: if all marks of a node left at once, all leaders would have
-/// much to do at the same instants, and messages would wait behind it. The mirrored bits of a shard's number spread any number
-/// of shards evenly.
+/// much to do at the same instants, and messages would wait behind it. Some leave together all the same, because what leaders
+/// then propose shares syncs and frames.
 pub fn in_step(now: u64, shard: ShardId) -> u64 {
-    // Shards of users have numbers from 1 on.
-    let turn = (u64::from(shard.0.saturating_sub(1).reverse_bits()) * STEP) >> u16::BITS;
+    let turn = STEP * (u64::from(shard.0) % TURNS) / TURNS;
     now.saturating_sub((now + STEP - turn) % STEP)
 }
 
@@ -187,8 +187,8 @@ mod tests {
             turns.extend(phases);
         }
         let turns: Vec<_> = turns.into_iter().collect();
-        assert_eq!(turns.len(), 16);
-        assert!(turns.windows(2).all(|two| two[1] - two[0] >= STEP / 16), "{turns:?}");
+        assert_eq!(turns.len() as u64, TURNS);
+        assert!(turns.windows(2).all(|two| two[1] - two[0] == STEP / TURNS), "{turns:?}");
         assert_eq!(in_step(0, ShardId(1)), 0, "a node has just started");
     }
 }
