@@ -187,8 +187,7 @@ mod tests {
             turns.extend(phases);
         }
         let turns: Vec<_> = turns.into_iter().collect();
-        assert_eq!(turns.len() as u64, TURNS);
-        assert!(turns.windows(2).all(|two| two[1] - two[0] == STEP / TURNS), "{turns:?}");
+        assert_eq!(turns, [0, 50, 100, 150]);
         assert_eq!(in_step(0, ShardId(1)), 0, "a node has just started");
     }
 }
