@@ -31,7 +31,8 @@ impl Default for Timings {
         Self {
             heartbeat: Duration::from_millis(250),
             // A follower campaigns after the leader's lease (one `election_max`) and a random part of [min, max): so a dead
-            // leader is replaced after 1.5 to 2 s, and a live one may be silent for six heartbeats.
+            // leader is replaced after 1.5 to 2 s, and a live one may be silent for six heartbeats. Where the port of a dead one
+            // refuses connections nobody waits for that: `set::succession`.
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1_000),
             snapshot_timeout: Duration::from_secs(600),

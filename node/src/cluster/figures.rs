@@ -40,6 +40,13 @@ fn node(page: &mut Page, cluster: &Cluster) {
     );
     let taken = cluster.groups.snapshots_taken_now() as f64;
     one(page, "flotilla_snapshots_taken_now", "Snapshots of shards on their way in.", "gauge", taken);
+    one(
+        page,
+        "flotilla_raft_early_campaigns_total",
+        "Votes asked for by replicas here because the node of their leader refused connections.",
+        "counter",
+        cluster.groups.campaigns() as f64,
+    );
     let live = cluster.receiver.live() as f64;
     one(page, "flotilla_push_streams_live", "Shards whose push stream to this gateway has no hole.", "gauge", live);
     let watched = cluster.sessions.receipts_watched() as f64;

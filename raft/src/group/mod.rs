@@ -32,6 +32,7 @@ use flotilla_proto::limits::COMMAND_BYTES_MAX;
 use flotilla_storage::{Engine, StorageError};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftMetrics;
+use openraft::raft::TransferLeaderRequest;
 use openraft::{ChangeMembers, EmptyNode};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
@@ -246,6 +247,24 @@ impl Group {
             return Ok(());
         }
         self.inner.raft.trigger().transfer_leader(to.to_raft()).await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// If a replica on `node` leads this one: its lease is void from now on, and with `campaign` the others are asked for a pre-vote.
+    /// False if it does not lead. See [`crate::set::succession`].
+    pub(crate) async fn forsake(&self, node: NodeId, campaign: bool) -> bool {
+        let vote = self.metrics().borrow_watched().vote;
+        let leader = vote.leader_id().voted_for;
+        if !vote.is_committed() || ReplicaId::from_raft(leader).node != node || node == self.inner.own.node {
+            return false;
+        }
+        // As if the leader had handed over to itself: the lease ends, and nobody is made to campaign.
+        let told = self.inner.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, leader, None)).await;
+        let asked = match campaign {
+            true => self.inner.raft.trigger().elect(true).await,
+            false => Ok(()),
+        };
+        // A core that has stopped follows nobody.
+        told.is_ok() && asked.is_ok()
     }
 
     /// Forms the group from its first voters. Done on one of them, once; refused if the replica holds anything.

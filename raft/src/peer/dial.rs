@@ -44,6 +44,13 @@ pub enum DialError {
     Codec(#[from] CodecError),
 }
 
+impl DialError {
+    /// The other machine says that no process has this port.
+    pub fn nobody_listens(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// A connection after its handshake.
 pub struct Established {
     pub welcome: Welcome,

@@ -101,6 +101,8 @@ pub struct Shared {
     insecure_peers: bool,
     cluster: watch::Sender<Option<ClusterId>>,
     stop: watch::Sender<bool>,
+    /// How often in a row each peer's address has refused a connection.
+    refusals: watch::Sender<BTreeMap<NodeId, u32>>,
     seen: server::Seen,
     bulk_served: Semaphore,
     service: Arc<dyn PeerService>,
@@ -109,6 +111,17 @@ pub struct Shared {
 impl Shared {
     fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation.load(Ordering::Relaxed))
+    }
+
+    /// What dialing a peer has come to.
+    fn on_dialed(&self, node: NodeId, refused: bool) {
+        self.refusals.send_if_modified(|refusals| {
+            if refused {
+                let times = refusals.entry(node).or_insert(0);
+                *times = times.saturating_add(1);
+            }
+            refused || refusals.remove(&node).is_some()
+        });
     }
 
     fn caller(&self) -> Caller {
@@ -136,6 +149,7 @@ impl Peers {
             insecure_peers: config.insecure_peers,
             cluster: watch::Sender::new(config.cluster),
             stop: watch::Sender::new(false),
+            refusals: watch::Sender::default(),
             seen: server::Seen::default(),
             bulk_served: Semaphore::new(limits::PEER_BULK_SERVE_MAX),
             service,
@@ -198,6 +212,12 @@ impl Peers {
 
     pub fn is_connected(&self, node: NodeId) -> bool {
         node == self.shared.node || self.remote(node).is_some_and(|r| r.is_connected())
+    }
+
+    /// Peers whose address refuses connections, and how often in a row it did: no process listens there. Says nothing of those that
+    /// cannot be reached.
+    pub fn refusals(&self) -> watch::Receiver<BTreeMap<NodeId, u32>> {
+        self.shared.refusals.subscribe()
     }
 
     pub fn status(&self) -> Vec<PeerStatus> {

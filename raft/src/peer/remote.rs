@@ -138,7 +138,9 @@ impl Remote {
     async fn connection(&self, shared: &Shared, addr: &str) -> bool {
         let deadline = Instant::now() + Duration::from_millis(limits::PEER_HANDSHAKE_MS);
         let attempt = self.next_attempt();
-        match establish(&shared.caller(), addr, Some(self.node), Lane::Main, attempt, deadline).await {
+        let dialed = establish(&shared.caller(), addr, Some(self.node), Lane::Main, attempt, deadline).await;
+        shared.on_dialed(self.node, dialed.as_ref().is_err_and(DialError::nobody_listens));
+        match dialed {
             Ok(established) => {
                 let end = self.serve(established, attempt).await;
                 self.set_link(Link::Unreachable(end.to_string()));

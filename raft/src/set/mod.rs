@@ -2,6 +2,7 @@
 //!
 //! - [`router`] incoming Raft traffic to the right replica · [`tend`] what leaders do for their groups
 //! - [`plan`] the next step of a membership change, pure · [`spread`] when to hand leadership over, pure
+//! - [`succession`] what followers do when their leader's node refuses connections
 //!
 //! Invariants: one replica per shard and node runs at a time; a membership changes only towards the placement, one step at a time, by
 //! the group's own leader. It does not know where placements come from, nor what the groups hold.
@@ -9,12 +10,14 @@
 pub mod plan;
 pub mod router;
 pub mod spread;
+pub mod succession;
 mod tend;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +121,7 @@ pub struct Groups {
     lanes: ApplyLanes,
     stop: watch::Sender<bool>,
     tender: Mutex<Option<JoinHandle<()>>>,
+    campaigns: Arc<AtomicU64>,
     /// Held to read while a group opens or closes, to write when the node stops.
     moving: tokio::sync::RwLock<()>,
     /// Shards that are opening right now.
@@ -133,10 +137,23 @@ impl Groups {
         let tender = tokio::spawn(
             tend::Tender { table: table.clone(), alive, peers: peers.clone(), stop: stop.subscribe() }.run(),
         );
+        let campaigns = Arc::new(AtomicU64::new(0));
+        let refusals = peers.refusals();
+        // Ends with `stop`.
+        tokio::spawn(
+            succession::Succession {
+                table: table.clone(),
+                refusals,
+                campaigns: campaigns.clone(),
+                stop: stop.subscribe(),
+            }
+            .run(),
+        );
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
         let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone());
         let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
-        Arc::new(Self { options, beat: Instant::now(), peers, table, writer, lanes, stop, tender, moving, busy })
+        let beat = Instant::now();
+        Arc::new(Self { options, beat, peers, table, writer, lanes, stop, tender, campaigns, moving, busy })
     }
 
     pub fn node(&self) -> NodeId {
@@ -146,6 +163,11 @@ impl Groups {
     /// Snapshots that are being taken in, of all groups.
     pub fn snapshots_taken_now(&self) -> usize {
         self.table.taking()
+    }
+
+    /// How often a replica here has asked for votes because its leader's node refused connections.
+    pub fn campaigns(&self) -> u64 {
+        self.campaigns.load(Ordering::Relaxed)
     }
 
     /// The one writer of all logs, for its figures.

@@ -458,6 +458,25 @@ async fn stopping_node_hands_its_leaderships_over_before_it_goes() {
 }
 
 #[tokio::test]
+async fn shards_of_a_node_whose_port_refuses_go_on_under_the_next_in_order_without_any_time_out() {
+    let mut cluster = Cluster::start(timings()).await;
+    eventually("every shard is led by its first choice", || shards().all(|s| leads(&cluster, s, s.0))).await;
+    for group in cluster.live().flat_map(|node| node.groups.all()) {
+        // No time-out makes anybody campaign from here on.
+        group.raft().runtime_config().elect(false);
+    }
+    cluster.write(5).await;
+    let campaigns = |cluster: &Cluster| cluster.live().map(|node| node.groups.campaigns()).collect::<Vec<_>>();
+    assert_eq!(campaigns(&cluster), [0, 0, 0], "nobody has died");
+    cluster.kill(1).await;
+    eventually("the second choice leads shard 1", || leads(&cluster, ShardId(1), 2)).await;
+    assert!(campaigns(&cluster)[0] >= 1, "node 2 was the next in order");
+    cluster.write(5).await;
+    cluster.agree().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn replica_whose_node_has_just_died_is_not_good_though_it_answered_lately() {
     // It counts as answering for as long as this test runs.
     let mut cluster = Cluster::start(timings()).await;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::kit::{must, shown};
 use super::{Scenario, Stage, Told, story};
+use crate::options::Disk;
 
 pub const ALL: fn() -> Vec<Scenario> = || {
     vec![
@@ -25,6 +26,11 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "minority_leader_cut_off_together_with_a_gateway",
             "a gateway whose shard is led by nobody with a quorum closes its users within a lease",
             minority_leader,
+        ),
+        story(
+            "process_of_a_leader_ends",
+            "when the port of a dead leader refuses connections, another accepts before any lease could have run out",
+            ended_leader,
         ),
     ]
 };
@@ -100,6 +106,30 @@ fn minority_leader(stage: &Stage) -> Told<'_> {
         shown(bob.node().await != Some(inbox), "bob is on the node that was cut off")?;
         alice.sees_all();
         stage.heal(inbox);
+        Ok(())
+    })
+}
+
+/// The least that a follower waits for a leader that only falls silent: its lease and the shorter time-out, less one heartbeat.
+const SILENCE: Duration = Duration::from_millis(1_000 + 500 - 100);
+
+fn ended_leader(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let leader = stage.leader_of(&conv).await?;
+        stage.moves(&alice, stage.other(&[leader])).await?;
+        stage.moves(&bob, stage.other(&[leader])).await?;
+        alice.sends(&conv, "while it leads").await?;
+
+        stage.kill(leader, Disk::Kept);
+        let died = Instant::now();
+        let accepted = alice.sends(&conv, "after it").await?;
+        let took = died.elapsed();
+        must(took < SILENCE, format!("availability: {took:?} until the next send was accepted"))?;
+        stage.gets(&bob, &conv, accepted.seq).await?;
+        alice.sees_all();
+        bob.sees_all();
+        stage.restart(leader);
         Ok(())
     })
 }
