@@ -120,7 +120,8 @@ pub struct Groups {
     writer: LogWriter,
     lanes: ApplyLanes,
     stop: watch::Sender<bool>,
-    tender: Mutex<Option<JoinHandle<()>>>,
+    /// The tender and the succession. They end with `stop`.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     campaigns: Arc<AtomicU64>,
     /// Held to read while a group opens or closes, to write when the node stops.
     moving: tokio::sync::RwLock<()>,
@@ -139,8 +140,7 @@ impl Groups {
         );
         let campaigns = Arc::new(AtomicU64::new(0));
         let refusals = peers.refusals();
-        // Ends with `stop`.
-        tokio::spawn(
+        let succession = tokio::spawn(
             succession::Succession {
                 table: table.clone(),
                 refusals,
@@ -151,9 +151,9 @@ impl Groups {
         );
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
         let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone());
-        let (tender, moving, busy) = (Mutex::new(Some(tender)), Default::default(), Mutex::default());
+        let (tasks, moving, busy) = (Mutex::new(vec![tender, succession]), Default::default(), Mutex::default());
         let beat = Instant::now();
-        Arc::new(Self { options, beat, peers, table, writer, lanes, stop, tender, campaigns, moving, busy })
+        Arc::new(Self { options, beat, peers, table, writer, lanes, stop, tasks, campaigns, moving, busy })
     }
 
     pub fn node(&self) -> NodeId {
@@ -268,10 +268,8 @@ impl Groups {
     /// Hands all leaderships over, waits a bounded time for it, then stops all groups.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
-        let tender = self.tender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(tender) = tender {
-            let _ = tender.await;
-        }
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        futures::future::join_all(tasks).await;
         let deadline = Instant::now() + Duration::from_millis(limits::HAND_OVER_MS);
         fault::point("shutdown.before_hand_over");
         let _moving = self.moving.write().await;

@@ -32,30 +32,35 @@ pub(super) struct Succession {
 impl Succession {
     pub async fn run(mut self) {
         let mut before = Refusals::new();
+        let mut stop = self.stop.clone();
         loop {
             tokio::select! {
                 biased;
-                _ = self.stop.changed() => return,
+                _ = stop.changed() => return,
                 changed = self.refusals.changed() => if changed.is_err() { return },
             }
             let now = self.refusals.borrow_and_update().clone();
             let again = now.iter().filter(|(node, times)| before.get(node) != Some(times));
-            for node in again.map(|(node, _)| *node).collect::<Vec<_>>() {
-                self.on_refused(node, &now).await;
+            let each = again.map(|(node, _)| self.on_refused(*node, &now));
+            let done = futures::future::join_all(each);
+            tokio::select! {
+                biased;
+                _ = stop.changed() => return,
+                _ = done => {}
             }
             before = now;
         }
     }
 
     async fn on_refused(&self, node: NodeId, refusals: &Refusals) {
-        let (mut followed, mut campaigns) = (0, 0);
-        for member in self.table.all() {
-            let campaign = is_next(&candidates(&member), member.group.replica(), node, refusals);
-            if member.group.forsake(node, campaign).await {
-                followed += 1;
-                campaigns += u64::from(campaign);
-            }
-        }
+        let members = self.table.all();
+        // All at once: a group that is slow to listen must not keep the others without a leader.
+        let told = members.iter().map(async |member| {
+            let campaign = is_next(&candidates(member), member.group.replica(), node, refusals);
+            member.group.forsake(node, campaign).await.then_some(campaign)
+        });
+        let told: Vec<_> = futures::future::join_all(told).await.into_iter().flatten().collect();
+        let (followed, campaigns) = (told.len(), told.iter().map(|campaign| u64::from(*campaign)).sum());
         self.campaigns.fetch_add(campaigns, Ordering::Relaxed);
         if followed > 0 {
             tracing::info!(%node, shards = followed, campaigns, "the leader of these shards refuses connections");
