@@ -17,6 +17,7 @@ pub enum Plant {
     ApplyTwice,
     LeaderRestore,
     CommitAlone,
+    UnseatOnRefusal,
     // The conversation.
     SkipDedup,
     PermissionFirst,

@@ -36,6 +36,8 @@ planted! {
         "a restarted leader goes on in its old term without an election"
     CommitAlone "commit-alone"
         "a follower that does not answer counts as having the entries"
+    UnseatOnRefusal "unseat-on-refusal"
+        "a follower whose connections a leader refuses begins an election without asking the others first"
     SkipDedup "skip-dedup"
         "dedup rows of earlier terms are not looked at after a leader change"
     PermissionFirst "permission-first"
@@ -100,6 +102,7 @@ pub fn story(plant: Plant) -> Option<&'static str> {
         Plant::AnswerBeforeSync => "two_nodes_of_three_lose_their_unsynced_tail",
         Plant::ApplyTwice => "whole_cluster_restarts",
         Plant::CommitAlone | Plant::StaleRead => "old_leader_answers_after_a_partition",
+        Plant::UnseatOnRefusal => "a_follower_is_refused_by_a_leader_that_lives",
         Plant::KeepaliveWithoutQuorum => "minority_leader_cut_off_together_with_a_gateway",
         Plant::LostInterval => "leave_and_rejoin_with_late_notifications",
         Plant::PermissionFirst => "a_retry_after_a_kick",

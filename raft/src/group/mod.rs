@@ -11,6 +11,7 @@
 mod batch;
 mod error;
 mod facts;
+mod forsaken;
 mod open;
 mod patience;
 mod proposer;
@@ -29,19 +30,21 @@ use bytes::Bytes;
 use flotilla_machine::{self as machine, Answer, Query, Reply};
 use flotilla_proto::ids::{NodeId, ReplicaId, ShardId, Slot};
 use flotilla_proto::limits::COMMAND_BYTES_MAX;
+use flotilla_proto::plant::{self, Plant};
 use flotilla_storage::{Engine, StorageError};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftMetrics;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{TransferLeaderRequest, VoteResponse};
 use openraft::{ChangeMembers, EmptyNode};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::hooks::Hooks;
 use crate::path;
 use crate::runtime::blocking;
 use crate::snapshot::{Generations, SnapshotError, SnapshotSink, SnapshotView};
 use crate::state::{StateError, is_damage, mark_damaged};
-use crate::types::{Raft, SnapshotMeta, TypeConfig};
+use crate::types::{Raft, SnapshotMeta, TypeConfig, Vote};
 
 pub use error::{Damaged, MembershipError, ProposeError, ReadError, StartError};
 pub use facts::Facts;
@@ -79,6 +82,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     /// One membership change at a time.
     changing: Mutex<()>,
+    forsaken: forsaken::Forsaken,
     stopping: Arc<AtomicBool>,
 }
 
@@ -257,14 +261,27 @@ impl Group {
         if !vote.is_committed() || ReplicaId::from_raft(leader).node != node || node == self.inner.own.node {
             return false;
         }
+        self.inner.forsaken.forsake(vote);
         // As if the leader had handed over to itself: the lease ends, and nobody is made to campaign.
         let told = self.inner.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, leader, None)).await;
         let asked = match campaign {
-            true => self.inner.raft.trigger().elect(true).await,
+            true => self.inner.raft.trigger().elect(!plant::on(Plant::UnseatOnRefusal)).await,
             false => Ok(()),
         };
         // A core that has stopped follows nobody.
         told.is_ok() && asked.is_ok()
+    }
+
+    /// An RPC of the leader of this vote came in.
+    pub(crate) fn on_heard(&self, leader: &Vote) {
+        self.inner.forsaken.heard(leader, Instant::now());
+    }
+
+    /// The answer to whoever asks for a pre-vote although the leader lives, where openraft does not know it.
+    pub(crate) fn refuses_pre_vote(&self) -> Option<VoteResponse<TypeConfig>> {
+        let vote = self.metrics().borrow_watched().vote;
+        let refuses = self.inner.forsaken.is_back(&vote, Instant::now());
+        refuses.then(|| VoteResponse::new(vote, None, false))
     }
 
     /// Forms the group from its first voters. Done on one of them, once; refused if the replica holds anything.

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 
 use super::error::StartError;
+use super::forsaken::Forsaken;
 use super::proposer::Proposer;
 use super::reads::Reads;
 use super::watcher::Watcher;
@@ -135,6 +136,8 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
         reads,
         leadership,
         changing: Mutex::new(()),
+        // openraft's lease of a leader.
+        forsaken: Forsaken::new(timings.election_max),
         stopping,
     };
     Group { inner: Arc::new(inner) }

@@ -6,15 +6,17 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 
 use super::wire::{self, WireError, kind};
+use crate::group::Group;
 use crate::peer::PeerRefusal;
-use crate::types::Raft;
 
 /// Runs one RPC; `body` lies behind the route. Polled once in the order of arrival, which is when it enters openraft's queue.
-pub fn serve(raft: Raft, kind: u8, body: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
+pub fn serve(group: Group, kind: u8, body: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
     async move {
+        let raft = group.raft();
         match kind {
             kind::APPEND => {
                 let rpc = wire::decode_append(body).map_err(malformed)?;
+                group.on_heard(&rpc.vote);
                 answer(raft.append_entries(rpc).await)
             }
             kind::VOTE => {
@@ -23,7 +25,10 @@ pub fn serve(raft: Raft, kind: u8, body: Bytes) -> BoxFuture<'static, Result<Byt
             }
             kind::PRE_VOTE => {
                 let rpc = wire::decode(&body).map_err(malformed)?;
-                answer(raft.pre_vote(rpc).await)
+                match group.refuses_pre_vote() {
+                    Some(refusal) => answer(Ok::<_, WireError>(refusal)),
+                    None => answer(raft.pre_vote(rpc).await),
+                }
             }
             kind::TRANSFER_LEADER => {
                 let rpc = wire::decode(&body).map_err(malformed)?;

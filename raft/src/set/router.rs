@@ -102,7 +102,7 @@ impl PeerService for Router {
                 let answer = told.map(|()| Bytes::new()).map_err(|e| PeerRefusal::Other(e.to_string()));
                 futures::future::ready(answer).boxed()
             }
-            Ok(member) => receive::serve(member.group.raft().clone(), kind, payload),
+            Ok(member) => receive::serve(member.group, kind, payload),
             Err(refusal) => futures::future::ready(Err(refusal)).boxed(),
         }
     }

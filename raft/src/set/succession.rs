@@ -6,6 +6,7 @@
 //!
 //! Invariants: nothing is decided by this evidence alone. A pre-vote is granted by those only whose own lease has run out or is void, and a
 //! leader that a quorum still answers grants none: one follower that is refused by mistake (a firewall, a wrong address) changes nothing.
+//! A lease that was void is none the less kept while the leader is heard (`group::forsaken`), so one mistake does not prepare for the next.
 //! Leases only keep elections apart; no answer to a client rests on them.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -271,6 +271,13 @@ impl Stage {
         Err(Fail::Broken(format!("liveness: shard {shard} has no leader within {PATIENCE:?}")))
     }
 
+    /// Of the conversation's shard, as this node knows it.
+    pub async fn term_at(&self, node: usize, conv: &ConvId) -> Result<u64, Fail> {
+        let (shard, status) = (self.shard_of(conv), self.status(node).await);
+        let group = status.and_then(|status| status.groups.into_iter().find(|group| group.shard == shard));
+        group.map(|group| group.term).ok_or_else(|| Fail::Broken(format!("liveness: node{} says nothing", node + 1)))
+    }
+
     pub async fn leader_of(&self, conv: &ConvId) -> Result<usize, Fail> {
         self.leader(self.shard_of(conv)).await
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flotilla_client::history::Op;
+use flotilla_proto::fate::Door;
 use flotilla_proto::frame::CloseCode;
 use flotilla_proto::ids::ConvId;
 use tokio::time::{Instant, sleep};
@@ -32,6 +33,15 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "when the port of a dead leader refuses connections, another accepts before any lease could have run out",
             ended_leader,
         ),
+        // One shard, so that the leader needs nobody who cannot reach it.
+        Scenario {
+            shards: 1,
+            ..story(
+                "a_follower_is_refused_by_a_leader_that_lives",
+                "who cannot connect to a leader that reaches everybody neither unseats it nor holds anybody up",
+                refused_follower,
+            )
+        },
     ]
 };
 
@@ -110,6 +120,8 @@ fn minority_leader(stage: &Stage) -> Told<'_> {
     })
 }
 
+/// While one follower is refused: long enough for its lease and time-out to run out too, were the leader silent.
+const REFUSED_SENDS: u32 = 12;
 /// The least that a follower waits for a leader that only falls silent: its lease and the shorter time-out, less one heartbeat.
 const SILENCE: Duration = Duration::from_millis(1_000 + 500 - 100);
 
@@ -130,6 +142,32 @@ fn ended_leader(stage: &Stage) -> Told<'_> {
         alice.sees_all();
         bob.sees_all();
         stage.restart(leader);
+        Ok(())
+    })
+}
+
+fn refused_follower(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let leader = stage.leader_of(&conv).await?;
+        stage.moves(&alice, leader).await?;
+        let term = stage.term_at(leader, &conv).await?;
+        for follower in (0..stage.cluster.seats.len()).filter(|node| *node != leader) {
+            stage.moves(&bob, stage.other(&[leader, follower])).await?;
+            stage.cluster.close_door_to(leader, follower, Door::Refused);
+            for _ in 0..REFUSED_SENDS {
+                sleep(SILENCE / 4).await;
+                let asked = Instant::now();
+                let accepted = alice.sends(&conv, "all the same").await?;
+                must(asked.elapsed() < SILENCE, format!("availability: {:?} for a send", asked.elapsed()))?;
+                stage.gets(&bob, &conv, accepted.seq).await?;
+            }
+            must(stage.leader_of(&conv).await? == leader, "stable: a leader that a quorum answers stays")?;
+            must(stage.term_at(leader, &conv).await? == term, "stable: nobody makes a term of refusals alone")?;
+            stage.cluster.open_door(leader, Door::Refused);
+        }
+        alice.sees_all();
+        bob.sees_all();
         Ok(())
     })
 }
