@@ -14,7 +14,7 @@ use crate::types::Vote;
 
 pub(super) struct Forsaken {
     lease: Duration,
-    /// Whether `leader` is there: most replicas never forsake anybody, and pay a load for each append.
+    /// Whether `leader` is there, changed with it under its lock: most replicas never forsake anybody, and pay a load for each append.
     any: AtomicBool,
     leader: Mutex<Option<Leader>>,
 }
@@ -31,7 +31,8 @@ impl Forsaken {
 
     /// The leader of this vote is taken for dead, until it is heard again.
     pub fn forsake(&self, vote: Vote) {
-        *self.lock() = Some(Leader { vote, heard: None });
+        let mut leader = self.lock();
+        *leader = Some(Leader { vote, heard: None });
         self.any.store(true, Ordering::Release);
     }
 

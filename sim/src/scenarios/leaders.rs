@@ -122,6 +122,8 @@ fn minority_leader(stage: &Stage) -> Told<'_> {
 
 /// While one follower is refused: long enough for its lease and time-out to run out too, were the leader silent.
 const REFUSED_SENDS: u32 = 12;
+/// What the follower says then.
+const REFUSES: &str = "the leader of these shards refuses connections";
 /// The least that a follower waits for a leader that only falls silent: its lease and the shorter time-out, less one heartbeat.
 const SILENCE: Duration = Duration::from_millis(1_000 + 500 - 100);
 
@@ -154,6 +156,7 @@ fn refused_follower(stage: &Stage) -> Told<'_> {
         let term = stage.term_at(leader, &conv).await?;
         for follower in (0..stage.cluster.seats.len()).filter(|node| *node != leader) {
             stage.moves(&bob, stage.other(&[leader, follower])).await?;
+            let heard = stage.trace.count(REFUSES);
             stage.cluster.close_door_to(leader, follower, Door::Refused);
             for _ in 0..REFUSED_SENDS {
                 sleep(SILENCE / 4).await;
@@ -162,6 +165,7 @@ fn refused_follower(stage: &Stage) -> Told<'_> {
                 must(asked.elapsed() < SILENCE, format!("availability: {:?} for a send", asked.elapsed()))?;
                 stage.gets(&bob, &conv, accepted.seq).await?;
             }
+            shown(stage.trace.count(REFUSES) > heard, "the follower was not refused")?;
             must(stage.leader_of(&conv).await? == leader, "stable: a leader that a quorum answers stays")?;
             must(stage.term_at(leader, &conv).await? == term, "stable: nobody makes a term of refusals alone")?;
             stage.cluster.open_door(leader, Door::Refused);
