@@ -177,6 +177,13 @@ pub struct Kept {
     pub(crate) hot: HotRows,
 }
 
+impl Kept {
+    /// Of rows, so many bytes at most from now on.
+    pub fn allow(&mut self, bytes: usize) {
+        self.hot.allow(bytes);
+    }
+}
+
 /// The shard's meta rows, read once for a proposal or a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {

@@ -141,7 +141,7 @@ impl<'a> Txn<'a> {
 
     /// The keys that start with a prefix, of a table where few do (see [`crate::hot`]).
     pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StorageError> {
-        let known = self.hot.borrow().list(prefix);
+        let known = self.hot.borrow_mut().list(prefix);
         if known.is_some() && !cfg!(debug_assertions) {
             return Ok(known.unwrap_or_default());
         }

@@ -64,8 +64,11 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
 /// committed, if no entries go to them before.
 pub const PROPOSAL_PATIENCE_MS: u64 = 20;
 
-/// Rows of one replica's state that are kept in memory because commands ask for them again and again.
-pub const HOT_ROWS_BYTES_MAX: usize = 1024 * 1024;
+/// Rows of applied state that a node keeps in memory because commands ask for them again and again: its replicas share this out
+/// evenly. A pair of users who write to each other are about 5 KiB on each of the three nodes.
+pub const HOT_ROWS_NODE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Those of one replica. Half of them are dropped at once, which must not take long.
+pub const HOT_ROWS_SHARD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Users of one shard whose live sessions its leader remembers.
 pub const LIVE_USERS_REMEMBERED_MAX: usize = 16_384;
 

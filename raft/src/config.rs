@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::limits::{APPEND_ENTRIES_MAX, SNAPSHOT_LOG_ENTRIES, SNAPSHOT_LOG_KEPT};
+use flotilla_proto::limits::{APPEND_ENTRIES_MAX, HOT_ROWS_NODE_BYTES_MAX, SNAPSHOT_LOG_ENTRIES, SNAPSHOT_LOG_KEPT};
 use flotilla_proto::plant::{self, Plant};
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
@@ -24,6 +24,9 @@ pub struct Timings {
     pub kept_entries: u64,
     /// The newest entries of a group's log are kept in memory, for replication; `limits::LOG_CACHE_BYTES_MAX` or less.
     pub log_cache_bytes: usize,
+    /// Rows that commands ask for again and again are kept in memory, so many bytes of all groups together;
+    /// `limits::HOT_ROWS_NODE_BYTES_MAX` or less.
+    pub hot_rows_bytes: usize,
 }
 
 impl Default for Timings {
@@ -40,6 +43,7 @@ impl Default for Timings {
             snapshot_entries: SNAPSHOT_LOG_ENTRIES,
             kept_entries: SNAPSHOT_LOG_KEPT,
             log_cache_bytes: 1024 * 1024,
+            hot_rows_bytes: HOT_ROWS_NODE_BYTES_MAX,
         }
     }
 }

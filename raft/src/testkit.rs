@@ -60,7 +60,7 @@ impl Node {
     pub fn on(engine: Arc<dyn Engine>) -> Self {
         let hooks = Arc::new(Recorder::default());
         let writer = LogWriter::start(engine.clone(), hooks.clone());
-        let lanes = ApplyLanes::start(engine.clone(), hooks.clone());
+        let lanes = ApplyLanes::start(engine.clone(), hooks.clone(), 1 << 20);
         Self { engine, hooks, writer, lanes }
     }
 

@@ -64,6 +64,9 @@ fn call_it(node: &NodeHandle, name: &str) {
     PLACES.with(|places| places.borrow_mut().insert(node.id().to_string(), name.to_owned()));
 }
 
+/// A node keeps so many times as much in memory of rows as of a group's log.
+const HOT_ROWS_PART: usize = 16;
+
 fn timings(options: &Options) -> Timings {
     Timings {
         heartbeat: options.election / 5,
@@ -72,6 +75,7 @@ fn timings(options: &Options) -> Timings {
         snapshot_entries: options.snapshot_entries,
         kept_entries: options.snapshot_entries,
         log_cache_bytes: options.log_cache_bytes,
+        hot_rows_bytes: HOT_ROWS_PART * options.log_cache_bytes,
         ..Timings::default()
     }
 }

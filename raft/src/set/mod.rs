@@ -150,7 +150,7 @@ impl Groups {
             .run(),
         );
         let writer = LogWriter::start(options.engine.clone(), options.hooks.clone());
-        let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone());
+        let lanes = ApplyLanes::start(options.engine.clone(), options.hooks.clone(), options.timings.hot_rows_bytes);
         let (tasks, moving, busy) = (Mutex::new(vec![tender, succession]), Default::default(), Mutex::default());
         let beat = Instant::now();
         Arc::new(Self { options, beat, peers, table, writer, lanes, stop, tasks, campaigns, moving, busy })

@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
-use super::lane::{ApplyLanes, Done, Work};
+use super::lane::{ApplyLanes, Done, HotPart, Work};
 use super::{AppliedMark, Pointer, StateError, mark_damaged};
 use crate::entry;
 use crate::hooks::Hooks;
@@ -35,6 +35,7 @@ pub struct Applier {
     order: Order,
     /// Of the state that `pointer` names; forgotten when a snapshot replaces it.
     kept: machine::Kept,
+    hot: HotPart,
 }
 
 /// What is asserted of the indexes of applied entries.
@@ -57,7 +58,9 @@ impl Applier {
         lanes: ApplyLanes,
         hooks: Arc<dyn Hooks>,
     ) -> Self {
-        Self { generations, pointer, mark, lanes, hooks, order: Order::Consecutive, kept: machine::Kept::default() }
+        let hot = lanes.hot_part();
+        let kept = machine::Kept::default();
+        Self { generations, pointer, mark, lanes, hooks, order: Order::Consecutive, kept, hot }
     }
 
     #[cfg(test)]
@@ -85,7 +88,8 @@ impl Applier {
         let shard = self.shard();
         stamp(shard, &entries);
         let (pointer, kept, order) = (self.pointer.clone(), std::mem::take(&mut self.kept), self.order);
-        let applied = self.lanes.apply(Work { shard, pointer, kept, order, entries, bytes }).await;
+        let applied =
+            self.lanes.apply(Work { shard, pointer, kept, hot_bytes: self.hot.bytes(), order, entries, bytes }).await;
         let done = match applied {
             Some(Ok(done)) => done,
             Some(Err(fatal)) => return Err(self.stop(last, fatal).await),
@@ -214,7 +218,8 @@ pub(crate) fn is_damage(fatal: &machine::Fatal) -> bool {
 
 /// The writes of these entries, which nobody has made yet, and what they leave once somebody has.
 pub(super) fn apply_entries(engine: &dyn Engine, work: Work) -> Result<(Batch, Done), machine::Fatal> {
-    let Work { shard, mut pointer, mut kept, order, entries, bytes: _ } = work;
+    let Work { shard, mut pointer, mut kept, hot_bytes, order, entries, bytes: _ } = work;
+    kept.allow(hot_bytes);
     let base: &dyn Read = engine;
     let mut txn = Txn::keeping(base, keys::state(shard, pointer.generation), &mut kept);
     let mut replies = Vec::with_capacity(entries.len());

@@ -6,6 +6,7 @@
 //! Several lanes, so that one machine's cores can apply at the same time; a shard stays in its lane.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flotilla_machine::{self as machine, Effect};
 use flotilla_proto::ids::ShardId;
@@ -22,13 +23,39 @@ use crate::types::{Entry, Replies};
 
 /// A handle to a node's lanes. Their tasks end with the last handle.
 #[derive(Clone)]
-pub struct ApplyLanes(Arc<[mpsc::Sender<Job>]>);
+pub struct ApplyLanes {
+    lanes: Arc<[mpsc::Sender<Job>]>,
+    hot: Arc<HotBytes>,
+}
+
+/// The memory for rows that are asked for again and again, of all groups of a node.
+struct HotBytes {
+    all: usize,
+    groups: AtomicUsize,
+}
+
+/// One group's part of that memory, as large as those of the others: smaller when groups come, larger when they go.
+pub(super) struct HotPart(Arc<HotBytes>);
+
+impl HotPart {
+    pub fn bytes(&self) -> usize {
+        self.0.all / self.0.groups.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for HotPart {
+    fn drop(&mut self) {
+        self.0.groups.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Entries of one group, and the state that they are applied to.
 pub(super) struct Work {
     pub shard: ShardId,
     pub pointer: Pointer,
     pub kept: machine::Kept,
+    /// Of `kept`, at most.
+    pub hot_bytes: usize,
     pub order: Order,
     pub entries: Vec<Entry>,
     /// Encoded bytes of the entries.
@@ -51,19 +78,27 @@ struct Job {
 }
 
 impl ApplyLanes {
-    pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>) -> Self {
+    /// `hot_bytes`: see `Timings::hot_rows_bytes`.
+    pub fn start(engine: Arc<dyn Engine>, hooks: Arc<dyn Hooks>, hot_bytes: usize) -> Self {
         let lane = |_| {
             let (queue, waiting) = mpsc::channel(APPLY_LANE_JOBS_MAX);
             let lane = Lane { engine: engine.clone(), waiting, worker: Worker::start("flotilla-apply") };
             supervise(hooks.clone(), None, "a lane of the appliers", lane.run());
             queue
         };
-        Self((0..APPLY_LANES).map(lane).collect())
+        let hot = Arc::new(HotBytes { all: hot_bytes, groups: AtomicUsize::new(0) });
+        Self { lanes: (0..APPLY_LANES).map(lane).collect(), hot }
+    }
+
+    /// For as long as the group is open.
+    pub(super) fn hot_part(&self) -> HotPart {
+        self.hot.groups.fetch_add(1, Ordering::Relaxed);
+        HotPart(self.hot.clone())
     }
 
     /// None: the lane has ended, which only a panic in it brings about.
     pub(super) async fn apply(&self, work: Work) -> Option<Answer> {
-        let lane = &self.0[usize::from(work.shard.0) % self.0.len()];
+        let lane = &self.lanes[usize::from(work.shard.0) % self.lanes.len()];
         let (answer, done) = oneshot::channel();
         lane.send(Job { work, answer }).await.ok()?;
         done.await.ok()
@@ -143,6 +178,7 @@ mod tests {
             shard: ShardId(shard),
             pointer,
             kept: machine::Kept::default(),
+            hot_bytes: 1 << 20,
             order: Order::Consecutive,
             entries: vec![entry(1, index)],
             bytes: 100,
@@ -175,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn every_group_hears_of_its_own_entries() {
         let engine: Arc<dyn Engine> = Arc::new(MemEngine::open(&MemDisk::new()).expect("a free disk"));
-        let lanes = ApplyLanes::start(engine.clone(), Arc::new(Recorder::default()));
+        let lanes = ApplyLanes::start(engine.clone(), Arc::new(Recorder::default()), 1 << 20);
         let asked = (1..20).map(|shard| {
             let (lanes, work) = (lanes.clone(), work(&engine, shard, 0));
             async move { lanes.apply(work).await.expect("the lane lives").expect("applied").pointer }

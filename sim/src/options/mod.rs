@@ -38,7 +38,7 @@ pub struct Options {
     pub election: Duration,
     /// A snapshot is built after so many entries.
     pub snapshot_entries: u64,
-    /// So much of each group's log is kept in memory; what is older is read from the disk.
+    /// So much of each group's log is kept in memory; what is older is read from the disk. Likewise, in proportion, of rows.
     pub log_cache_bytes: usize,
     /// What fills a table in a disk's memory; what is applied is durable when the next one is full, or with a snapshot.
     pub table_bytes: u64,
