@@ -38,7 +38,7 @@ use flotilla_storage::{Read, StorageError};
 use sha2::{Digest as _, Sha256};
 
 use apply::{Ctx, Outcome, Stop};
-use meta::Meta;
+use meta::{Meta, Owned};
 use query::ShardState;
 use table::{Rows, View};
 
@@ -179,6 +179,7 @@ fn level(ctx: &Ctx<'_, '_>) -> Result<u32, Fatal> {
 /// Answers a query from one view of a shard's state. `prefix` as in [`Txn`].
 pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> Result<Answer, Fatal> {
     let view = View { read, prefix };
+    let owned = || Owned::load(&view, shard);
     let meta = || Meta::load(&view, shard);
     match query {
         // The pumps ask these for every message, and no meta row has a part in their answers.
@@ -203,7 +204,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Contacts { .. }
         | Query::Privacy { .. }
         | Query::Hiding { .. }
-        | Query::Account { .. } => user::query(&view, &meta()?, query),
+        | Query::Account { .. } => user::query(&view, &owned()?, query),
 
         Query::Entries { .. }
         | Query::Conversation { .. }
@@ -214,7 +215,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Feed { .. }
         | Query::Mentions { .. }
         | Query::Marks { .. }
-        | Query::Audience { .. } => conversation::query(&view, &meta()?, query),
+        | Query::Audience { .. } => conversation::query(&view, &owned()?, query),
 
         Query::ShardState => shard_state(&view, &meta()?),
         Query::ControlState => control::query(&view, &meta()?),

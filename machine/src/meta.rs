@@ -184,38 +184,21 @@ impl Kept {
     }
 }
 
-/// The shard's meta rows, read once for a proposal or a query.
+/// Those that a shard has before it was told any are of the first level.
+pub fn settings(rows: &dyn Rows) -> Result<Settings, Fatal> {
+    Ok(table::get::<SettingsTable>(rows, &())?.unwrap_or(Settings { version: 0, ..Settings::at_level(1) }))
+}
+
+/// What a shard owns: all that most queries ask of the meta rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meta {
+pub struct Owned {
     pub shard: ShardId,
-    pub clock: Clock,
-    pub settings: Settings,
     slots: Option<FlatSlots>,
 }
 
-impl Meta {
+impl Owned {
     pub fn load(rows: &dyn Rows, shard: ShardId) -> Result<Self, Fatal> {
-        Ok(Self {
-            shard,
-            clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
-            settings: table::get::<SettingsTable>(rows, &())?
-                .unwrap_or(Settings { version: 0, ..Settings::at_level(1) }),
-            slots: table::get::<SlotsTable>(rows, &())?,
-        })
-    }
-
-    /// Time enters here, before the proposal's commands.
-    pub fn advance(&mut self, txn: &mut Txn<'_>, stamp: &Stamp) {
-        self.clock.advance(stamp);
-        self.store_clock(txn);
-    }
-
-    pub fn store_clock(&self, txn: &mut Txn<'_>) {
-        table::put::<ClockTable>(txn, &(), &self.clock);
-    }
-
-    pub fn age(&self) -> AgeMs {
-        self.clock.age
+        Ok(Self { shard, slots: table::get::<SlotsTable>(rows, &())? })
     }
 
     pub fn owns(&self, slot: Slot) -> bool {
@@ -241,16 +224,57 @@ impl Meta {
     pub fn slot_table(&self) -> Option<SlotTable> {
         self.slots.as_ref().map(FlatSlots::to_table)
     }
+}
+
+/// The shard's meta rows, read once for a proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    owned: Owned,
+    pub clock: Clock,
+    pub settings: Settings,
+}
+
+/// A shard owns what it owns, whatever its clocks say.
+impl std::ops::Deref for Meta {
+    type Target = Owned;
+
+    fn deref(&self) -> &Owned {
+        &self.owned
+    }
+}
+
+impl Meta {
+    pub fn load(rows: &dyn Rows, shard: ShardId) -> Result<Self, Fatal> {
+        Ok(Self {
+            owned: Owned::load(rows, shard)?,
+            clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
+            settings: settings(rows)?,
+        })
+    }
+
+    /// Time enters here, before the proposal's commands.
+    pub fn advance(&mut self, txn: &mut Txn<'_>, stamp: &Stamp) {
+        self.clock.advance(stamp);
+        self.store_clock(txn);
+    }
+
+    pub fn store_clock(&self, txn: &mut Txn<'_>) {
+        table::put::<ClockTable>(txn, &(), &self.clock);
+    }
+
+    pub fn age(&self) -> AgeMs {
+        self.clock.age
+    }
 
     /// Takes a whole table of a higher version; an older one, or the same again, changes nothing.
     pub fn set_slots(&mut self, txn: &mut Txn<'_>, slots: &SlotTable) -> Result<(), Rejection> {
         if !slots.is_whole() {
             return Err(Rejection::Validation("a slot table names an owner for every slot".into()));
         }
-        if self.slots.as_ref().is_none_or(|old| slots.version > old.version()) {
+        if self.owned.slots.as_ref().is_none_or(|old| slots.version > old.version()) {
             let flat = FlatSlots::new(slots);
             table::put::<SlotsTable>(txn, &(), &flat);
-            self.slots = Some(flat);
+            self.owned.slots = Some(flat);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
 use crate::command::Audience;
 use crate::effect::Effect;
-use crate::meta::Meta;
+use crate::meta::Owned;
 use crate::query::{Answer, PresenceView};
 use crate::reply::{Rejection, Reply};
 use crate::table::{self, KeyReader, Rows, Table, View, kind};
@@ -87,8 +87,8 @@ pub fn set_privacy(ctx: &mut Ctx<'_, '_>, user: &UserId, presence: Audience) -> 
 }
 
 /// What each first user may see of the second.
-pub fn seen(view: &View<'_>, meta: &Meta, pairs: &[(UserId, UserId)]) -> Result<Answer, Fatal> {
-    if pairs.iter().any(|(_, user)| meta.check_user(user).is_err()) {
+pub fn seen(view: &View<'_>, owned: &Owned, pairs: &[(UserId, UserId)]) -> Result<Answer, Fatal> {
+    if pairs.iter().any(|(_, user)| owned.check_user(user).is_err()) {
         return Ok(Answer::Moved);
     }
     let pairs = pairs.iter().take(limits::PRESENCE_PAIRS_MAX);

@@ -15,7 +15,7 @@ use super::{account, key, presence};
 use crate::Fatal;
 use crate::apply::{Ctx, Outcome};
 use crate::command::Audience;
-use crate::meta::Meta;
+use crate::meta::Owned;
 use crate::query::Answer;
 use crate::reply::{Rejection, Reply};
 use crate::table::{self, KeyReader, Rows, Table, View, kind};
@@ -74,11 +74,11 @@ pub fn change_privacy(
 }
 
 /// Those of these users that hide their read marks. A part of the answer would show the marks of the rest: so all, or a refusal.
-pub fn hiding(view: &View<'_>, meta: &Meta, users: &[UserId]) -> Result<Answer, Fatal> {
+pub fn hiding(view: &View<'_>, owned: &Owned, users: &[UserId]) -> Result<Answer, Fatal> {
     if users.len() > limits::HIDING_USERS_MAX {
         return Ok(Answer::TooMany { max: limits::HIDING_USERS_MAX as u32 });
     }
-    if users.iter().any(|user| meta.check_user(user).is_err()) {
+    if users.iter().any(|user| owned.check_user(user).is_err()) {
         return Ok(Answer::Moved);
     }
     let mut hiding = BTreeSet::new();

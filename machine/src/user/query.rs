@@ -16,7 +16,7 @@ use super::privacy::PrivacyRow;
 use super::{block, contact, conv_settings, cursor, device, key, presence, privacy, profile, search, session, token};
 use crate::Fatal;
 use crate::command::Receipt;
-use crate::meta::Meta;
+use crate::meta::Owned;
 use crate::query::{
     Account, Answer, DeviceView, InboxRow, LiveSession, Place, Query, RowsPage, SessionNews, SessionSince,
 };
@@ -25,7 +25,7 @@ use crate::table::{self, Table, View, kind};
 /// Rows read at once while looking for those that are asked for.
 const CHUNK: usize = 256;
 
-pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fatal> {
+pub fn query(view: &View<'_>, owned: &Owned, query: &Query) -> Result<Answer, Fatal> {
     let asked = match query {
         Query::Changed { user, .. }
         | Query::Pending { user, .. }
@@ -41,7 +41,7 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
         | Query::Account { user } => Some(user),
         _ => None,
     };
-    if asked.is_some_and(|user| meta.check_user(user).is_err()) {
+    if asked.is_some_and(|user| owned.check_user(user).is_err()) {
         return Ok(Answer::Moved);
     }
     match query {
@@ -78,15 +78,15 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
             })
         }
         Query::Row { user, device, conv } => row(view, user, *device, conv),
-        Query::Sessions { node, sessions } => news(view, meta, *node, sessions),
+        Query::Sessions { node, sessions } => news(view, owned, *node, sessions),
         Query::Account { user } => account(view, user).map(Answer::Account),
-        Query::Presence { pairs } => presence::seen(view, meta, pairs),
+        Query::Presence { pairs } => presence::seen(view, owned, pairs),
         Query::Contacts { user, after, limit } => contact::page(view, user, after.as_ref(), *limit),
         Query::Profile { user } => profile::shown(view, user),
         Query::Blocks { user, after, limit } => block::page(view, user, after.as_ref(), *limit),
         Query::Block { user, peer } => block::one(view, user, peer),
-        Query::FindUsers { prefix, limit } => search::find(view, meta, prefix, *limit),
-        Query::Hiding { users } => privacy::hiding(view, meta, users),
+        Query::FindUsers { prefix, limit } => search::find(view, owned, prefix, *limit),
+        Query::Hiding { users } => privacy::hiding(view, owned, users),
         Query::Privacy { user } => Ok(Answer::Privacy(presence::of(view, user)?.shown_to)),
         _ => Ok(Answer::NotFound),
     }
@@ -259,8 +259,8 @@ fn cursors_between(
 }
 
 /// One answer per session, in order. Once the page is full, the others get an empty page that says there is more.
-fn news(view: &View<'_>, meta: &Meta, node: NodeId, sessions: &[SessionSince]) -> Result<Answer, Fatal> {
-    if sessions.iter().any(|s| meta.check_user(&s.user).is_err()) {
+fn news(view: &View<'_>, owned: &Owned, node: NodeId, sessions: &[SessionSince]) -> Result<Answer, Fatal> {
+    if sessions.iter().any(|s| owned.check_user(&s.user).is_err()) {
         return Ok(Answer::Moved);
     }
     let mut room = limits::INBOX_ROWS_PER_PAGE_MAX;

@@ -11,19 +11,19 @@ use super::people;
 use crate::Fatal;
 use crate::conversation::plan::row_of;
 use crate::conversation::tables::conversation::Conversations;
-use crate::meta::Meta;
+use crate::meta::Owned;
 use crate::query::{Answer, MarksOf, MarksView};
 use crate::table::{self, View};
 
 /// Bounded by the members of a group in push mode, and by the asked users, of whom as many are looked at as are asked for at once.
 pub fn marks(
     view: &View<'_>,
-    meta: &Meta,
+    owned: &Owned,
     conv: &ConvId,
     of: Option<&[UserId]>,
     watchers: &[UserId],
 ) -> Result<Answer, Fatal> {
-    if meta.check_conversation(conv).is_err() {
+    if owned.check_conversation(conv).is_err() {
         return Ok(Answer::Moved);
     }
     let Some(row) = table::get::<Conversations>(view, conv)? else { return Ok(Answer::NotFound) };

@@ -17,15 +17,15 @@ use super::plan::row_of;
 use super::tables::conversation::{ConversationRow, Conversations};
 use super::tables::member::MemberRow;
 use crate::Fatal;
-use crate::meta::Meta;
+use crate::meta::{self, Owned};
 use crate::query::{Answer, Query};
 use crate::table::{self, View};
 
 /// Answers the queries of this side; a query of another side is answered `NotFound`.
-pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fatal> {
+pub fn query(view: &View<'_>, owned: &Owned, query: &Query) -> Result<Answer, Fatal> {
     match query {
         Query::Entries { conv, user, from, to, newest_first, limit, bytes_max } => {
-            with(view, meta, conv, user, |row, member| {
+            with(view, owned, conv, user, |row, member| {
                 let page = log::Page {
                     from: *from,
                     to: *to,
@@ -37,32 +37,32 @@ pub fn query(view: &View<'_>, meta: &Meta, query: &Query) -> Result<Answer, Fata
             })
         }
         Query::Conversation { conv, user } => {
-            with(view, meta, conv, user, |row, member| people::conversation(view, conv, row, &member))
+            with(view, owned, conv, user, |row, member| people::conversation(view, conv, row, &member))
         }
-        Query::Members { conv, user, after, limit } => with(view, meta, conv, user, |row, member| {
+        Query::Members { conv, user, after, limit } => with(view, owned, conv, user, |row, member| {
             people::members(view, conv, &row, &member, after.as_ref(), *limit)
         }),
         Query::Folded { conv, user, from, to, newest_first, limit, bytes_max } => {
-            with(view, meta, conv, user, |row, member| {
+            with(view, owned, conv, user, |row, member| {
                 let (from, to, newest_first, limit, bytes_max) = (*from, *to, *newest_first, *limit, *bytes_max);
                 let page = log::Page { from, to, newest_first, limit, bytes_max };
                 folded::folded(view, conv, &row, &member, &page)
             })
         }
         Query::SeqAt { conv, user, ts } => {
-            with(view, meta, conv, user, |row, member| folded::seq_at(view, conv, &row, &member, *ts))
+            with(view, owned, conv, user, |row, member| folded::seq_at(view, conv, &row, &member, *ts))
         }
         Query::Audience { conv, user } => {
-            with(view, meta, conv, user, |row, member| people::audience(view, conv, &row, &member))
+            with(view, owned, conv, user, |row, member| people::audience(view, conv, &row, &member))
         }
         // A shard that keeps none says so: no count is not the same as none.
-        Query::Mentions { .. } if !meta.has_level(limits::MENTIONS_LEVEL) => Ok(Answer::NotFound),
+        Query::Mentions { .. } if meta::settings(view)?.feature_level < limits::MENTIONS_LEVEL => Ok(Answer::NotFound),
         Query::Mentions { conv, user, past, to } => {
-            with(view, meta, conv, user, |_, _| mentions::mentions(view, conv, user, *past, *to))
+            with(view, owned, conv, user, |_, _| mentions::mentions(view, conv, user, *past, *to))
         }
-        Query::Marks { conv, of, watchers } => marks::marks(view, meta, conv, of.as_deref(), watchers),
-        Query::Standing { conv, users } => pulled::standing(view, meta, conv, users),
-        Query::Feed { conv, from, to, bytes_max } => pulled::feed(view, meta, conv, (*from, *to), *bytes_max),
+        Query::Marks { conv, of, watchers } => marks::marks(view, owned, conv, of.as_deref(), watchers),
+        Query::Standing { conv, users } => pulled::standing(view, owned, conv, users),
+        Query::Feed { conv, from, to, bytes_max } => pulled::feed(view, owned, conv, (*from, *to), *bytes_max),
         _ => Ok(Answer::NotFound),
     }
 }
@@ -83,12 +83,12 @@ pub fn owed(view: &View<'_>, query: &Query) -> Result<Answer, Fatal> {
 /// Finds the conversation and the user's membership, present or past.
 fn with(
     view: &View<'_>,
-    meta: &Meta,
+    owned: &Owned,
     conv: &ConvId,
     user: &UserId,
     answer: impl FnOnce(ConversationRow, MemberRow) -> Result<Answer, Fatal>,
 ) -> Result<Answer, Fatal> {
-    if meta.check_conversation(conv).is_err() {
+    if owned.check_conversation(conv).is_err() {
         return Ok(Answer::Moved);
     }
     let Some(row) = table::get::<Conversations>(view, conv)? else {

@@ -7,13 +7,13 @@ use crate::Fatal;
 use crate::conversation::plan::row_of;
 use crate::conversation::tables::conversation::Conversations;
 use crate::conversation::tables::entry::{Budget, read_up};
-use crate::meta::Meta;
+use crate::meta::Owned;
 use crate::query::{Answer, Standing, StandingOf};
 use crate::table::{self, View};
 
 /// Bounded by the asked users, of whom at most `STANDINGS_MAX` are answered for.
-pub fn standing(view: &View<'_>, meta: &Meta, conv: &ConvId, users: &[UserId]) -> Result<Answer, Fatal> {
-    if meta.check_conversation(conv).is_err() {
+pub fn standing(view: &View<'_>, owned: &Owned, conv: &ConvId, users: &[UserId]) -> Result<Answer, Fatal> {
+    if owned.check_conversation(conv).is_err() {
         return Ok(Answer::Moved);
     }
     let Some(row) = table::get::<Conversations>(view, conv)? else { return Ok(Answer::NotFound) };
@@ -29,12 +29,12 @@ pub fn standing(view: &View<'_>, meta: &Meta, conv: &ConvId, users: &[UserId]) -
 /// The first of the asked entries that fit, without a hole.
 pub fn feed(
     view: &View<'_>,
-    meta: &Meta,
+    owned: &Owned,
     conv: &ConvId,
     (from, to): (Seq, Seq),
     bytes_max: u32,
 ) -> Result<Answer, Fatal> {
-    if meta.check_conversation(conv).is_err() {
+    if owned.check_conversation(conv).is_err() {
         return Ok(Answer::Moved);
     }
     let Some(row) = table::get::<Conversations>(view, conv)? else { return Ok(Answer::NotFound) };
