@@ -1,7 +1,7 @@
 //! Serves one main connection of a peer: reads requests, runs them, writes what came of them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use super::service::{PeerInfo, PeerRefusal, kind};
 use super::{BoxIo, Shared};
 use crate::runtime::after_the_ready;
 
-/// Refusals and pongs that wait for a peer that does not read; then it is not worth talking to.
+/// Refusals and pongs that wait for the socket; above it nothing more is read. One read may bring more requests than that, so
+/// many are no sign of a peer that does not read: that one is found out by what is written to it.
 const BARE_REPLIES_MAX: usize = limits::PEER_SERVE_RAFT_MAX + limits::PEER_SERVE_REQUESTS_MAX;
 
 /// Until the connection ends, and why it did.
@@ -77,30 +78,35 @@ impl Session {
 
     async fn on_message(&self, message: Message) -> Result<(), FrameError> {
         match message.ty {
-            Type::Request => self.on_request(message).await,
+            Type::Request => {
+                self.on_request(message).await;
+                Ok(())
+            }
             Type::Cast => {
                 self.shared.service.cast(self.info, message.kind, message.payload);
                 Ok(())
             }
-            Type::Ping => self.replies.push(Message::bare(Type::Pong), None),
+            Type::Ping => {
+                self.replies.push_bare(Message::bare(Type::Pong)).await;
+                Ok(())
+            }
             _ => Err(FrameError::Malformed),
         }
     }
 
-    async fn on_request(&self, message: Message) -> Result<(), FrameError> {
+    async fn on_request(&self, message: Message) {
         let class = if kind::is_raft(message.kind) { &self.raft } else { &self.requests };
         let Ok(permit) = class.clone().try_acquire_owned() else {
-            return self.replies.push(refusal(message.id, &PeerRefusal::Overloaded), None);
+            return self.replies.push_bare(refusal(message.id, &PeerRefusal::Overloaded)).await;
         };
         let id = message.id;
         let mut work = self.shared.service.request(self.info, message.kind, message.payload);
         // Polled here once, so that requests of a connection enter the node's queues in the order of arrival; the rest of the
         // work must not hold up the next message.
         match futures::poll!(&mut work) {
-            std::task::Poll::Ready(answer) => self.replies.push(reply(id, answer), Some(permit)),
+            std::task::Poll::Ready(answer) => self.replies.push(reply(id, answer), permit),
             std::task::Poll::Pending => {
                 tokio::spawn(finish(work, id, self.replies.clone(), permit));
-                Ok(())
             }
         }
     }
@@ -114,7 +120,7 @@ async fn finish(
 ) {
     // Given up without a word when it takes too long: it may have been done, so there is no true answer.
     if let Ok(answer) = tokio::time::timeout(Duration::from_millis(limits::PEER_SERVE_MS), work).await {
-        let _ = replies.push(reply(id, answer), Some(permit));
+        replies.push(reply(id, answer), permit);
     }
 }
 
@@ -139,29 +145,39 @@ fn refusal(id: u64, refusal: &PeerRefusal) -> Message {
 struct Replies {
     queue: Mutex<VecDeque<(Message, Option<OwnedSemaphorePermit>)>>,
     wake: Notify,
+    /// The queue was emptied; whoever reads from the peer waits for it.
+    emptied: Notify,
 }
 
 impl Replies {
-    fn push(&self, message: Message, permit: Option<OwnedSemaphorePermit>) -> Result<(), FrameError> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if permit.is_none() && queue.len() >= BARE_REPLIES_MAX {
-            return Err(FrameError::Io(std::io::Error::other("the peer asks and does not read")));
-        }
-        queue.push_back((message, permit));
-        drop(queue);
+    fn push(&self, message: Message, permit: OwnedSemaphorePermit) {
+        self.lock().push_back((message, Some(permit)));
         self.wake.notify_one();
-        Ok(())
+    }
+
+    /// Waits while too many wait.
+    async fn push_bare(&self, message: Message) {
+        while self.lock().len() >= BARE_REPLIES_MAX {
+            self.emptied.notified().await;
+        }
+        self.lock().push_back((message, None));
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Message, Option<OwnedSemaphorePermit>)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn write(&self, mut writer: WriteHalf<BoxIo>) -> FrameError {
         let mut frame = FrameBuilder::default();
         loop {
-            if self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            if self.lock().is_empty() {
                 self.wake.notified().await;
                 continue;
             }
             after_the_ready().await;
-            let waiting = std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner));
+            let waiting = std::mem::take(&mut *self.lock());
+            self.emptied.notify_one();
             let (batch, _permits): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
             if let Err(e) = write_batch(&mut writer, &mut frame, &batch).await {
                 return e;

@@ -159,6 +159,27 @@ async fn node_requests_that_hang_do_not_keep_raft_waiting_and_are_bounded() {
     assert_eq!(raft, Outcome::Answer("vote".into()));
 }
 
+/// They come in few frames, so many are refused before an answer can leave; the peer reads all along.
+#[tokio::test]
+async fn a_flood_of_requests_is_refused_and_does_not_end_the_connection() {
+    let (a, _b) = connected_pair().await;
+    let before = a.peers.status()[0].attempts;
+    let ask = |kind| a.peers.request(NodeId(2), kind, Bytes::new(), within(5_000));
+    let all = 3 * (limits::PEER_SERVE_REQUESTS_MAX + limits::PEER_SERVE_RAFT_MAX);
+    let flood = futures::future::join_all((0..all).map(|_| ask(NEVER)));
+    let raft = async {
+        eventually("the flood has begun", || a.peers.status()[0].open > 0).await;
+        ask(SLOW_RAFT).await
+    };
+    let (flood, raft) = tokio::join!(flood, raft);
+    let count = |wanted: &Outcome| flood.iter().filter(|outcome| *outcome == wanted).count();
+    let refused = count(&Outcome::Refused(PeerRefusal::Overloaded));
+    assert_eq!(refused, all - limits::PEER_SERVE_REQUESTS_MAX, "the others hang");
+    assert_eq!(count(&Outcome::Unknown), limits::PEER_SERVE_REQUESTS_MAX);
+    assert_eq!(raft, Outcome::Answer(Bytes::new()));
+    assert_eq!(a.peers.status()[0].attempts, before, "one connection");
+}
+
 #[tokio::test]
 async fn wrong_cluster_and_wrong_node_are_shown_with_a_sentence() {
     let (a, b) = (node(1).await, node_with(2, 1, Some(ClusterId(78))).await);
