@@ -280,6 +280,13 @@ impl Command {
         codec::decode(COMMAND_VERSION, bytes, limits::COMMAND_BYTES_MAX)
     }
 
+    /// Whether an encoded command asks for a new entry.
+    pub fn is_append(bytes: &[u8]) -> bool {
+        // By its place, which never changes.
+        const APPEND: u32 = 1;
+        codec::variant(COMMAND_VERSION, bytes) == Some(APPEND)
+    }
+
     /// Whether an encoded command is a shard's own work, driven by rows: no person waits for its reply, so it may wait a
     /// moment for other commands.
     pub fn is_patient(bytes: &[u8]) -> bool {
@@ -550,5 +557,27 @@ mod tests {
             assert_eq!(number(command.clone()).0, wanted, "{command:?}");
         }
         assert_eq!(number(Command::Control(Control::SetClientLimits { changes: vec![] })), (23, 6));
+    }
+
+    #[test]
+    fn a_send_is_known_by_its_bytes() {
+        let [ann, bob] = ["ann", "bob"].map(|name| UserId::parse(name).expect("valid"));
+        let what = What::Delete { target: Seq(1) };
+        let send = Append {
+            conv: ConvId::direct(&ann, &bob),
+            sender: ann,
+            device: DeviceId(1),
+            cid: Cid(1),
+            age_ms: 0,
+            after: None,
+            checked: vec![bob],
+            what,
+        };
+        let bytes = |command: Command| command.encode().expect("encodes");
+        assert!(Command::is_append(&bytes(Command::Append(send))));
+        for other in [Command::Tick, Command::Receipts(vec![]), Command::Marks(vec![])] {
+            assert!(!Command::is_append(&bytes(other)));
+        }
+        assert!(!Command::is_append(&[]) && !Command::is_append(&[COMMAND_VERSION, 1]));
     }
 }

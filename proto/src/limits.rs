@@ -56,6 +56,11 @@ pub const PROPOSAL_BYTES_MAX: usize = 512 * 1024;
 pub const COMMAND_BYTES_MAX: usize = 256 * 1024;
 /// Commands waiting for a shard's proposer; above it, `overloaded`.
 pub const PROPOSER_QUEUE_MAX: usize = 8_192;
+/// Once a command has waited so long for its turn in a shard, the shard refuses further sends (`overloaded`) until waits are shorter.
+pub const SEND_WAIT_MS_MAX: u64 = 1_500;
+/// Where a task of a node waits longer than this for its turn on a processor, the node refuses sends (`overloaded`) until waits are
+/// shorter. A part of what Raft's timers and leases allow for.
+pub const TASK_WAIT_MS_MAX: u64 = 300;
 /// Proposals of one shard that are appended and not yet applied. One travels while the next gathers: followers are asked one
 /// append after the other, so more would not be committed earlier, and each costs every replica an entry.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 2;

@@ -30,6 +30,14 @@ fn node(page: &mut Page, cluster: &Cluster) {
     one(page, "flotilla_ready", "1 while the node serves.", "gauge", f64::from(u8::from(ready)));
     let incarnation = cluster.incarnation.borrow().0 as f64;
     one(page, "flotilla_incarnation", "This node's incarnation; 0 while it is not registered.", "gauge", incarnation);
+    let wait = cluster.pressure.wait(tokio::time::Instant::now()).as_secs_f64();
+    one(
+        page,
+        "flotilla_task_wait_seconds",
+        "How long a task waits for its turn on a processor; above 0.3 s sends are refused.",
+        "gauge",
+        wait,
+    );
     let low = f64::from(u8::from(cluster.disk_is_low()));
     one(
         page,
@@ -54,8 +62,8 @@ fn node(page: &mut Page, cluster: &Cluster) {
 }
 
 fn groups(page: &mut Page, cluster: &Cluster) {
-    let groups: Vec<_> =
-        cluster.groups.all().into_iter().map(|g| (g.shard().to_string(), g.facts(), g.is_leader())).collect();
+    let all = cluster.groups.all();
+    let groups: Vec<_> = all.iter().map(|g| (g.shard().to_string(), g.facts(), g.is_leader())).collect();
     let mut family = |name: &str, help: &str, value: &dyn Fn(&flotilla_raft::group::Facts, bool) -> f64| {
         page.head(name, help, "gauge");
         for (shard, facts, leads) in &groups {
@@ -67,6 +75,12 @@ fn groups(page: &mut Page, cluster: &Cluster) {
     family("flotilla_raft_committed_index", "Last log index known to be committed.", &|f, _| f.committed as f64);
     family("flotilla_raft_applied_index", "Last log index applied here.", &|f, _| f.applied as f64);
     family("flotilla_raft_snapshot_index", "Log index of the last snapshot.", &|f, _| f.snapshot as f64);
+    let name = "flotilla_raft_queue_wait_seconds";
+    let help = "How long the oldest command of the newest proposal had waited; above 1.5 s sends are refused.";
+    page.head(name, help, "gauge");
+    for group in &all {
+        page.sample(name, &[("shard", &group.shard().to_string())], group.waited().as_secs_f64());
+    }
 }
 
 fn writer(page: &mut Page, cluster: &Cluster) {

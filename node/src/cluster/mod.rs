@@ -28,6 +28,7 @@ pub mod local;
 pub mod pending;
 pub mod plan;
 pub mod presence;
+pub mod pressure;
 pub mod pulls;
 pub mod push;
 pub mod pusher;
@@ -105,6 +106,7 @@ pub struct Cluster {
     pub renewals: control::Renewals,
     pub clocks: Arc<clocks::Clocks>,
     pub strained: strain::Strained,
+    pub pressure: Arc<pressure::Pressure>,
     pub levels: levels::Levels,
     pub metrics: Metrics,
     leaders: Mutex<BTreeMap<ShardId, Leading>>,

@@ -38,6 +38,9 @@ impl Cluster {
     }
 
     pub async fn route_command(&self, route: &Route, command: &Command, wanted: &Wanted) -> Result<Reply, CallError> {
+        if matches!(command, Command::Append(_)) && self.pressure.is_high() {
+            return Err(CallError::Overloaded);
+        }
         let deadline = deadline();
         let (lane, level) = (slot_of(route), command.level_wanted());
         loop {
@@ -222,6 +225,7 @@ impl Cluster {
             match self.ask(node, request, deadline).await {
                 Ok(reply) => reply,
                 Err(AskError::NotSent) => return Try::NotHere(None),
+                Err(AskError::Overloaded) => return Try::Overloaded,
                 Err(AskError::Unknown) => return Try::Unknown,
             }
         };
@@ -278,8 +282,10 @@ async fn later_leader(mut leadership: watch::Receiver<Leadership>, node: NodeId)
 
 /// Why a peer gave no answer.
 pub enum AskError {
-    /// Proof that nothing left this node.
+    /// Proof that nothing left this node, or was not taken there.
     NotSent,
+    /// Likewise: too much is on its way there.
+    Overloaded,
     Unknown,
 }
 

@@ -126,7 +126,7 @@ impl Cluster {
         if plant::on(Plant::PushUncommitted) {
             super::foretold::push(self, &leader, &command).await;
         }
-        if self.disk_is_low() && shed(&command) {
+        if (self.disk_is_low() && shed(&command)) || (Command::is_append(&command) && self.pressure.is_high()) {
             return Err(Failure::Overloaded);
         }
         let receipts = leader.watched_receipts(lane, &command);
@@ -267,10 +267,14 @@ impl Cluster {
     }
 
     pub async fn ask(&self, to: NodeId, request: &NodeRequest, deadline: Instant) -> Result<NodeReply, AskError> {
-        use flotilla_raft::peer::Outcome;
+        use flotilla_raft::peer::{NotSent, Outcome, PeerRefusal};
         let bytes = wire::encode(request).map_err(|_| AskError::NotSent)?;
         match self.peers.request(to, KIND_NODE, bytes, deadline).await {
             Outcome::Answer(bytes) => wire::decode(&bytes).map_err(|_| AskError::Unknown),
+            // Not tried again from here: that would be more of what there is too much of.
+            Outcome::Refused(PeerRefusal::Overloaded) | Outcome::NotSent(NotSent::Overloaded) => {
+                Err(AskError::Overloaded)
+            }
             Outcome::Refused(_) | Outcome::NotSent(_) => Err(AskError::NotSent),
             Outcome::Unknown => Err(AskError::Unknown),
         }

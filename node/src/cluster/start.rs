@@ -28,7 +28,9 @@ use super::local::{Local, LocalError};
 use super::pending::Pending;
 use super::serve::Service;
 use super::wire::Plan;
-use super::{Cluster, Metrics, control, figures, keepalive, live_receipts, presence, pulls, push, tables, typing};
+use super::{
+    Cluster, Metrics, control, figures, keepalive, live_receipts, presence, pressure, pulls, push, tables, typing,
+};
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
 use crate::metrics::Registry;
@@ -176,6 +178,7 @@ impl Cluster {
             renewals: Default::default(),
             clocks,
             strained: Default::default(),
+            pressure: Default::default(),
             levels: Default::default(),
             metrics: Metrics::new(&options.registry),
             leaders: Mutex::new(BTreeMap::new()),
@@ -281,6 +284,7 @@ impl Cluster {
         self.spawn_vital("presence", presence::run(self.clone()));
         self.spawn_vital("typing", typing::run(self.clone()));
         self.spawn_vital("typing for members", typing::run_spread(self.clone()));
+        self.spawn_vital("the pulse", pressure::run(self.pressure.clone()));
         self.spawn_vital("keepalives", keepalive::run(self.clone()));
         self.spawn_vital("following the tables", run_tables(self.clone()));
         self.spawn_vital("readiness", run_readiness(self.clone()));

@@ -10,12 +10,14 @@ use crate::auth::password::PasswordError;
 use crate::backend::CallError;
 
 const RETRY_AFTER_MS: u64 = 500;
+/// Longer: who is refused for want of room makes more of it by waiting.
+const OVERLOADED_RETRY_AFTER_MS: u64 = 2_000;
 
 pub fn of_call(error: CallError) -> ErrorBody {
     let (code, wait) = match &error {
         CallError::Rejected(rejection) => return of_rejection(rejection),
         CallError::Unavailable => (ErrorCode::Unavailable, Some(RETRY_AFTER_MS)),
-        CallError::Overloaded => (ErrorCode::Overloaded, Some(RETRY_AFTER_MS)),
+        CallError::Overloaded => (ErrorCode::Overloaded, Some(OVERLOADED_RETRY_AFTER_MS)),
         CallError::Unknown => (ErrorCode::OutcomeUnknown, Some(RETRY_AFTER_MS)),
     };
     ErrorBody { retry_after_ms: wait, ..ErrorBody::new(code, error.to_string()) }

@@ -8,6 +8,7 @@
 //!
 //! Where replicas live and who should lead is not known here.
 
+mod admission;
 mod batch;
 mod error;
 mod facts;
@@ -83,6 +84,7 @@ struct Inner {
     /// One membership change at a time.
     changing: Mutex<()>,
     forsaken: forsaken::Forsaken,
+    admission: Arc<admission::Admission>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -121,16 +123,25 @@ impl Group {
             tracing::error!(shard = %self.inner.shard, bytes = command.len(), "a command is larger than any may be");
             return Err(ProposeError::Overloaded);
         }
+        let at = Instant::now();
+        if machine::Command::is_append(&command) && !self.inner.admission.admits_send(at) {
+            return Err(ProposeError::Overloaded);
+        }
         path::commands("queued", [&command]);
         let (answer, reply) = oneshot::channel();
         let is_patient = machine::Command::is_patient(&command);
-        let queued = proposer::Queued { command, lane, is_patient, answer };
+        let queued = proposer::Queued { command, lane, is_patient, at, answer };
         self.inner.proposals.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;
         // A proposer that is gone may have handed the command on before.
         reply.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// How long the oldest command of the newest proposal here had waited.
+    pub fn waited(&self) -> Duration {
+        self.inner.admission.waited()
     }
 
     /// Returns once this node has applied everything that was committed before the call, as the leader of a quorum.

@@ -12,6 +12,7 @@ use openraft::storage::RaftLogStorage as _;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 
+use super::admission::Admission;
 use super::error::StartError;
 use super::forsaken::Forsaken;
 use super::proposer::Proposer;
@@ -119,8 +120,18 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
     let watcher =
         Watcher { raft: raft.clone(), shard, leadership: publish, hooks: hooks.clone(), stopping: stopping.clone() };
     supervise(hooks.clone(), Some(shard), "the watcher of a group", watcher.run());
-    let proposer =
-        Proposer { raft: raft.clone(), own, queue, leadership: leadership.clone(), tick: timings.tick, display, beat };
+    let admission = Arc::new(Admission::new(Instant::now()));
+    let proposer = Proposer {
+        raft: raft.clone(),
+        shard,
+        own,
+        queue,
+        leadership: leadership.clone(),
+        tick: timings.tick,
+        display,
+        beat,
+        admission: admission.clone(),
+    };
     supervise(hooks.clone(), Some(shard), "the proposer of a group", proposer.run());
     let timeout = timings.election_max * 2;
     let reader = Reads { raft: raft.clone(), own, queue: read_queue, timeout };
@@ -138,6 +149,7 @@ fn start(options: GroupOptions, generations: Generations, raft: Raft) -> Group {
         changing: Mutex::new(()),
         // openraft's lease of a leader.
         forsaken: Forsaken::new(timings.election_max),
+        admission,
         stopping,
     };
     Group { inner: Arc::new(inner) }

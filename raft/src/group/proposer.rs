@@ -6,11 +6,12 @@
 //! - A command is put into the log at most once. `NotLeader`, `Overloaded` and `Stopped` prove that it was not.
 //! - A proposal is appended only in the term that it was stamped for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_machine::{Command, Reply};
-use flotilla_proto::ids::{ReplicaId, Slot};
+use flotilla_proto::ids::{ReplicaId, ShardId, Slot};
 use flotilla_proto::limits::PROPOSALS_IN_FLIGHT_MAX;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Leadership;
+use super::admission::{Admission, Said};
 use super::batch::{Batcher, Item};
 use super::error::{ProposeError, propose_error};
 use super::patience::Patience;
@@ -36,6 +38,7 @@ pub(super) struct Queued {
     /// Whose slot it concerns; see [`super::batch`].
     pub lane: Option<Slot>,
     pub is_patient: bool,
+    pub at: Instant,
     pub answer: Answer,
 }
 
@@ -55,6 +58,7 @@ impl Item for Queued {
 
 pub(super) struct Proposer {
     pub raft: Raft,
+    pub shard: ShardId,
     pub own: ReplicaId,
     pub queue: mpsc::Receiver<Queued>,
     pub leadership: watch::Receiver<Leadership>,
@@ -63,6 +67,7 @@ pub(super) struct Proposer {
     pub display: DisplayClock,
     /// See [`super::patience`].
     pub beat: Instant,
+    pub admission: Arc<Admission>,
 }
 
 /// The callers of one proposal and what became of it.
@@ -79,6 +84,7 @@ struct Running {
     /// Taken from the queue, and no place in the batch that it came to.
     held: Batcher<Queued>,
     patience: Patience<Queued>,
+    said: Said,
 }
 
 /// What to do next.
@@ -101,6 +107,7 @@ impl Proposer {
             last_proposal: Instant::now(),
             held: Batcher::default(),
             patience,
+            said: Said::default(),
         };
         running.run().await;
     }
@@ -169,7 +176,20 @@ impl Running {
         let leadership = *self.proposer.leadership.borrow();
         let command = Command::Tick.encode().expect("a tick has no content");
         let (answer, _nobody_waits) = oneshot::channel();
-        self.propose(leadership.term, vec![Queued { command, lane: None, is_patient: false, answer }]).await;
+        self.propose(
+            leadership.term,
+            vec![Queued { command, lane: None, is_patient: false, at: Instant::now(), answer }],
+        )
+        .await;
+    }
+
+    fn note_waits(&mut self, batch: &[Queued], now: Instant) {
+        let oldest = batch.iter().filter(|queued| !queued.is_patient).map(|queued| queued.at).min();
+        let waited = oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if self.proposer.admission.on_proposal(waited, now) && self.said.again(now) {
+            let shard = self.proposer.shard;
+            tracing::warn!(%shard, ?waited, "overloaded: commands wait for too long, sends are refused now and then");
+        }
     }
 
     async fn propose(&mut self, term: u64, batch: Vec<Queued>) {
@@ -178,6 +198,7 @@ impl Running {
         }
         let now = Instant::now();
         self.last_proposal = now;
+        self.note_waits(&batch, now);
         let stamp = self.stamper.stamp(term, now, (self.proposer.display)());
         let (commands, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.command, queued.answer)).unzip();

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_machine::command::Register;
+use flotilla_machine::command::{Append, Register};
 use flotilla_machine::{Answer, Command, Query, Reply};
+use flotilla_proto::entry::What;
 use flotilla_proto::ids::*;
 use flotilla_proto::slots::SlotTable;
 use flotilla_storage::MemDisk;
@@ -273,6 +274,19 @@ pub fn user(n: u32) -> UserId {
 
 pub fn register(n: u32) -> Command {
     Command::Register(Register { user: user(n), phc: String::new(), request: Cid(u128::from(n)) })
+}
+
+pub fn send() -> Command {
+    Command::Append(Append {
+        conv: ConvId::direct(&user(1), &user(2)),
+        sender: user(1),
+        device: DeviceId(1),
+        cid: Cid(1),
+        age_ms: 0,
+        after: None,
+        checked: vec![],
+        what: What::Delete { target: Seq(1) },
+    })
 }
 
 pub fn encoded(command: &Command) -> Bytes {

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flotilla_machine::{Command, Reply};
+use flotilla_proto::limits;
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use self::cluster::{Cluster, SHARD, encoded, knows, outcome, register, replica, timings};
+use self::cluster::{Cluster, SHARD, encoded, knows, outcome, register, replica, send, timings};
+use super::proposer::Queued;
 use super::{Damaged, ProposeError, ReadError, StartError};
 use crate::config::Timings;
 use crate::keys;
@@ -221,6 +225,23 @@ async fn damage_that_the_replica_cannot_repair_alone_is_reported() {
     assert!(cluster.disks[&3].corrupt(&keys::log(SHARD, GENERATION, last), 50));
     let log = cluster.open(3).await;
     assert!(matches!(log, Err(StartError::Damaged(Damaged::Log { .. }))), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sends_are_refused_once_a_command_has_waited_for_too_long_and_nothing_else_is() {
+    let cluster = Cluster::start(1, timings()).await;
+    let leader = cluster.leader().await;
+    let send = async || leader.propose(encoded(&send())).await;
+    assert!(send().await.is_ok());
+    let (answer, done) = oneshot::channel();
+    let at = Instant::now() - 2 * Duration::from_millis(limits::SEND_WAIT_MS_MAX);
+    let late = Queued { command: encoded(&register(1)), lane: None, is_patient: false, at, answer };
+    assert!(leader.inner.proposals.try_send(late).is_ok(), "the queue is empty");
+    assert_eq!(done.await, Ok(Ok(Reply::Done)));
+    assert!(leader.waited() > Duration::from_millis(limits::SEND_WAIT_MS_MAX));
+    assert_eq!(send().await, Err(ProposeError::Overloaded));
+    assert!(leader.propose(encoded(&register(2))).await.is_ok(), "only sends are refused");
+    assert!(send().await.is_ok(), "and it did not wait");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
