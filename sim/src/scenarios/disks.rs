@@ -23,6 +23,11 @@ pub const ALL: fn() -> Vec<Scenario> = || {
             "a replica that dies between the chunks of a snapshot, at the flip, and behind it, comes back equal",
             snapshot_crashes,
         ),
+        story(
+            "disks_too_slow_for_what_is_sent",
+            "while commands wait for too long sends are refused; in the end each is accepted once, in order",
+            slow_disks,
+        ),
     ]
 };
 
@@ -117,5 +122,34 @@ fn snapshot_crashes(stage: &Stage) -> Told<'_> {
         }
         stage.restart(behind);
         stage.gets(&bob, &conv, last).await
+    })
+}
+
+const SLOW_SENDS: usize = 16;
+/// What a node logs then.
+const REFUSES_SENDS: &str = "overloaded: commands wait for too long, sends are refused now and then";
+
+fn slow_disks(stage: &Stage) -> Told<'_> {
+    Box::pin(async move {
+        let (alice, bob, conv) = stage.talk_apart().await?;
+        let first = alice.sends(&conv, "in time").await?;
+        // Two proposals travel at a time: what is sent meanwhile waits for as long as they do.
+        stage.stall_disks(Duration::from_millis(1_200));
+        let mut asked = Vec::new();
+        for number in 0..SLOW_SENDS {
+            asked.push(alice.says(&conv, &format!("slowly {number}")).await?);
+            sleep(Duration::from_millis(250)).await;
+        }
+        shown(stage.trace.count(REFUSES_SENDS) > 0, "no command waited for too long")?;
+        stage.stall_disks(Duration::ZERO);
+        let mut last = first.seq;
+        for ticket in asked {
+            let accepted = alice.is_accepted(ticket).await?;
+            must(accepted.seq == last.next(), format!("I2 gapless: {} follows {last}", accepted.seq))?;
+            last = accepted.seq;
+        }
+        stage.gets(&bob, &conv, last).await?;
+        let next = alice.sends(&conv, "in time again").await?;
+        must(next.seq == last.next(), "nothing was accepted twice")
     })
 }

@@ -181,7 +181,7 @@ impl Person {
         self.is_accepted(self.submits(random_cid(), conv, what).await?).await
     }
 
-    async fn is_accepted(&self, ticket: Ticket) -> Result<Accepted, Fail> {
+    pub async fn is_accepted(&self, ticket: Ticket) -> Result<Accepted, Fail> {
         let user = &self.user;
         match tokio::time::timeout(PATIENCE, ticket.answer()).await {
             Ok(Outcome::Accepted(accepted)) => Ok(accepted),
