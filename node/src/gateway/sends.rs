@@ -46,10 +46,10 @@ struct Progress {
 /// The command in front, and how it is doing.
 type Front = (Cid, watch::Receiver<Progress>);
 
-/// The newest command under way in each conversation.
+/// The commands under way in each conversation, the newest last; as many as requests of a connection may be.
 #[derive(Default)]
 pub struct Sends {
-    last: BTreeMap<ConvId, Front>,
+    under_way: BTreeMap<ConvId, Vec<Front>>,
 }
 
 /// One command with its place in the order.
@@ -69,13 +69,20 @@ pub struct Try {
 impl Sends {
     pub fn enter(&mut self, conv: &ConvId, cid: Cid) -> Ticket {
         let (progress, seen) = watch::channel(Progress::default());
-        let before = self.last.insert(conv.clone(), (cid, seen));
-        Ticket { before: before.filter(|(earlier, _)| *earlier != cid), progress }
+        let fronts = self.under_way.entry(conv.clone()).or_default();
+        let before = fronts.iter().rfind(|(earlier, _)| *earlier != cid).cloned();
+        fronts.push((cid, seen));
+        Ticket { before, progress }
     }
 
+    /// The oldest of this cid that is under way. What came before it may be still, and is followed by the next one.
     pub fn leave(&mut self, conv: &ConvId, cid: Cid) {
-        if self.last.get(conv).is_some_and(|(last, _)| *last == cid) {
-            self.last.remove(conv);
+        let Some(fronts) = self.under_way.get_mut(conv) else { return };
+        if let Some(at) = fronts.iter().position(|(of, _)| *of == cid) {
+            fronts.remove(at);
+        }
+        if fronts.is_empty() {
+            self.under_way.remove(conv);
         }
     }
 }
@@ -326,6 +333,35 @@ mod tests {
         assert!(futures::poll!(later.as_mut()).is_pending());
         log.take(log.waiting.take());
         assert_eq!(later.await.err().map(|error| error.code), Some(ErrorCode::OutOfOrder));
+    }
+
+    /// 1. One is held up (its leader has just changed), 2. the next one is refused at once, for want of room, and leaves,
+    /// 3. the third must not overtake the first, of which nobody was told anything.
+    #[tokio::test]
+    async fn what_ends_early_does_not_hide_what_came_before_it() {
+        let (log, mut sends) = (Log::default(), Sends::default());
+        let (first, second) = (sends.enter(&conv(), Cid(1)), sends.enter(&conv(), Cid(2)));
+        let mut held_up = pin!(first.run(None, |ask| log.submit(Cid(1), ask)));
+        assert!(futures::poll!(held_up.as_mut()).is_pending());
+        let waiting = log.waiting.take();
+        let refused =
+            second.run(None, async |_| Err(ErrorBody { retryable: true, ..ErrorBody::new(ErrorCode::Overloaded, "") }));
+        assert_eq!(refused.await.err().map(|error| error.code), Some(ErrorCode::Overloaded));
+        sends.leave(&conv(), Cid(2));
+        let third = sends.enter(&conv(), Cid(3));
+        let mut later = pin!(third.run(None, |ask| log.submit(Cid(3), ask)));
+        assert!(futures::poll!(later.as_mut()).is_pending());
+        log.take(log.waiting.take());
+        assert!(log.entries.borrow().is_empty(), "it names the first one");
+        log.take(waiting);
+        assert!(held_up.await.is_ok());
+        sends.leave(&conv(), Cid(1));
+        while futures::poll!(later.as_mut()).is_pending() {
+            log.take(log.waiting.take());
+        }
+        assert_eq!(*log.entries.borrow(), [Cid(1), Cid(3)]);
+        sends.leave(&conv(), Cid(3));
+        assert!(sends.under_way.is_empty());
     }
 
     #[tokio::test]
