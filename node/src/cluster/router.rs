@@ -21,6 +21,8 @@ use crate::backend::{CallError, Freshness, Route, Wanted};
 
 /// Between two tries while a shard has no known leader or does not own its slots yet.
 const PAUSE: Duration = Duration::from_millis(25);
+/// The same where a node has too much on its way.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What one try at one node gave.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack for one try")]
@@ -29,6 +31,8 @@ enum Try {
     /// Nothing was appended; ask this node next, if known.
     NotHere(Option<NodeId>),
     Overloaded,
+    /// Nothing was appended: too much is on its way to that node.
+    Busy,
     Unknown,
 }
 
@@ -184,7 +188,11 @@ impl Cluster {
             };
             match tried {
                 Try::Reply(reply) => return Ok(reply),
+                // Most of what there is too much of are commands of clients: to repeat them from here would be more of it.
                 Try::Overloaded => return Err(CallError::Overloaded),
+                Try::Busy if !repeatable => return Err(CallError::Overloaded),
+                // The cluster's own questions (leases, presented sessions) must get through; seldom, for the same reason.
+                Try::Busy => wait_or_give_up(BUSY_PAUSE, deadline).await?,
                 Try::Unknown if !repeatable => return Err(CallError::Unknown),
                 Try::NotHere(Some(leader)) if leader != node && tries.is_multiple_of(2) => hint = Some(leader),
                 Try::NotHere(_) | Try::Unknown => pause_or_give_up(deadline).await?,
@@ -225,7 +233,7 @@ impl Cluster {
             match self.ask(node, request, deadline).await {
                 Ok(reply) => reply,
                 Err(AskError::NotSent) => return Try::NotHere(None),
-                Err(AskError::Overloaded) => return Try::Overloaded,
+                Err(AskError::Busy) => return Try::Busy,
                 Err(AskError::Unknown) => return Try::Unknown,
             }
         };
@@ -285,7 +293,7 @@ pub enum AskError {
     /// Proof that nothing left this node, or was not taken there.
     NotSent,
     /// Likewise: too much is on its way there.
-    Overloaded,
+    Busy,
     Unknown,
 }
 
@@ -310,10 +318,14 @@ fn encode(command: &Command, level: u32) -> Result<Bytes, Rejection> {
 
 /// Waits a moment, or says that there is no time left. Only called where nothing has happened.
 pub(super) async fn pause_or_give_up(deadline: Instant) -> Result<(), CallError> {
-    if Instant::now() + PAUSE >= deadline {
+    wait_or_give_up(PAUSE, deadline).await
+}
+
+async fn wait_or_give_up(pause: Duration, deadline: Instant) -> Result<(), CallError> {
+    if Instant::now() + pause >= deadline {
         return Err(CallError::Unavailable);
     }
-    tokio::time::sleep(PAUSE).await;
+    tokio::time::sleep(pause).await;
     Ok(())
 }
 

@@ -271,10 +271,7 @@ impl Cluster {
         let bytes = wire::encode(request).map_err(|_| AskError::NotSent)?;
         match self.peers.request(to, KIND_NODE, bytes, deadline).await {
             Outcome::Answer(bytes) => wire::decode(&bytes).map_err(|_| AskError::Unknown),
-            // Not tried again from here: that would be more of what there is too much of.
-            Outcome::Refused(PeerRefusal::Overloaded) | Outcome::NotSent(NotSent::Overloaded) => {
-                Err(AskError::Overloaded)
-            }
+            Outcome::Refused(PeerRefusal::Overloaded) | Outcome::NotSent(NotSent::Overloaded) => Err(AskError::Busy),
             Outcome::Refused(_) | Outcome::NotSent(_) => Err(AskError::NotSent),
             Outcome::Unknown => Err(AskError::Unknown),
         }
