@@ -156,8 +156,12 @@ impl Engine {
     }
 
     fn next_of_backlog(&mut self, at: usize, now: At) {
-        if let Some((conv, number)) = self.devices[at].backlog.pop_front() {
-            self.dispatch(conv, number, now);
+        // One that has its answer by now leaves the place to the one behind it: or a new send would take it, and overtake that.
+        while let Some((conv, number)) = self.devices[at].backlog.pop_front() {
+            let sent = self.conversations[conv as usize].ledger.sent(number);
+            if sent.is_some_and(|sent| sent.state == State::Open) {
+                return self.dispatch(conv, number, now);
+            }
         }
     }
 
