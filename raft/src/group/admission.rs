@@ -5,8 +5,9 @@
 //! done then is done for nobody, and the other work of the node (leases, heartbeats) waits with it. Measured before this was here
 //! (loadgen/README.md, "More than can be done"): waits of 16 s, and thousands of outcomes that nobody knew.
 //!
-//! So once a command has waited for too long, sends are refused, which their senders are told at once, until waits are short again. A shard's own work
-//! and everything else is taken: what was accepted is delivered, and who is here may stay.
+//! So once a command has waited for too long, sends are refused, which their senders are told at once, until one has waited for less, or none is
+//! proposed for a while. A shard's own work and everything else is taken: what was accepted is delivered, and who is here may stay. Where a
+//! commit alone takes longer than that (a disk that fails), sends get in once in a while only.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

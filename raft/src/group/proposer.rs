@@ -185,7 +185,8 @@ impl Running {
 
     fn note_waits(&mut self, batch: &[Queued], now: Instant) {
         let oldest = batch.iter().filter(|queued| !queued.is_patient).map(|queued| queued.at).min();
-        let waited = oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        // The shard's own work says nothing of how long others wait behind it.
+        let Some(waited) = oldest.map(|at| now.saturating_duration_since(at)) else { return };
         if self.proposer.admission.on_proposal(waited, now) && self.said.again(now) {
             let shard = self.proposer.shard;
             tracing::warn!(%shard, ?waited, "overloaded: commands wait for too long, sends are refused now and then");
