@@ -194,6 +194,7 @@ pub fn query(read: &dyn Read, prefix: &[u8], shard: ShardId, query: &Query) -> R
         | Query::Pending { .. }
         | Query::Rows { .. }
         | Query::Row { .. }
+        | Query::RowsOf { .. }
         | Query::Sessions { .. }
         | Query::Presence { .. }
         | Query::Recent { .. }

@@ -211,6 +211,11 @@ pub enum Query {
         of: Option<Vec<UserId>>,
         watchers: Vec<UserId>,
     },
+    /// User shard. One row for each of these devices, as it is now; at most `ROWS_PUSHED_MAX`, of more the answer is `TooMany`. For
+    /// the pushes of the shard's leader, which asks itself.
+    RowsOf {
+        devices: Vec<(UserId, DeviceId, ConvId)>,
+    },
 }
 
 /// A row's place in the list by activity; the highest comes first.
@@ -241,6 +246,7 @@ impl Query {
                 | Self::DirtyTargets
                 | Self::ReceiptsDirty { .. }
                 | Self::Row { .. }
+                | Self::RowsOf { .. }
                 | Self::Changed { .. }
         )
     }
@@ -314,6 +320,8 @@ pub enum Answer {
         max: u32,
     },
     Marks(MarksView),
+    /// In the order asked. None: no such row is shown, or the device is gone.
+    RowsOf(Vec<Option<InboxRow>>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{MarksOf, PresenceView, Standing};
+use flotilla_machine::query::{InboxRow, MarksOf, PresenceView, Standing};
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::entry::Entry;
 use flotilla_proto::ids::*;
@@ -119,6 +119,9 @@ pub enum Push {
     Head { conv: ConvId, head: Seq, n_head: Count, revs: Vec<Rev>, entries: Vec<Arc<Entry>> },
     /// The row changed otherwise: read it and send `conv`.
     Conv { conv: ConvId, rev: Rev },
+    /// The same with the row as the shard's leader has it by now, for this device. `revs`: those that the changes made, none above
+    /// the row's own.
+    Row { row: Arc<InboxRow>, revs: Vec<Rev> },
     /// Close with the code of `Ended`.
     End(Ended),
     /// A watched user came or went; none: nobody can tell now.

@@ -89,7 +89,7 @@ pub const SWEEP_ROWS_MAX: usize = ROWS_PER_COMMAND_MAX / 2 - 50;
 /// Sessions that one step of a sweep ends at most; each has an index row, and its user's presence.
 pub const SWEEP_SESSIONS_MAX: usize = ROWS_PER_COMMAND_MAX / 3 - 50;
 /// The newest rules of `apply`. A cluster keeps the level that it was made with until an operator raises it.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 /// From this level on limits on clients are changed at run time, and users log in by one-time codes.
 pub const CLIENT_LIMITS_LEVEL: u32 = 3;
 pub const CODE_LEVEL: u32 = 3;
@@ -102,6 +102,8 @@ pub const HIDE_READ_LEVEL: u32 = 4;
 /// From this level on the rows of a command are counted with the shards that they are on, however few they are, and a group that
 /// is too large to switch to pull mode stays as it is.
 pub const EXACT_ROWS_LEVEL: u32 = 4;
+/// From this level on all nodes understand a push that brings a row.
+pub const ROWS_PUSHED_LEVEL: u32 = 5;
 /// A gateway's subscription to a conversation in pull mode lives so long without renewal, and is renewed so often; what is
 /// missing is asked for in between.
 pub const SUBSCRIPTION_MS: u64 = 30_000;
@@ -419,6 +421,8 @@ pub const SOCKET_FULL_MAX_MS: u64 = 30_000;
 pub const UNACKED_MAX_MS: u64 = 60_000;
 /// Revisions that a session remembers above a missing one.
 pub const REVS_TOLD_MAX: usize = 256;
+/// Rows that a session keeps above a missing revision.
+pub const ROWS_HELD_MAX: usize = 16;
 /// Opens of unknown outcome that a gateway withdraws.
 pub const WITHDRAWALS_MAX: usize = 10_000;
 /// Client processes of a device whose late `hello` is still told from a new one.
@@ -488,6 +492,8 @@ pub const RECEIPTS_PER_BATCH_MAX: u32 = 200;
 pub const RECEIPTS_PENDING_MAX: usize = 2_048;
 /// Users whose live sessions are looked up at once.
 pub const USERS_PER_LOOK_MAX: usize = 256;
+/// Rows that travel with the pushes of one look; sessions read the others for themselves.
+pub const ROWS_PUSHED_MAX: usize = 512;
 /// Rows that a step of long work touches.
 pub const STEP_ROWS_MAX: u32 = 256;
 /// Ends that a session without a number yet remembers: of a device that opens sessions in a row only the last few can be
@@ -551,6 +557,10 @@ const _: () = assert!(COMMAND_ITEMS_MAX * 4 <= ROWS_PER_COMMAND_MAX, "each item 
 const _: () = assert!(SWEEP_ROWS_MAX * 2 + 50 <= ROWS_PER_COMMAND_MAX, "a session has an index row");
 const _: () = assert!(SWEEP_SESSIONS_MAX * 3 + 50 <= ROWS_PER_COMMAND_MAX, "and its user's presence");
 const _: () = assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX && PROPOSAL_BYTES_MAX * 4 <= PEER_FRAME_BYTES_MAX);
+const _: () = assert!(
+    ROWS_PUSHED_MAX * (INTERVALS_PER_MEMBER_MAX * 48 + 4 * CONV_ID_BYTES_MAX) < PEER_FRAME_BYTES_MAX / 2,
+    "rows of one push fit a frame"
+);
 const _: () = assert!(PEER_BATCH_BYTES < PEER_FRAME_BYTES_MAX && SNAPSHOT_CHUNK_BYTES * 2 < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_SILENCE_MS && PEER_BACKOFF_MIN_MS < PEER_BACKOFF_MAX_MS);
 const _: () =

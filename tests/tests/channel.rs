@@ -182,7 +182,7 @@ async fn a_cluster_of_an_older_level_has_no_channels_until_it_is_raised_with_all
     let hide = async || ann.handle.call("PATCH me/privacy", None, serde_json::json!({"hide_read": true})).await;
     let why = hide().await.err().map(|error| error.to_string()).unwrap_or_default();
     ensure!(why.contains("`flotilla cluster feature-level`"), "who asks is told what to do: {why}");
-    let newest = cluster.tool(&["cluster", "feature-level", "4"]).await?;
+    let newest = cluster.tool(&["cluster", "feature-level", "5"]).await?;
     ensure!(newest.status.success(), "{}", String::from_utf8_lossy(&newest.stderr));
     eventually("read marks can be hidden", LIMIT, async || hide().await.is_ok()).await?;
     scene.verdict(Demand::default())?;

@@ -78,6 +78,7 @@ pub fn query(view: &View<'_>, owned: &Owned, query: &Query) -> Result<Answer, Fa
             })
         }
         Query::Row { user, device, conv } => row(view, user, *device, conv),
+        Query::RowsOf { devices } => rows_of(view, owned, devices),
         Query::Sessions { node, sessions } => news(view, owned, *node, sessions),
         Query::Account { user } => account(view, user).map(Answer::Account),
         Query::Presence { pairs } => presence::seen(view, owned, pairs),
@@ -115,6 +116,22 @@ fn row(view: &View<'_>, user: &UserId, device: DeviceId, conv: &ConvId) -> Resul
         return Ok(Answer::NotFound);
     }
     Ok(Answer::Row(shown(view, user, device, conv, privacy::of(view, user)?)?))
+}
+
+fn rows_of(view: &View<'_>, owned: &Owned, devices: &[(UserId, DeviceId, ConvId)]) -> Result<Answer, Fatal> {
+    if devices.len() > limits::ROWS_PUSHED_MAX {
+        return Ok(Answer::TooMany { max: limits::ROWS_PUSHED_MAX as u32 });
+    }
+    let one = |(user, device, conv): &(UserId, DeviceId, ConvId)| {
+        if owned.check_user(user).is_err() {
+            return Ok(None);
+        }
+        match row(view, user, *device, conv)? {
+            Answer::Row(row) => Ok(row),
+            _ => Ok(None),
+        }
+    };
+    devices.iter().map(one).collect::<Result<_, Fatal>>().map(Answer::RowsOf)
 }
 
 fn shown(

@@ -32,7 +32,8 @@ pub struct News {
     /// The row's revs that the heads up to this one made. Without all of them a session could not tell a head that rode along
     /// from a revision that it missed.
     pub revs: Vec<Rev>,
-    pub conv: Option<Rev>,
+    /// The revs of its other changes, the newest last.
+    pub conv: Vec<Rev>,
 }
 
 pub struct Leader {
@@ -128,11 +129,11 @@ impl Leader {
                 self.receipts_due.add((user, conv), Marks { delivered, read }, Marks::raise);
             }
             Effect::Head { user, conv, head, n_head, rev } => {
-                let news = News { head: Some((head, n_head)), revs: vec![rev], conv: None };
+                let news = News { head: Some((head, n_head)), revs: vec![rev], conv: vec![] };
                 self.news.add((user, conv), news, News::merge);
             }
             Effect::Conv { user, conv, rev } => {
-                let news = News { head: None, revs: vec![], conv: Some(rev) };
+                let news = News { head: None, revs: vec![], conv: vec![rev] };
                 self.news.add((user, conv), news, News::merge);
             }
             Effect::SessionEnded { device, number, node, why, .. } => {
@@ -156,7 +157,13 @@ impl News {
         // Above the bound the session finds a hole, and reads its rows once more than needed.
         let room = limits::REVS_PER_HEAD_MAX.saturating_sub(self.revs.len());
         self.revs.extend(other.revs.into_iter().take(room));
-        self.conv = self.conv.max(other.conv);
+        for rev in other.conv {
+            // The newest is the one that must not be lost.
+            if self.conv.len() >= limits::REVS_PER_HEAD_MAX {
+                self.conv.pop();
+            }
+            self.conv.push(rev);
+        }
     }
 }
 
@@ -166,13 +173,17 @@ mod tests {
 
     #[test]
     fn heads_that_ride_together_account_for_all_their_revisions() {
-        let head = |seq, rev| News { head: Some((Seq(seq), Count(seq))), revs: vec![Rev(rev)], conv: None };
+        let head = |seq, rev| News { head: Some((Seq(seq), Count(seq))), revs: vec![Rev(rev)], conv: vec![] };
         let mut news = head(4, 11);
-        news.merge(News { head: None, revs: vec![], conv: Some(Rev(12)) });
+        let other = |rev| News { head: None, revs: vec![], conv: vec![Rev(rev)] };
+        news.merge(other(12));
         news.merge(head(5, 13));
-        assert_eq!((news.head, news.conv), (Some((Seq(5), Count(5))), Some(Rev(12))));
-        assert_eq!(news.revs, [Rev(11), Rev(13)]);
-        (0..200).for_each(|n| news.merge(head(n, n)));
-        assert_eq!(news.revs.len(), limits::REVS_PER_HEAD_MAX);
+        news.merge(other(14));
+        assert_eq!(news.head, Some((Seq(5), Count(5))));
+        assert_eq!((&news.revs[..], &news.conv[..]), (&[Rev(11), Rev(13)][..], &[Rev(12), Rev(14)][..]));
+        (15..200).for_each(|n| news.merge(head(n, n)));
+        (200..400).for_each(|n| news.merge(other(n)));
+        assert_eq!((news.revs.len(), news.conv.len()), (limits::REVS_PER_HEAD_MAX, limits::REVS_PER_HEAD_MAX));
+        assert_eq!(news.conv.last(), Some(&Rev(399)));
     }
 }

@@ -126,6 +126,7 @@ pub struct Metrics {
     pub fanout_spared: Arc<Counter>,
     pub fanout_reads: Arc<Counter>,
     pub receipt_retries: Arc<Counter>,
+    pub rows_pushed: Arc<Counter>,
     pub casts_dropped: Arc<Counter>,
     pub leaderships: Arc<Counter>,
     pub presence_looks: Arc<Counter>,
@@ -149,6 +150,10 @@ impl Metrics {
             fanout_reads: counter(
                 "flotilla_fanout_reads_total",
                 "Changed conversations whose rows were read before a target shard was told.",
+            ),
+            rows_pushed: counter(
+                "flotilla_rows_pushed_total",
+                "Changed rows of lists that were told to sessions with all that is in them, so that they need not ask.",
             ),
             receipt_retries: counter(
                 "flotilla_receipt_retries_total",

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_machine::command::Notify;
-use flotilla_machine::query::{DirtyItem, LiveSession};
+use flotilla_machine::query::{DirtyItem, InboxRow, LiveSession};
 use flotilla_machine::{Answer, Query};
 use flotilla_proto::ids::*;
 use flotilla_proto::limits;
 
 use super::Cluster;
-use super::leader::Leader;
+use super::leader::{Leader, News};
 use super::live::{Found, Sessions};
 use super::wire::{NodeCast, PushHead, PushItem, PushTo};
 
@@ -37,13 +37,17 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         for part in news.chunks(limits::USERS_PER_LOOK_MAX) {
             let users = part.iter().map(|((user, _), _)| user.clone()).collect();
             let sessions = live_sessions(&leader, users).await;
+            let mut rows = rows(&cluster, &leader, part, &sessions).await;
             let mut frames = Frames::default();
             for ((user, conv), news) in part {
                 for session in sessions.get(user).into_iter().flat_map(|all| all.iter()) {
                     let to = PushTo { device: session.device, number: session.number };
-                    if let Some(rev) = news.conv {
-                        frames
-                            .add(session.node, PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] });
+                    if let Some(rev) = news.conv.last().copied() {
+                        let item = match rows.remove(&(session.device, conv)) {
+                            Some(row) => PushItem::Row { to: to.clone(), row, revs: news.conv.clone() },
+                            None => PushItem::Conv { conv: conv.clone(), rev, sessions: vec![to.clone()] },
+                        };
+                        frames.add(session.node, item);
                     }
                     if let Some((head, n_head)) = news.head {
                         let head = PushHead { to, head, n_head, from: Seq::ZERO, revs: news.revs.clone() };
@@ -57,6 +61,34 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             frames.send(&cluster, &leader);
         }
     }
+}
+
+/// What sessions would have to ask for if they were only told that something has changed. What is missing here they ask for:
+/// rows in pull mode, whose heads their conversations know, and those for which there is no room.
+async fn rows<'a>(
+    cluster: &Cluster,
+    leader: &Leader,
+    news: &'a [((UserId, ConvId), News)],
+    sessions: &BTreeMap<UserId, Sessions>,
+) -> BTreeMap<(DeviceId, &'a ConvId), InboxRow> {
+    if cluster.level() < limits::ROWS_PUSHED_LEVEL {
+        return BTreeMap::new();
+    }
+    let changed = news.iter().filter(|(_, news)| !news.conv.is_empty());
+    let told = changed.flat_map(|((user, conv), _)| {
+        let sessions = sessions.get(user).into_iter().flat_map(|all| all.iter());
+        sessions.map(move |session| (user, session.device, conv))
+    });
+    let asked: Vec<_> = told.take(limits::ROWS_PUSHED_MAX).collect();
+    if asked.is_empty() {
+        return BTreeMap::new();
+    }
+    let devices = asked.iter().map(|(user, device, conv)| ((*user).clone(), *device, (*conv).clone())).collect();
+    let Ok(Answer::RowsOf(rows)) = leader.group.query(&Query::RowsOf { devices }).await else { return BTreeMap::new() };
+    let rows = asked.iter().zip(rows).filter_map(|((_, device, conv), row)| Some(((*device, *conv), row?)));
+    let rows: BTreeMap<_, _> = rows.filter(|(_, row)| !row.part.is_pulled()).collect();
+    cluster.metrics.rows_pushed.add(rows.len() as u64);
+    rows
 }
 
 /// First look: committed entries, before the heads are durable in users' rows.

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use flotilla_machine::command::{ClientLimits, KeyRow, LimitName, NodeInfo, Settings};
 use flotilla_machine::effect::Ended;
-use flotilla_machine::query::{ControlState, DirtyItem, MarksOf, MarksView, SessionNews, SessionSince, Standing};
+use flotilla_machine::query::{
+    ControlState, DirtyItem, InboxRow, MarksOf, MarksView, SessionNews, SessionSince, Standing,
+};
 use flotilla_machine::{Answer, Query, Reply};
 use flotilla_proto::codec::{self, CodecError};
 use flotilla_proto::entry::Entry;
@@ -190,6 +192,12 @@ pub enum PushItem {
     Pulled {
         conv: ConvId,
         entries: Vec<Entry>,
+    },
+    /// As `Conv`, with the row as it is for this session's device. From feature level `ROWS_PUSHED_LEVEL` on.
+    Row {
+        to: PushTo,
+        row: InboxRow,
+        revs: Vec<Rev>,
     },
 }
 

@@ -15,6 +15,7 @@ pub mod asks;
 mod begin;
 pub mod connection;
 pub mod errors;
+mod held;
 pub mod hello;
 pub mod hiding;
 pub mod limits;

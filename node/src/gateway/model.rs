@@ -3,6 +3,9 @@
 //!
 //! What must hold in every run: seq order without a skip, at least once until acked, the window's bounds, and a cursor that
 //! moves by its own device's acks only, never above what was sent.
+//!
+//! Beside it there is a second conversation, and both their rows change otherwise, too. A client keeps the highest revision that it
+//! was shown and asks for what is above it when it comes back: so whatever changed up to there it must have been shown.
 
 use std::sync::Arc;
 
@@ -42,6 +45,15 @@ enum Step {
     AckTooHigh {
         device: usize,
     },
+    /// Something else than the head of a row changes.
+    Change {
+        which: usize,
+    },
+    /// The shard's leader tells both sessions what has changed since it last did, or tries to.
+    Tell {
+        with_rows: bool,
+        pushed: bool,
+    },
     Resync {
         device: usize,
     },
@@ -59,6 +71,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(device, nth, good)| Step::Answer { device, nth, good }),
         3 => (device.clone(), 0..3u64).prop_map(|(device, back)| Step::Ack { device, back }),
         1 => device.clone().prop_map(|device| Step::AckTooHigh { device }),
+        3 => (0..2usize).prop_map(|which| Step::Change { which }),
+        3 => (prop::bool::weighted(0.8), prop::bool::weighted(0.9))
+            .prop_map(|(with_rows, pushed)| Step::Tell { with_rows, pushed }),
         1 => device.clone().prop_map(|device| Step::Resync { device }),
         1 => device.prop_map(|device| Step::Reconnect { device }),
         2 => Just(Step::Wait),
@@ -71,6 +86,17 @@ struct Connection {
     /// The last seq sent on this connection.
     sent: u64,
     caught_up: bool,
+    /// The revision of the last `conv`.
+    last_shown: u64,
+}
+
+/// What a device keeps across connections.
+#[derive(Debug, Clone, Copy, Default)]
+struct Store {
+    /// The rows' revisions that it was shown.
+    rows: [u64; 2],
+    /// What it asks for when it comes back: everything above.
+    rev: u64,
 }
 
 struct World {
@@ -80,6 +106,12 @@ struct World {
     part: MembershipPart,
     log: Vec<Arc<Entry>>,
     rev: u64,
+    /// The revisions of both rows, and those of the changes that must be shown.
+    rows: [u64; 2],
+    changes: [Vec<u64>; 2],
+    /// What the leader has not told yet.
+    untold: [Vec<u64>; 2],
+    stores: [Store; 2],
     cursors: [u64; 2],
     /// Highest seq that each device has really been sent, on any connection.
     seen: [u64; 2],
@@ -121,6 +153,7 @@ impl World {
             open: vec![],
             sent: 0,
             caught_up: false,
+            last_shown: 0,
         };
         Self {
             now: 0,
@@ -128,6 +161,10 @@ impl World {
             log: vec![entry(&conv, 1)],
             conv,
             rev: 1,
+            rows: [1, 0],
+            changes: [vec![1], vec![]],
+            untold: [vec![], vec![]],
+            stores: [Store::default(); 2],
             cursors: [0; 2],
             seen: [0; 2],
             connections: [open(), open()],
@@ -143,7 +180,7 @@ impl World {
         let head = self.head();
         InboxRow {
             conv: self.conv.clone(),
-            rev: Rev(self.rev),
+            rev: Rev(self.rows[0]),
             head: Seq(head),
             n_head: Count(head),
             part: self.part.clone(),
@@ -160,13 +197,64 @@ impl World {
         }
     }
 
+    /// The other conversation: nothing was ever said there.
+    fn other_row(&self, device: usize) -> InboxRow {
+        let conv = ConvId::parse(&format!("g{:032x}", 2)).expect("valid");
+        let part = MembershipPart { mseq: Seq(1), ..Default::default() };
+        let (rev, zero) = (Rev(self.rows[1]), Seq(0));
+        InboxRow { conv, rev, part, head: zero, n_head: Count(0), cursor: zero, ..self.row(device) }
+    }
+
+    fn both_rows(&self, device: usize) -> [InboxRow; 2] {
+        [self.row(device), self.other_row(device)]
+    }
+
+    fn shown(&mut self, device: usize, row: &InboxRow) -> Result<(), TestCaseError> {
+        let which = usize::from(row.conv != self.conv);
+        let c = &mut self.connections[device];
+        prop_assert!(row.rev.0 > c.last_shown, "conv frames in the order of revisions");
+        c.last_shown = row.rev.0;
+        self.stores[device].rows[which] = row.rev.0;
+        self.comes_back_from(device, row.rev)
+    }
+
+    /// Everything up to `rev` must have been shown, but for rows that have changed again since.
+    fn comes_back_from(&mut self, device: usize, rev: Rev) -> Result<(), TestCaseError> {
+        let store = &mut self.stores[device];
+        store.rev = store.rev.max(rev.0);
+        for which in (0..2).filter(|which| self.rows[*which] <= store.rev) {
+            let (last, shown) = (self.changes[which].last(), store.rows[which]);
+            let all = last.is_none_or(|change| *change <= shown);
+            prop_assert!(all, "change {last:?} was not shown, and {} would not ask for it", store.rev);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, with_rows: bool, pushed: bool) {
+        let untold = std::mem::take(&mut self.untold);
+        for device in (0..2).filter(|_| pushed) {
+            for (row, revs) in self.both_rows(device).into_iter().zip(&untold).filter(|(_, revs)| !revs.is_empty()) {
+                let revs: Vec<_> = revs.iter().copied().map(Rev).collect();
+                let push = match with_rows {
+                    true => Push::Row { row: Arc::new(row), revs },
+                    false => Push::Conv { conv: row.conv, rev: *revs.last().expect("some") },
+                };
+                self.connections[device].session.on_push(push, self.now);
+            }
+        }
+    }
+
     /// Does everything that a device's session asks for, but for answers.
     fn run(&mut self, device: usize) -> Result<(), TestCaseError> {
         while let Some(action) = self.connections[device].session.next(self.now, true) {
             match action {
                 Action::Send(_, item) => self.sent(device, item)?,
-                Action::CaughtUp { .. } => self.connections[device].caught_up = true,
-                Action::Conv(_) | Action::Confirm(_) => {}
+                Action::CaughtUp { rev, .. } => {
+                    self.connections[device].caught_up = true;
+                    self.comes_back_from(device, rev)?;
+                }
+                Action::Conv(row) => self.shown(device, &row)?,
+                Action::Confirm(_) => {}
                 Action::Close(code) => return Err(TestCaseError::fail(format!("closed with {code}"))),
                 question => self.connections[device].open.push(question),
             }
@@ -203,13 +291,15 @@ impl World {
         let nth = nth % self.connections[device].open.len();
         let question = self.connections[device].open.remove(nth);
         let (now, row, rev) = (self.now, self.row(device), Rev(self.rev));
+        let mut rows = self.both_rows(device);
+        rows.sort_by_key(|row| row.rev);
         let is_pending = row.cursor < row.part.effective_head(row.head);
         let cursors = &mut self.cursors;
         let (log, part, head) = (&self.log, &self.part, self.log.len() as u64);
         let s = &mut self.connections[device].session;
         match (question, good) {
             (Action::AskChanged { since, .. }, true) => {
-                let rows = if row.rev > since { vec![row] } else { vec![] };
+                let rows = rows.into_iter().filter(|row| row.rev > since).collect();
                 s.on_changed(RowsPage { rows, more: false, rev }, now);
             }
             (Action::AskChanged { .. }, false) => s.on_changed_failed(now),
@@ -253,6 +343,7 @@ impl World {
         match step {
             Step::Append { pushed, with_entry } if self.head() < ENTRIES + 1 => {
                 self.rev += 1;
+                self.rows[0] = self.rev;
                 let seq = self.head() + 1;
                 let new = entry(&self.conv, seq);
                 self.log.push(new.clone());
@@ -273,10 +364,19 @@ impl World {
                 let item = AckItem { conv: self.conv.clone(), seq: Seq(self.head() + 7) };
                 self.connections[*device].session.on_ack(item, self.now);
             }
+            Step::Change { which } => {
+                self.rev += 1;
+                self.rows[*which] = self.rev;
+                self.changes[*which].push(self.rev);
+                self.untold[*which].push(self.rev);
+            }
+            Step::Tell { with_rows, pushed } => self.tell(*with_rows, *pushed),
             Step::Resync { device } => self.connections[*device].session.on_push(Push::Resync, self.now),
             Step::Reconnect { device } => {
-                let session = Session::new(Rev(0), Rev(self.rev), Some(self.window));
-                self.connections[*device] = Connection { session, open: vec![], sent: 0, caught_up: false };
+                let since = Rev(self.stores[*device].rev);
+                let session = Session::new(since, Rev(self.rev), Some(self.window));
+                let (open, sent, caught_up, last_shown) = (vec![], 0, false, 0);
+                self.connections[*device] = Connection { session, open, sent, caught_up, last_shown };
             }
             Step::Wait => self.now += 300,
         }
@@ -307,6 +407,9 @@ impl World {
             prop_assert!(self.connections[device].caught_up, "device {device} never caught up");
             prop_assert_eq!(self.seen[device], head, "device {} misses entries", device);
             prop_assert_eq!(self.cursors[device], head, "device {} has not acked all", device);
+            for (changes, shown) in self.changes.iter().zip(self.stores[device].rows) {
+                prop_assert!(changes.last().is_none_or(|change| *change <= shown), "device {} misses a row", device);
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! Pure: [`Session::next`] says what to do, `on_*` takes what happened. It knows no socket, no encoding, no shard.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use flotilla_machine::command::MarkKind;
 use flotilla_machine::query::{EntriesPage, InboxRow, RowsPage};
@@ -17,6 +18,7 @@ use flotilla_proto::ids::{ConvId, Count, Rev, Seq};
 use flotilla_proto::limits;
 use flotilla_proto::plant::{self, Plant};
 
+use super::held::Held;
 use super::marks::{Marks, Verdict, Want};
 use super::window::{Acked, Ask, DeliveryWindow, Item};
 use crate::backend::Push;
@@ -84,6 +86,7 @@ pub struct Session {
     last_rev: Rev,
     /// Revisions above it whose heads have come; between them some are missing, or a look comes first.
     revs_told: BTreeSet<Rev>,
+    held: Held,
     confirmed: Rev,
     confirm_at: u64,
     convs: VecDeque<InboxRow>,
@@ -114,6 +117,7 @@ impl Session {
             phase: Phase::Changed,
             last_rev: since,
             revs_told: BTreeSet::new(),
+            held: Held::default(),
             confirmed: opened,
             confirm_at: 0,
             convs: VecDeque::new(),
@@ -191,10 +195,20 @@ impl Session {
         if self.phase == Phase::CatchUp {
             return self.caught_up();
         }
-        let (_, at_least) = self.look.filter(|(at, _)| *at <= now)?;
+        let (_, at_least) = self.owed_look().filter(|(at, _)| *at <= now)?;
         let action = self.ask(now, |s| Action::AskChanged { since: s.last_rev, at_least })?;
         self.look = None;
+        // They are above what was looked at, so they are in the answer.
+        self.held.clear();
         Some(action)
+    }
+
+    /// The answer to a look that comes anyway must reach the rows that are held, too: they are dropped for it.
+    fn owed_look(&self) -> Option<(u64, Option<Rev>)> {
+        match (self.look, self.held.look()) {
+            (Some((at, Some(rev))), Some((_, Some(held)))) => Some((at, Some(rev.max(held)))),
+            (look, held) => look.or(held),
+        }
     }
 
     fn caught_up(&mut self) -> Option<Action> {
@@ -223,7 +237,7 @@ impl Session {
         let soon = |on: bool| on.then_some(now + limits::READ_RETRY_MS);
         [
             self.marks.due_at(),
-            self.look.filter(|_| self.is_live() && !self.asking).map(|(at, _)| at.max(self.retry_at)),
+            self.owed_look().filter(|_| self.is_live() && !self.asking).map(|(at, _)| at.max(self.retry_at)),
             soon(reads || self.retry_at > now || (self.is_live() && self.last_rev > self.confirmed)),
         ]
         .into_iter()
@@ -260,7 +274,7 @@ impl Session {
             self.phase = Phase::Pending;
         }
         self.convs.extend(page.rows);
-        self.rise();
+        self.rise(now);
     }
 
     pub fn on_changed_failed(&mut self, now: u64) {
@@ -334,14 +348,11 @@ impl Session {
     pub fn on_push(&mut self, push: Push, now: u64) {
         match push {
             Push::Head { conv, head, n_head, revs, entries } => {
-                self.revs_told.extend(revs.into_iter().filter(|rev| *rev > self.last_rev));
-                while self.revs_told.len() > limits::REVS_TOLD_MAX {
-                    self.revs_told.pop_last();
-                }
-                self.rise();
+                self.told(revs, now);
                 self.window.on_head(&conv, head, n_head, entries, now);
             }
             Push::Conv { rev, .. } => self.look_soon(Some(rev), now),
+            Push::Row { row, revs } => self.on_pushed_row(row, revs, now),
             Push::Resync => self.look_soon(None, now),
             // Signals are the connection's business.
             Push::Presence { .. } | Push::Typing { .. } | Push::Receipts { .. } => {}
@@ -350,9 +361,31 @@ impl Session {
         }
     }
 
+    /// Spares a look at the rows where all that such a look would bring is here.
+    fn on_pushed_row(&mut self, row: Arc<InboxRow>, mut revs: Vec<Rev>, now: u64) {
+        let rev = row.rev;
+        if rev <= self.last_rev {
+            return;
+        }
+        let is_owed = self.look.is_some() || self.asking;
+        if !self.is_live() || is_owed || !self.held.put(row, look_at(now)) {
+            return self.look_soon(Some(rev), now);
+        }
+        revs.push(rev);
+        self.told(revs, now);
+    }
+
+    fn told(&mut self, revs: Vec<Rev>, now: u64) {
+        self.revs_told.extend(revs.into_iter().filter(|rev| *rev > self.last_rev));
+        while self.revs_told.len() > limits::REVS_TOLD_MAX {
+            self.revs_told.pop_last();
+        }
+        self.rise(now);
+    }
+
     /// Revisions without a hole between were all looked at. While a look at the rows is owed it must begin below what it is
     /// owed for: news of a join are a `Conv` and a `Head` of one and the same revision.
-    fn rise(&mut self) {
+    fn rise(&mut self, now: u64) {
         if !self.is_live() || self.look.is_some() || self.asking {
             return;
         }
@@ -360,11 +393,15 @@ impl Session {
             self.revs_told.pop_first();
             self.last_rev = self.last_rev.max(rev);
         }
+        while let Some(row) = self.held.take(self.last_rev) {
+            // It may have been read before this session forgot the position.
+            self.window.on_old_row(&row, now);
+            self.convs.push_back(Arc::unwrap_or_clone(row));
+        }
     }
 
     fn look_soon(&mut self, rev: Option<Rev>, now: u64) {
-        // As marks do: connections of one user shard count in step, so looks at it share a round of its quorum.
-        let due = (now / limits::CONV_GATHER_MS + 1) * limits::CONV_GATHER_MS;
+        let due = look_at(now);
         self.look = Some(match (self.look, rev) {
             (Some((at, Some(seen))), Some(rev)) => (at, Some(seen.max(rev))),
             (Some((at, _)), _) => (at, None),
@@ -473,6 +510,11 @@ impl Session {
     pub fn last_marks(&mut self) -> Option<Vec<Want>> {
         self.marks.take_now()
     }
+}
+
+/// As marks do: connections of one user shard count in step, so looks at it share a round of its quorum.
+fn look_at(now: u64) -> u64 {
+    (now / limits::CONV_GATHER_MS + 1) * limits::CONV_GATHER_MS
 }
 
 /// What the end of a session means for its connection.

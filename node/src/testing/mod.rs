@@ -155,7 +155,7 @@ impl Fake {
             match effect {
                 Effect::Presence { user } => self.look_again(machine, &user),
                 Effect::Pulled { conv, .. } => self.push_pulled(machine, &conv),
-                effect => self.push(effect, entries),
+                effect => self.push(machine, effect, entries),
             }
         }
         applied.replies.remove(0)
@@ -228,7 +228,7 @@ impl Fake {
         }
     }
 
-    fn push(&self, effect: Effect, entries: &[Entry]) {
+    fn push(&self, machine: &Machine, effect: Effect, entries: &[Entry]) {
         let mute = self.faults().mute;
         let bare = self.faults().bare_heads;
         for session in lock(&self.attached).values() {
@@ -239,7 +239,8 @@ impl Fake {
                     Push::Head { conv: conv.clone(), head: *head, n_head: *n_head, revs: vec![*rev], entries }
                 }
                 Effect::Conv { user, conv, rev } if session.session.user == *user && !mute => {
-                    Push::Conv { conv: conv.clone(), rev: *rev }
+                    let device = session.session.device;
+                    self.row_push(machine, user, device, conv, *rev)
                 }
                 Effect::SessionEnded { user, device, number, why, .. }
                     if session.session.user == *user
@@ -251,6 +252,18 @@ impl Fake {
                 _ => continue,
             };
             let _ = session.pushes.try_send(Box::new(push));
+        }
+    }
+
+    fn row_push(&self, machine: &Machine, user: &UserId, device: DeviceId, conv: &ConvId, rev: Rev) -> Push {
+        let has_rows = self.node.borrow().level >= limits::ROWS_PUSHED_LEVEL;
+        let devices = vec![(user.clone(), device, conv.clone())];
+        match has_rows.then(|| machine.query(&Query::RowsOf { devices })) {
+            Some(Answer::RowsOf(rows)) => match rows.into_iter().next().flatten().filter(|row| !row.part.is_pulled()) {
+                Some(row) => Push::Row { row: Arc::new(row), revs: vec![rev] },
+                None => Push::Conv { conv: conv.clone(), rev },
+            },
+            _ => Push::Conv { conv: conv.clone(), rev },
         }
     }
 

@@ -147,6 +147,33 @@ fn repeats_raise_no_revision_and_a_row_stands_in_the_index_once() {
 }
 
 #[test]
+fn rows_of_devices_are_those_that_each_of_them_would_read() {
+    let mut shard = Shard::new();
+    let (ann, bob) = (shard.user("ann"), shard.user("bob"));
+    let (one, two, other) = (shard.device(&ann, 1), shard.device(&ann, 2), shard.device(&bob, 3));
+    for n in 1..=2 {
+        shard.done(news(&group(n), 9, &ann, Some(part(5, &[stay(5, None)]))));
+    }
+    let number = shard.open(&ann, two);
+    shard.mark(ack(&ann, two, number, &group(2), 8, 9));
+    let asked = [
+        (&ann, two, group(2)),
+        (&ann, one, group(2)),
+        (&ann, one, group(1)),
+        (&bob, other, group(1)),
+        (&bob, one, group(1)),
+    ];
+    let devices = asked.iter().map(|(user, device, conv)| ((*user).clone(), *device, conv.clone())).collect();
+    let Answer::RowsOf(rows) = shard.ask(Query::RowsOf { devices }) else { panic!("rows of devices") };
+    let single: Vec<_> = asked[..4].iter().map(|(user, device, conv)| shard.row(user, *device, conv)).collect();
+    assert_eq!(rows[..4], single[..]);
+    let cursors: Vec<_> = rows.iter().map(|row| row.as_ref().map(|row| row.cursor.0)).collect();
+    assert_eq!(cursors, [Some(8), Some(4), Some(4), None, None], "bob is no member, and the device is not bob's");
+    let too_many = vec![(ann, one, group(1)); limits::ROWS_PUSHED_MAX + 1];
+    assert!(matches!(shard.ask(Query::RowsOf { devices: too_many }), Answer::TooMany { .. }));
+}
+
+#[test]
 fn a_mere_head_makes_no_conv_frame_and_the_own_message_neither() {
     let mut shard = Shard::new();
     let ann = shard.user("ann");

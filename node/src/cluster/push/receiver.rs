@@ -252,6 +252,7 @@ fn hand(cluster: &Cluster, from: NodeId, shard: ShardId, item: PushItem) {
                 cluster.sessions.deliver(&to, &Push::Conv { conv: conv.clone(), rev });
             }
         }
+        PushItem::Row { to, row, revs } => cluster.sessions.deliver(&to, &Push::Row { row: Arc::new(row), revs }),
         PushItem::Pulled { conv, entries } => cluster.on_pulled(&conv, entries),
         PushItem::Presence { users } => cluster.on_presence(from, shard, users),
         PushItem::End { to, why } => cluster.sessions.deliver(&to, &Push::End(why)),

@@ -172,6 +172,67 @@ fn heads_that_rode_together_leave_no_hole_in_the_revisions() {
     assert_eq!(session.last_rev, Rev(16), "what was told meanwhile counts");
 }
 
+fn pushed(n: u128, rev: u64, revs: &[u64]) -> Push {
+    let row = InboxRow { rev: Rev(rev), ..row(&conv(n), 1, 1) };
+    Push::Row { row: Arc::new(row), revs: revs.iter().copied().map(Rev).collect() }
+}
+
+/// The revisions of `conv` frames, and what was asked for.
+fn shown(session: &mut Session, now: u64) -> (Vec<u64>, Option<(u64, Option<u64>)>) {
+    let (mut revs, mut asked) = (vec![], None);
+    while let Some(action) = session.next(now, true) {
+        match action {
+            Action::Conv(row) => revs.push(row.rev.0),
+            Action::AskChanged { since, at_least } => asked = Some((since.0, at_least.map(|rev| rev.0))),
+            _ => {}
+        }
+    }
+    (revs, asked)
+}
+
+#[test]
+fn a_row_that_came_with_a_push_spares_the_look() {
+    let mut session = live(10);
+    session.on_push(pushed(1, 11, &[11]), 0);
+    assert_eq!(shown(&mut session, 0), (vec![11], None));
+    // The row was read after two changes, and a head between them rides behind.
+    session.on_push(pushed(1, 14, &[12, 14]), 0);
+    assert_eq!(shown(&mut session, 0), (vec![], None), "13 may be of another conversation");
+    session.on_push(pushed(2, 13, &[13]), 0);
+    assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![13, 14], None));
+    session.on_push(pushed(1, 14, &[14]), 0);
+    assert_eq!(shown(&mut session, 9_999), (vec![], None), "it was shown");
+}
+
+#[test]
+fn a_row_above_a_revision_that_does_not_come_is_read() {
+    let mut session = live(10);
+    session.on_push(pushed(1, 12, &[12]), 0);
+    assert_eq!(shown(&mut session, 0), (vec![], None));
+    assert_eq!(session.wake_at(0), Some(limits::CONV_GATHER_MS));
+    assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![], Some((10, Some(12)))));
+    let row = |n, rev| InboxRow { rev: Rev(rev), ..row(&conv(n), 1, 1) };
+    session.on_changed(page(vec![row(2, 11), row(1, 12)], 12), 300);
+    assert_eq!(shown(&mut session, 9_999), (vec![11, 12], None));
+}
+
+/// An answer below a row that was dropped for it would leave that row untold: its revision counts as looked at.
+#[test]
+fn a_look_that_is_owed_reaches_the_rows_that_are_held() {
+    let mut session = live(10);
+    session.on_push(pushed(1, 15, &[15]), 0);
+    session.on_push(Push::Conv { conv: conv(2), rev: Rev(13) }, 0);
+    assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![], Some((10, Some(15)))));
+}
+
+#[test]
+fn more_rows_than_fit_are_read() {
+    let mut session = live(10);
+    let last = 12 + limits::ROWS_HELD_MAX as u64;
+    (12..=last).for_each(|rev| session.on_push(pushed(rev.into(), rev, &[rev]), 0));
+    assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![], Some((10, Some(last)))));
+}
+
 /// What lies at the cursor was acked on another connection: its n is not known here, and 0 would count everything as unread.
 #[test]
 fn a_read_mark_at_the_cursor_asks_for_the_count_there() {
