@@ -18,8 +18,9 @@ pub enum Effect {
     ReceiptDirty { target: ShardId, receipt: Receipt },
     /// A user shard owes watermarks to a conversation: the row as it is now.
     ReceiptDue { receipt: Receipt },
-    /// The head of a row rose in applied state: look for live sessions again.
-    Head { user: UserId, conv: ConvId, head: Seq, n_head: Count, rev: Rev },
+    /// The head of a row rose in applied state: look for live sessions again. `rev`: the revision that it made, unless that one says
+    /// more than a head (a join), which `Conv` tells. Else whoever misses that `Conv` and hears of the head took it for seen.
+    Head { user: UserId, conv: ConvId, head: Seq, n_head: Count, rev: Option<Rev> },
     /// Something else of a row changed: `conv` goes to the user's sessions.
     Conv { user: UserId, conv: ConvId, rev: Rev },
     /// A session ended otherwise than by its own gateway.

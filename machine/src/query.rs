@@ -235,7 +235,7 @@ impl InboxRow {
 }
 
 impl Query {
-    /// What pumps and sessions ask all the time: a few rows each, found by their keys.
+    /// What pumps, pushes and sessions ask all the time: rows found by their keys.
     pub fn is_short(&self) -> bool {
         matches!(
             self,

@@ -436,7 +436,8 @@ pub const MARKS_POOL_MS: u64 = 5;
 pub const MARKS_POOLED_MAX: usize = 64;
 /// Conversations of one connection with a mark that waits.
 pub const MARKS_WAITING_MAX: usize = CONVERSATIONS_PER_USER_MAX;
-/// `conv` frames for changed rows are gathered this long.
+/// Changed rows of which a connection was only told are read after this long, together. A row that came with a push
+/// waits at most half as long again for the revisions below its own.
 pub const CONV_GATHER_MS: u64 = 200;
 /// Pushes waiting for one connection; above it some are lost and `Resync` follows.
 pub const PUSHES_WAITING_MAX: usize = 256;
@@ -494,6 +495,8 @@ pub const RECEIPTS_PENDING_MAX: usize = 2_048;
 pub const USERS_PER_LOOK_MAX: usize = 256;
 /// Rows that travel with the pushes of one look; sessions read the others for themselves.
 pub const ROWS_PUSHED_MAX: usize = 512;
+/// Those that are read at once.
+pub const ROWS_PUSHED_PER_READ: usize = 64;
 /// Rows that a step of long work touches.
 pub const STEP_ROWS_MAX: u32 = 256;
 /// Ends that a session without a number yet remembers: of a device that opens sessions in a row only the last few can be

@@ -206,12 +206,13 @@ impl<'k> Change<'k> {
         let head = self.row.effective_head();
         let head_before = self.old.as_ref().map_or(Seq::ZERO, Row::effective_head);
         let (user, conv, rev) = (self.user.clone(), self.conv.clone(), self.row.rev);
-        if self.beside || self.is_more_than_a_head(head > head_before) {
+        let is_more = self.beside || self.is_more_than_a_head(head > head_before);
+        if is_more {
             ctx.effects.push(Effect::Conv { user: user.clone(), conv: conv.clone(), rev });
         }
         if head > head_before {
             let n_head = self.row.part.effective_n(self.row.n_head);
-            ctx.effects.push(Effect::Head { user, conv, head, n_head, rev });
+            ctx.effects.push(Effect::Head { user, conv, head, n_head, rev: (!is_more).then_some(rev) });
         }
     }
 

@@ -129,7 +129,7 @@ impl Leader {
                 self.receipts_due.add((user, conv), Marks { delivered, read }, Marks::raise);
             }
             Effect::Head { user, conv, head, n_head, rev } => {
-                let news = News { head: Some((head, n_head)), revs: vec![rev], conv: vec![] };
+                let news = News { head: Some((head, n_head)), revs: rev.into_iter().collect(), conv: vec![] };
                 self.news.add((user, conv), news, News::merge);
             }
             Effect::Conv { user, conv, rev } => {

@@ -80,13 +80,13 @@ async fn rows<'a>(
         sessions.map(move |session| (user, session.device, conv))
     });
     let asked: Vec<_> = told.take(limits::ROWS_PUSHED_MAX).collect();
-    if asked.is_empty() {
-        return BTreeMap::new();
+    let mut rows = BTreeMap::new();
+    for some in asked.chunks(limits::ROWS_PUSHED_PER_READ) {
+        let devices = some.iter().map(|(user, device, conv)| ((*user).clone(), *device, (*conv).clone())).collect();
+        let Ok(Answer::RowsOf(read)) = leader.group.query(&Query::RowsOf { devices }).await else { break };
+        let read = some.iter().zip(read).filter_map(|((_, device, conv), row)| Some(((*device, *conv), row?)));
+        rows.extend(read.filter(|(_, row)| !row.part.is_pulled()));
     }
-    let devices = asked.iter().map(|(user, device, conv)| ((*user).clone(), *device, (*conv).clone())).collect();
-    let Ok(Answer::RowsOf(rows)) = leader.group.query(&Query::RowsOf { devices }).await else { return BTreeMap::new() };
-    let rows = asked.iter().zip(rows).filter_map(|((_, device, conv), row)| Some(((*device, *conv), row?)));
-    let rows: BTreeMap<_, _> = rows.filter(|(_, row)| !row.part.is_pulled()).collect();
     cluster.metrics.rows_pushed.add(rows.len() as u64);
     rows
 }

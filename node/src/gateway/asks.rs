@@ -26,6 +26,7 @@ pub async fn changed(
     since: Rev,
     at_least: Option<Rev>,
 ) -> Option<RowsPage> {
+    shared.figures.row_looks.inc();
     let query = Query::Changed { user: user.clone(), device, since, limit: limits::ROWS_PER_PAGE };
     if let Some(wanted) = at_least {
         let page = rows(shared, user.clone(), query.clone(), Freshness::Any { min_seq: None }).await;

@@ -49,10 +49,10 @@ enum Step {
     Change {
         which: usize,
     },
-    /// The shard's leader tells both sessions what has changed since it last did, or tries to.
+    /// The shard's leader tells both sessions what has changed since it last did; `lost` are the pushes that do not arrive.
     Tell {
         with_rows: bool,
-        pushed: bool,
+        lost: [[bool; 2]; 2],
     },
     Resync {
         device: usize,
@@ -72,8 +72,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (device.clone(), 0..3u64).prop_map(|(device, back)| Step::Ack { device, back }),
         1 => device.clone().prop_map(|device| Step::AckTooHigh { device }),
         3 => (0..2usize).prop_map(|which| Step::Change { which }),
-        3 => (prop::bool::weighted(0.8), prop::bool::weighted(0.9))
-            .prop_map(|(with_rows, pushed)| Step::Tell { with_rows, pushed }),
+        3 => (prop::bool::weighted(0.8), any::<[[u8; 2]; 2]>()).prop_map(|(with_rows, odds)| Step::Tell {
+            with_rows,
+            lost: odds.map(|of| of.map(|odd| odd < 25)),
+        }),
         1 => device.clone().prop_map(|device| Step::Resync { device }),
         1 => device.prop_map(|device| Step::Reconnect { device }),
         2 => Just(Step::Wait),
@@ -230,10 +232,11 @@ impl World {
         Ok(())
     }
 
-    fn tell(&mut self, with_rows: bool, pushed: bool) {
+    fn tell(&mut self, with_rows: bool, lost: [[bool; 2]; 2]) {
         let untold = std::mem::take(&mut self.untold);
-        for device in (0..2).filter(|_| pushed) {
-            for (row, revs) in self.both_rows(device).into_iter().zip(&untold).filter(|(_, revs)| !revs.is_empty()) {
+        for device in 0..2 {
+            let rows = self.both_rows(device).into_iter().zip(&untold).zip(lost[device]);
+            for ((row, revs), _) in rows.filter(|((_, revs), lost)| !lost && !revs.is_empty()) {
                 let revs: Vec<_> = revs.iter().copied().map(Rev).collect();
                 let push = match with_rows {
                     true => Push::Row { row: Arc::new(row), revs },
@@ -370,7 +373,7 @@ impl World {
                 self.changes[*which].push(self.rev);
                 self.untold[*which].push(self.rev);
             }
-            Step::Tell { with_rows, pushed } => self.tell(*with_rows, *pushed),
+            Step::Tell { with_rows, lost } => self.tell(*with_rows, *lost),
             Step::Resync { device } => self.connections[*device].session.on_push(Push::Resync, self.now),
             Step::Reconnect { device } => {
                 let since = Rev(self.stores[*device].rev);

@@ -84,7 +84,7 @@ pub struct Session {
     phase: Phase,
     /// Everything up to here has been looked at.
     last_rev: Rev,
-    /// Revisions above it whose heads have come; between them some are missing, or a look comes first.
+    /// Revisions above it whose heads or rows have come; between them some are missing, or a look comes first.
     revs_told: BTreeSet<Rev>,
     held: Held,
     confirmed: Rev,
@@ -266,6 +266,8 @@ impl Session {
                 }
             }
         }
+        // What was told while it was asked may be in the answer already.
+        self.look = self.look.filter(|(_, rev)| rev.is_none_or(|rev| rev > self.last_rev));
         if page.more {
             if self.phase == Phase::Live {
                 self.look = Some((now, None));
@@ -368,9 +370,14 @@ impl Session {
             return;
         }
         let is_owed = self.look.is_some() || self.asking;
-        if !self.is_live() || is_owed || !self.held.put(row, look_at(now)) {
+        // Behind a full socket one look stands for all that waits.
+        let has_room = self.convs.len() < limits::ROWS_HELD_MAX;
+        // The news that fill a hole come with the leader's next look, at most.
+        let until = look_at(now + limits::CONV_GATHER_MS / 2);
+        if !self.is_live() || is_owed || !has_room || !self.held.put(row, until) {
             return self.look_soon(Some(rev), now);
         }
+        revs.retain(|told| *told < rev);
         revs.push(rev);
         self.told(revs, now);
     }

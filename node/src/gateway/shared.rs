@@ -131,6 +131,7 @@ pub struct Figures {
     pub entries_sent: Arc<Counter>,
     pub bad_acks: Arc<Counter>,
     pub requests_waiting: Arc<Gauge>,
+    pub row_looks: Arc<Counter>,
     pub signals: Arc<Counter>,
     pub receipt_signals: Arc<Counter>,
 }
@@ -149,6 +150,11 @@ impl Figures {
             entries_sent: r.counter("flotilla_entries_sent_total", "Entry frames written.", &[]),
             bad_acks: r.counter("flotilla_bad_acks_total", "Acks and reads above what was sent; ignored.", &[]),
             requests_waiting: r.gauge("flotilla_requests_in_flight", "Client requests under way.", &[]),
+            row_looks: r.counter(
+                "flotilla_row_looks_total",
+                "Times that a connection read what had changed in a list.",
+                &[],
+            ),
             receipt_signals: r.counter(
                 "flotilla_receipt_signals_total",
                 "Signal frames written about receipts of watched conversations.",

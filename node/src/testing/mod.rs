@@ -236,7 +236,13 @@ impl Fake {
                 Effect::Head { user, conv, head, n_head, rev } if session.session.user == *user && !mute => {
                     let mine = entries.iter().filter(|e| e.conv == *conv && !bare);
                     let entries = mine.cloned().map(Arc::new).collect();
-                    Push::Head { conv: conv.clone(), head: *head, n_head: *n_head, revs: vec![*rev], entries }
+                    Push::Head {
+                        conv: conv.clone(),
+                        head: *head,
+                        n_head: *n_head,
+                        revs: rev.iter().copied().collect(),
+                        entries,
+                    }
                 }
                 Effect::Conv { user, conv, rev } if session.session.user == *user && !mute => {
                     let device = session.session.device;

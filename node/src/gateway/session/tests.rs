@@ -233,6 +233,29 @@ fn more_rows_than_fit_are_read() {
     assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![], Some((10, Some(last)))));
 }
 
+#[test]
+fn rows_behind_a_full_socket_become_one_look() {
+    let mut session = live(10);
+    let last = 10 + 2 * limits::ROWS_HELD_MAX as u64;
+    (11..=last).for_each(|rev| session.on_push(pushed(1, rev, &[rev]), 0));
+    assert_eq!(session.convs.len(), limits::ROWS_HELD_MAX);
+    let first = 10 + limits::ROWS_HELD_MAX as u64;
+    let (shown, asked) = shown(&mut session, limits::CONV_GATHER_MS);
+    assert_eq!((shown.last(), asked), (Some(&first), Some((first, Some(last)))));
+}
+
+#[test]
+fn a_row_that_a_look_brings_is_not_looked_at_again() {
+    let mut session = live(10);
+    session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
+    assert_eq!(shown(&mut session, limits::CONV_GATHER_MS), (vec![], Some((10, Some(11)))));
+    session.on_push(pushed(1, 12, &[12]), 250);
+    session.on_changed(page(vec![InboxRow { rev: Rev(12), ..row(&conv(1), 1, 1) }], 12), 300);
+    assert_eq!(shown(&mut session, 9_999), (vec![12], None));
+    session.on_push(pushed(1, 13, &[13]), 10_000);
+    assert_eq!(shown(&mut session, 10_000), (vec![13], None), "and rows that are pushed count again");
+}
+
 /// What lies at the cursor was acked on another connection: its n is not known here, and 0 would count everything as unread.
 #[test]
 fn a_read_mark_at_the_cursor_asks_for_the_count_there() {
