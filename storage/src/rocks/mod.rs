@@ -294,8 +294,12 @@ impl Shared {
     }
 }
 
+/// What RocksDB writes before the operations of a batch, and at most beside the bytes of each: a tag and two lengths.
+const BATCH_HEADER: usize = 12;
+const OP_OVERHEAD: usize = 11;
+
 fn encode(batch: Batch) -> WriteBatch {
-    let mut encoded = WriteBatch::default();
+    let mut encoded = WriteBatch::with_capacity_bytes(BATCH_HEADER + batch.bytes() + batch.len() * OP_OVERHEAD);
     for op in batch.into_ops() {
         match op {
             Op::Put(key, value) => encoded.put(key, value),
