@@ -421,7 +421,8 @@ pub const SOCKET_FULL_MAX_MS: u64 = 30_000;
 pub const UNACKED_MAX_MS: u64 = 60_000;
 /// Revisions that a session remembers above a missing one.
 pub const REVS_TOLD_MAX: usize = 256;
-/// Rows that a session keeps above a missing revision.
+/// Rows that a session keeps above a missing revision, and those that may wait for its socket: what comes beyond them is read
+/// later.
 pub const ROWS_HELD_MAX: usize = 16;
 /// Opens of unknown outcome that a gateway withdraws.
 pub const WITHDRAWALS_MAX: usize = 10_000;
@@ -494,7 +495,7 @@ pub const RECEIPTS_PENDING_MAX: usize = 2_048;
 /// Users whose live sessions are looked up at once.
 pub const USERS_PER_LOOK_MAX: usize = 256;
 /// Rows that travel with the pushes of one look; sessions read the others for themselves.
-pub const ROWS_PUSHED_MAX: usize = 512;
+pub const ROWS_PUSHED_MAX: usize = 256;
 /// Those that are read at once.
 pub const ROWS_PUSHED_PER_READ: usize = 64;
 /// Rows that a step of long work touches.

@@ -9,6 +9,8 @@ use flotilla_client::Outcome;
 use flotilla_proto::frame::Target;
 use flotilla_proto::ids::Seq;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, binary};
@@ -19,6 +21,18 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Whether an environment variable asks for the long form of a test.
 pub fn number(variable: &str, short: u64) -> u64 {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(short)
+}
+
+/// A figure of a node's metrics page, by the beginning of its line. None: it is not there, or the node does not answer in time.
+pub async fn figure(url: &str, name: &str) -> Option<u64> {
+    let mut page = Vec::new();
+    let read = async {
+        let mut stream = TcpStream::connect(flotilla_client::net::authority(url).ok()?).await.ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+        stream.read_to_end(&mut page).await.ok()
+    };
+    tokio::time::timeout(LIMIT, read).await.ok()??;
+    String::from_utf8(page).ok()?.lines().find_map(|line| line.strip_prefix(name))?.parse().ok()
 }
 
 /// Runs the binary to its end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use flotilla_client::device::random_cid;
 use flotilla_tests::cluster::Cluster;
-use flotilla_tests::probe::{memory_kib, number, raise_open_files, reset_memory};
+use flotilla_tests::probe::{figure, memory_kib, number, raise_open_files, reset_memory};
 use flotilla_tests::raw::{Raw, hello};
 use flotilla_tests::scene::eventually;
 use futures::stream::{self, StreamExt};
@@ -37,13 +37,6 @@ async fn serves(url: &str, name: &str) -> anyhow::Result<Duration> {
 /// Open client connections as the node counts them, the asking one included.
 async fn connections(url: &str) -> Option<u64> {
     figure(url, "flotilla_connections ").await
-}
-
-async fn figure(url: &str, name: &str) -> Option<u64> {
-    let mut stream = TcpStream::connect(flotilla_client::net::authority(url).ok()?).await.ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
-    let page = String::from_utf8(ends(&mut stream, LIMIT).await.ok()?).ok()?;
-    page.lines().find_map(|line| line.strip_prefix(name))?.parse().ok()
 }
 
 /// Reads until the other side ends the connection.

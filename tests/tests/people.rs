@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flotilla_tests::cluster::Cluster;
+use flotilla_tests::probe::figure;
 use flotilla_tests::raw::Raw;
 use serde_json::{Value, json};
 
@@ -112,6 +113,38 @@ async fn hidden_read_marks_stay_with_their_reader_and_cost_it_those_of_others() 
     say(&mut alice, 5, "bob", &cid(5)).await?;
     reads(&mut bob, &conv, 5).await?;
     peer_marks(&mut alice, &conv, 5, 5).await
+}
+
+async fn in_all(urls: &[String], name: &str) -> u64 {
+    let mut all = 0;
+    for url in urls {
+        all += figure(url, name).await.unwrap_or_default();
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_of_the_other_side_come_with_the_row_and_nobody_has_to_ask_for_it() -> anyhow::Result<()> {
+    const ROUNDS: u8 = 10;
+    let cluster = Cluster::start(3).await?;
+    let urls = cluster.urls();
+    let mut alice = Raw::open(&urls[0], "alice", "alice 1").await?;
+    let mut bob = Raw::open(&urls[1], "bob", "bob 1").await?;
+    let (pushed, looks) = ("flotilla_rows_pushed_total ", "flotilla_row_looks_total ");
+    let before = (in_all(&urls, pushed).await, in_all(&urls, looks).await);
+    for n in 1..=ROUNDS {
+        let conv = say(&mut alice, n.into(), "bob", &cid(n)).await?;
+        reads(&mut bob, &conv, n.into()).await?;
+        let peer = |f: &serde_json::Value| f["d"]["peer"]["delivered"] == n && f["d"]["peer"]["read"] == n;
+        alice.until(|f| f["t"] == "conv" && f["d"]["conv"] == conv && peer(f)).await?;
+        alice.say(&json!({"t": "ack", "d": [{"conv": conv, "seq": n}]})).await?;
+    }
+    let after = (in_all(&urls, pushed).await, in_all(&urls, looks).await);
+    let (pushed, looks) = (after.0 - before.0, after.1 - before.1);
+    println!("{ROUNDS} rounds: {pushed} rows pushed, {looks} looks");
+    // Where this machine is slow a row may wait for too long, and is asked for.
+    anyhow::ensure!(pushed >= u64::from(ROUNDS), "{pushed} rows pushed, {looks} looks");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,7 +39,7 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             let sessions = live_sessions(&leader, users).await;
             let mut rows = rows(&cluster, &leader, part, &sessions).await;
             let mut frames = Frames::default();
-            for ((user, conv), news) in part {
+            for ((user, conv), news) in in_order(part) {
                 for session in sessions.get(user).into_iter().flat_map(|all| all.iter()) {
                     let to = PushTo { device: session.device, number: session.number };
                     if let Some(rev) = news.conv.last().copied() {
@@ -61,6 +61,13 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
             frames.send(&cluster, &leader);
         }
     }
+}
+
+/// The news of each user by the revisions of their changes: a session that is told of them in another order has to keep rows back.
+fn in_order(news: &[((UserId, ConvId), News)]) -> Vec<&((UserId, ConvId), News)> {
+    let mut news: Vec<_> = news.iter().collect();
+    news.sort_by_key(|((user, _), news)| (user, news.conv.last().max(news.revs.last())));
+    news
 }
 
 /// What sessions would have to ask for if they were only told that something has changed. What is missing here they ask for:
@@ -179,6 +186,25 @@ mod tests {
     use super::*;
     use flotilla_machine::command::NotifyUser;
     use flotilla_proto::member::{Interval, MembershipPart};
+
+    #[test]
+    fn news_of_a_user_come_in_the_order_of_their_revisions() {
+        let user = |name| UserId::parse(name).expect("valid");
+        let key = |name, n| (user(name), ConvId::group(&user(name), Cid(n)));
+        let news = |revs: &[u64], conv: &[u64]| News {
+            head: None,
+            revs: revs.iter().copied().map(Rev).collect(),
+            conv: conv.iter().copied().map(Rev).collect(),
+        };
+        let all = [
+            (key("ann", 1), news(&[4, 7], &[])),
+            (key("ann", 2), news(&[], &[5])),
+            (key("ann", 3), news(&[3], &[6])),
+            (key("bob", 1), news(&[1], &[])),
+        ];
+        let told: Vec<_> = in_order(&all).iter().map(|((user, _), news)| (user.as_str(), news.conv.clone())).collect();
+        assert_eq!(told, [("ann", vec![Rev(5)]), ("ann", vec![Rev(6)]), ("ann", vec![]), ("bob", vec![])]);
+    }
 
     #[test]
     fn what_was_said_between_two_stays_is_not_pushed_to_who_comes_back() {

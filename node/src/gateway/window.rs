@@ -256,7 +256,7 @@ impl DeliveryWindow {
     /// A row that was asked for before a position was forgotten (`evictions` has risen since) tells of the head only: its
     /// cursor may lie below what was sent and acked here meanwhile. The position is read again.
     pub fn on_old_row(&mut self, row: &InboxRow, now: u64) {
-        if self.convs.contains_key(&row.conv) {
+        if self.convs.get(&row.conv).is_some_and(|c| c.base.is_some()) {
             return self.on_row(row, now);
         }
         let head = row.part.effective_head(row.head);

@@ -149,6 +149,32 @@ fn rows_read_before_a_position_was_forgotten_do_not_bring_it_back() {
     assert_eq!(drive(&mut session, 2_000, &c, 1).0, [0u64; 0], "its ack came after the row was read");
 }
 
+/// The same while the position is being asked for again.
+#[test]
+fn rows_read_before_a_position_was_forgotten_do_not_become_the_new_one() {
+    let (mut session, c) = (live(10), conv(1));
+    session.on_push(news(&c, 1), 0);
+    assert_eq!(drive(&mut session, 0, &c, 0).0, [1]);
+    session.on_ack(AckItem { conv: c.clone(), seq: Seq(1) }, 0);
+    drive(&mut session, 1_000, &c, 0);
+    session.on_marks(&[MarkReply::Done], 1_000);
+    push_out(&mut session, &c, 1);
+    assert!(!session.window.knows(&c), "forgotten");
+    // Read at the leader before the ack; revision 11 is missing.
+    let old = InboxRow { rev: Rev(12), ..row(&c, 1, 0) };
+    session.on_push(Push::Row { row: Arc::new(old), revs: vec![Rev(12)] }, 1_000);
+    session.on_push(news(&c, 2), 1_000);
+    let mut asked = 0;
+    while let Some(action) = session.next(1_000, true) {
+        asked += usize::from(action == Action::AskRow(c.clone()));
+    }
+    assert_eq!(asked, 1, "and asked for again");
+    session.on_push(pushed(2, 11, &[11]), 1_000);
+    assert_eq!(drive(&mut session, 1_000, &c, 1).0, [0u64; 0], "the held row is older than the ack");
+    session.on_row(&c, Some(row(&c, 2, 1)), 1_000);
+    assert_eq!(drive(&mut session, 1_000, &c, 1).0, [2]);
+}
+
 #[test]
 fn heads_that_rode_together_leave_no_hole_in_the_revisions() {
     let mut session = live(10);
@@ -254,6 +280,16 @@ fn a_row_that_a_look_brings_is_not_looked_at_again() {
     assert_eq!(shown(&mut session, 9_999), (vec![12], None));
     session.on_push(pushed(1, 13, &[13]), 10_000);
     assert_eq!(shown(&mut session, 10_000), (vec![13], None), "and rows that are pushed count again");
+}
+
+#[test]
+fn what_changed_after_the_answer_was_made_is_looked_at() {
+    let mut session = live(10);
+    session.on_push(Push::Conv { conv: conv(1), rev: Rev(11) }, 0);
+    shown(&mut session, limits::CONV_GATHER_MS);
+    session.on_push(pushed(2, 13, &[13]), 250);
+    session.on_changed(page(vec![InboxRow { rev: Rev(12), ..row(&conv(1), 1, 1) }], 12), 300);
+    assert_eq!(shown(&mut session, 9_999), (vec![12], Some((12, Some(13)))));
 }
 
 /// What lies at the cursor was acked on another connection: its n is not known here, and 0 would count everything as unread.
