@@ -244,11 +244,14 @@ impl std::ops::Deref for Meta {
 }
 
 impl Meta {
+    /// A snapshot may bring rows of a level that this binary does not know.
     pub fn load(rows: &dyn Rows, shard: ShardId) -> Result<Self, Fatal> {
+        let settings = settings(rows)?;
+        check_level(settings.feature_level)?;
         Ok(Self {
             owned: Owned::load(rows, shard)?,
             clock: table::get::<ClockTable>(rows, &())?.unwrap_or_default(),
-            settings: settings(rows)?,
+            settings,
         })
     }
 
@@ -400,6 +403,18 @@ mod tests {
         assert!(matches!(meta.set_settings(&mut txn, &large), Err(Stop::Rejected(_))), "not without pull mode");
         let partial = SlotTable::from_owners(9, vec![ShardId(1)]);
         assert!(meta.set_slots(&mut txn, &partial).is_err());
+    }
+
+    #[test]
+    fn state_of_a_newer_level_is_not_gone_on_with() {
+        let engine = MemEngine::new();
+        let mut txn = Txn::new(&engine, vec![]);
+        for (level, is_known) in [(limits::FEATURE_LEVEL, true), (limits::FEATURE_LEVEL + 1, false)] {
+            table::put::<SettingsTable>(&mut txn, &(), &Settings::at_level(level));
+            let loaded = Meta::load(&txn, ShardId(1));
+            assert_eq!(loaded.is_ok(), is_known, "{loaded:?}");
+            assert!(is_known || matches!(loaded, Err(Fatal::NewerLevel(newer)) if newer == level));
+        }
     }
 
     #[test]

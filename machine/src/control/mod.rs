@@ -45,7 +45,9 @@ pub fn apply(ctx: &mut Ctx<'_, '_>, command: &Control) -> Outcome {
 
 /// The feature level that the cluster was made with; before that the lowest.
 pub fn level(txn: &Txn<'_>) -> Result<u32, Fatal> {
-    Ok(table::get::<ControlSettingsTable>(txn, &())?.map_or(1, |settings| settings.feature_level))
+    let level = table::get::<ControlSettingsTable>(txn, &())?.map_or(1, |settings| settings.feature_level);
+    meta::check_level(level)?;
+    Ok(level)
 }
 
 fn cluster(txn: &Txn<'_>) -> Result<ClusterRow, Stop> {

@@ -18,7 +18,7 @@ use flotilla_raft::peer::{Link, PeerStatus, RefusalCode};
 use tokio::time::Instant;
 
 use super::wire::{Failure, NodeCast, NodeReply, NodeRequest};
-use super::{Cluster, admin, leader::Leader};
+use super::{Cluster, admin, leader::Leader, levels};
 
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -104,6 +104,7 @@ async fn check_boot(cluster: &Cluster) -> Result<(), String> {
         }
     };
     let seen = state.nodes.iter().find(|row| row.info.node == cluster.node).map_or(0, |row| row.boot);
+    levels::check_known(state.settings.feature_level)?;
     cluster.take_tables(state).await;
     judge_boot(cluster, seen).await
 }

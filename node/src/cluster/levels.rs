@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use flotilla_machine::{Answer, Query, Rejection};
+use flotilla_machine::{Answer, Fatal, Query, Rejection, meta};
 use flotilla_proto::ids::ShardId;
 use tokio::time::Instant;
 
@@ -46,6 +46,12 @@ impl Levels {
 /// Whether a level that is missing is refused like this: by name, or as a group that is full by the older bound.
 pub fn may_be_of_level(rejection: &Rejection) -> bool {
     matches!(rejection, Rejection::Validation(_) | Rejection::ConversationFull)
+}
+
+/// An older build in a cluster that was raised above it would refuse what the others do, and must not become part of it. A raise
+/// asks every node first; who was not of the cluster then, or was replaced since, is met here.
+pub fn check_known(level: u32) -> Result<(), String> {
+    meta::check_level(level).map_err(|newer: Fatal| format!("the cluster is ahead of this binary: {newer}"))
 }
 
 impl Cluster {
@@ -90,7 +96,16 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::limits;
+
     use super::*;
+
+    #[test]
+    fn a_level_above_what_this_binary_knows_is_refused_with_what_to_do() {
+        assert_eq!(check_known(limits::FEATURE_LEVEL), Ok(()));
+        let why = check_known(limits::FEATURE_LEVEL + 1).expect_err("unknown");
+        assert!(why.contains("start a newer one"), "{why}");
+    }
 
     #[test]
     fn a_level_never_falls_and_is_the_lowest_where_nothing_was_heard() {

@@ -208,6 +208,9 @@ impl Cluster {
     }
 
     pub async fn take_tables(&self, state: ControlState) {
+        if let Err(why) = levels::check_known(state.settings.feature_level) {
+            return self.fatal(why);
+        }
         if self.tables.offer(state.clone())
             && let Err(error) = self.local.keep_tables(&state).await
         {

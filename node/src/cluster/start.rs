@@ -29,7 +29,8 @@ use super::pending::Pending;
 use super::serve::Service;
 use super::wire::Plan;
 use super::{
-    Cluster, Metrics, control, figures, keepalive, live_receipts, presence, pressure, pulls, push, tables, typing,
+    Cluster, Metrics, control, figures, keepalive, levels, live_receipts, presence, pressure, pulls, push, tables,
+    typing,
 };
 use crate::auth::wrap;
 use crate::backend::{NodeView, SigningKey};
@@ -224,6 +225,7 @@ impl Cluster {
                 ))
             };
         }
+        levels::check_known(plan.settings.feature_level).map_err(|why| format!("node {}: {why}", self.node))?;
         if !plan.slots.is_whole() || plan.nodes.iter().all(|n| n.node != self.node) {
             return Err(format!("the plan does not name node {}", self.node));
         }
@@ -266,7 +268,9 @@ impl Cluster {
     /// cluster has taken this process in: a directory that was rolled back must not vote.
     async fn open(self: &Arc<Self>, plan: &Plan) -> Result<(), String> {
         let kept = self.local.tables().map_err(|e| e.to_string())?;
-        self.tables.offer(kept.unwrap_or_else(|| tables::from_plan(plan)));
+        let known = kept.unwrap_or_else(|| tables::from_plan(plan));
+        levels::check_known(known.settings.feature_level)?;
+        self.tables.offer(known);
         // Before any peer is dialled: they would take this process for the node's newest life and end the other one's.
         control::ask_peers(self).await?;
         self.follow_tables();
