@@ -478,8 +478,13 @@ pub const DISPLAY_MS_MAX: u64 = ID_EPOCH_MS + (1 << 41) - 1;
 
 // Between nodes, and of what a node does for its clients.
 
-/// Batches of news from one shard to one target that are not answered for.
-pub const NOTIFIES_IN_FLIGHT_MAX: usize = 3;
+/// Batches of news from one shard to one target that are not answered for. The target takes [`HEADS_GATHER_MS`] for an answer, and
+/// what comes meanwhile must not wait for that.
+pub const NOTIFIES_IN_FLIGHT_MAX: usize = 12;
+/// Encoded entries of all these batches.
+pub const NOTIFIES_BYTES_MAX: usize = 2 * NOTIFY_BYTES_MAX;
+/// So long after the last heads that it wrote a shard gathers others. Their entries were pushed when they came.
+pub const HEADS_GATHER_MS: u64 = 100;
 /// Times that a clear of dirty rows is proposed before the rows are looked at again.
 pub const CLEAR_TRIES_MAX: usize = 50;
 /// Pairs of a user and a conversation whose news wait for the pusher of one shard; above it gateways look for themselves.

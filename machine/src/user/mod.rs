@@ -5,7 +5,7 @@
 //! - [`inbox`] the row of one conversation and its revisions, [`conv_settings`] what is pinned, muted, hidden · [`cursor`] a device's place in it, [`place`] the first one in pull mode
 //! - [`heads`] what conversations tell · [`marks`] acks, reads, and the receipts owed for them
 //! - [`presence`] who is here, and who may see it · [`privacy`] whether read marks are shown · [`contact`], [`block`], [`profile`] what a user keeps of others and says of itself
-//! - [`query`](self::query()) what may be read · [`split_notify`] cuts news into commands
+//! - [`query`](self::query()) what may be read · [`gather`] makes news of one conversation one, [`split_notify`] cuts them into commands
 //!
 //! It does not know the log of a conversation, only what `notify` says of it.
 
@@ -16,6 +16,7 @@ pub mod contact;
 pub mod conv_settings;
 pub mod cursor;
 pub mod device;
+pub mod gather;
 pub mod heads;
 pub mod inbox;
 pub mod job;

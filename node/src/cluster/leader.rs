@@ -16,13 +16,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fanout::Wakes;
+use super::heads::Heads;
 use super::live::Live;
 use super::pending::Pending;
 use super::push::hub::Hub;
 use super::receipts::{Marks, Owed};
 use super::subscribers::Subscribers;
 use super::wire::PushItem;
-use super::{Cluster, fanout, housekeeping, presence, pusher, receipt_interest, receipts, subscribers};
+use super::{Cluster, fanout, heads, housekeeping, presence, pusher, receipt_interest, receipts, subscribers};
 
 /// What changed for one (user, conversation).
 #[derive(Debug, Clone, Default)]
@@ -48,6 +49,8 @@ pub struct Leader {
     /// Conversations with dirty rows, for the pumps of their targets.
     pub wakes: Wakes,
     pub live: Live,
+    /// Heads of this shard's users that wait for others.
+    pub heads: Heads,
     /// Targets that are owed peer watermarks.
     pub receipts_dirty: Pending<ShardId, Owed>,
     /// Users of this shard owe watermarks to conversations.
@@ -75,6 +78,8 @@ impl Drop for Leading {
         for task in &self.tasks {
             task.abort();
         }
+        // Those who wait hold the leader.
+        self.leader.heads.end();
     }
 }
 
@@ -89,6 +94,7 @@ impl Leading {
             dirty: Pending::new(limits::TARGETS_PENDING_MAX),
             wakes: Wakes::default(),
             live: Live::default(),
+            heads: Heads::default(),
             receipts_dirty: Pending::new(limits::TARGETS_PENDING_MAX),
             receipts_due: Pending::new(limits::RECEIPTS_PENDING_MAX),
             news: Pending::new(limits::NEWS_PENDING_MAX),
@@ -103,6 +109,7 @@ impl Leading {
             cluster.spawn_vital("the fan-out of a shard", fanout::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the receipts of a shard", receipts::run_due(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the peers' receipts of a shard", receipts::run_dirty(cluster.clone(), leader.clone())),
+            cluster.spawn_vital("the heads of a shard", heads::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the pushes of a shard", pusher::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the housekeeping of a shard", housekeeping::run(cluster.clone(), leader.clone())),
             cluster.spawn_vital("the pulls of a shard", subscribers::run(cluster.clone(), leader.clone())),

@@ -18,6 +18,7 @@ pub mod fanout;
 pub mod figures;
 mod foretold;
 mod fresh;
+mod heads;
 pub mod housekeeping;
 pub mod keepalive;
 pub mod leader;
@@ -125,6 +126,7 @@ pub struct Metrics {
     pub fanout_retries: Arc<Counter>,
     pub fanout_spared: Arc<Counter>,
     pub fanout_reads: Arc<Counter>,
+    pub heads_joined: Arc<Counter>,
     pub receipt_retries: Arc<Counter>,
     pub rows_pushed: Arc<Counter>,
     pub casts_dropped: Arc<Counter>,
@@ -150,6 +152,10 @@ impl Metrics {
             fanout_reads: counter(
                 "flotilla_fanout_reads_total",
                 "Changed conversations whose rows were read before a target shard was told.",
+            ),
+            heads_joined: counter(
+                "flotilla_heads_joined_total",
+                "Heads that a shard of users was told and did not write, because it was told a later one of the conversation before.",
             ),
             rows_pushed: counter(
                 "flotilla_rows_pushed_total",

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_machine::command::Notify;
 use flotilla_machine::query::{DirtyItem, SessionSince};
+use flotilla_machine::user::gather::may_wait;
 use flotilla_machine::user::split_notify;
 use flotilla_machine::{Answer, Command, Query, Rejection, Reply};
 use flotilla_proto::ids::*;
@@ -152,20 +154,16 @@ impl Cluster {
         pusher::push_entries(self, &leader, &items).await;
         fanout::stamp("pushed", &items);
         flotilla_raft::seam::fault::point("notify.pushed");
-        let commands = split_notify(items.into_iter().map(|item| item.notify).collect());
-        let proposals = commands.into_iter().map(async |command| {
-            let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;
-            match propose(&leader, None, bytes).await? {
-                Reply::Done => Ok(()),
-                Reply::Rejected(Rejection::Moved) => Err(Failure::NotReady),
-                other => {
-                    tracing::error!(%shard, ?other, "heads were not taken");
-                    Err(Failure::Malformed)
-                }
+        let news: Vec<_> = items.into_iter().map(|item| item.notify).collect();
+        if news.iter().all(may_wait) {
+            match leader.heads.gather(news.clone()).await {
+                Ok(()) => return Ok(NodeReply::Done),
+                Err(Failure::Unknown) => return Err(Failure::Unknown),
+                // Another's fault, or this one's: alone it is told which.
+                Err(_) => {}
             }
-        });
-        futures::future::try_join_all(proposals).await?;
-        Ok(NodeReply::Done)
+        }
+        tell_heads(&leader, news).await.map(|()| NodeReply::Done)
     }
 
     async fn serve_present(
@@ -276,6 +274,22 @@ impl Cluster {
             Outcome::Unknown => Err(AskError::Unknown),
         }
     }
+}
+
+/// Returns once they are durable.
+pub async fn tell_heads(leader: &Leader, news: Vec<Notify>) -> Result<(), Failure> {
+    let proposals = split_notify(news).into_iter().map(async |command| {
+        let bytes = Command::Notify(command).encode().map_err(|_| Failure::Malformed)?;
+        match propose(leader, None, bytes).await? {
+            Reply::Done => Ok(()),
+            Reply::Rejected(Rejection::Moved) => Err(Failure::NotReady),
+            other => {
+                tracing::error!(shard = %leader.shard, ?other, "heads were not taken");
+                Err(Failure::Malformed)
+            }
+        }
+    });
+    futures::future::try_join_all(proposals).await.map(|_| ())
 }
 
 async fn propose(leader: &Leader, lane: Option<Slot>, command: Bytes) -> Result<Reply, Failure> {

@@ -1,7 +1,7 @@
 //! What one target of the fan-out has been told: heads and parts that it has answered for, and those on their way. Pure.
 //!
 //! Invariants: what is answered for never goes back, in whatever order answers come; a request that fails takes back what it
-//! had on its way, and nothing that another request has; all requests on their way hold no more entries than one may.
+//! had on its way, and nothing that another request has; the entries of all requests on their way are bounded.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,8 @@ impl Told {
 
     /// For the entries of the next request; 0: there is no room for one.
     pub fn bytes_max(&self) -> usize {
-        limits::NOTIFY_BYTES_MAX.saturating_sub(self.on_its_way.iter().map(|parcel| parcel.bytes).sum())
+        let room = limits::NOTIFIES_BYTES_MAX.saturating_sub(self.on_its_way.iter().map(|parcel| parcel.bytes).sum());
+        room.min(limits::NOTIFY_BYTES_MAX)
     }
 
     pub fn goes(&mut self, parcel: &Parcel) {

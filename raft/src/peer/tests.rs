@@ -165,7 +165,7 @@ async fn a_flood_of_requests_is_refused_and_does_not_end_the_connection() {
     let (a, _b) = connected_pair().await;
     let before = a.peers.status()[0].attempts;
     let ask = |kind| a.peers.request(NodeId(2), kind, Bytes::new(), within(5_000));
-    let all = 3 * (limits::PEER_SERVE_REQUESTS_MAX + limits::PEER_SERVE_RAFT_MAX);
+    let all = 2 * (limits::PEER_SERVE_REQUESTS_MAX + limits::PEER_SERVE_RAFT_MAX);
     let flood = futures::future::join_all((0..all).map(|_| ask(NEVER)));
     let raft = async {
         eventually("the flood has begun", || a.peers.status()[0].open > 0).await;

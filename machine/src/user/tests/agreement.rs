@@ -14,6 +14,7 @@ use crate::reply::{MarkReply, Reply};
 use crate::table::kind;
 use crate::testing::log::conversation_side;
 use crate::testing::user_log::user_side;
+use crate::user::gather::{Gathered, may_wait};
 use crate::user::inbox::InboxTable;
 
 fn both_sides() -> impl Strategy<Value = Command> {
@@ -174,5 +175,36 @@ proptest! {
             (InboxRow { rev: Rev(0), cursor: Seq(0), ..row }, account.conversations)
         };
         prop_assert_eq!(row(&in_order), row(&mixed));
+    }
+
+    #[test]
+    fn gathered_news_leave_what_each_by_itself_would_have_left(
+        moves in prop::collection::vec(any::<bool>(), 1..12),
+        turns in prop::collection::vec(any::<bool>(), 24),
+    ) {
+        let each = history(&moves);
+        let (mut gathered, mut waiting) = (vec![], Gathered::default());
+        for (command, is_turn) in each.iter().zip(turns.iter().cycle()) {
+            match command {
+                Command::Notify(news) if news.iter().all(may_wait) => {
+                    news.iter().for_each(|news| { waiting.add(news.clone()); });
+                }
+                other => gathered.push(other.clone()),
+            }
+            if *is_turn {
+                gathered.push(Command::Notify(waiting.take()));
+            }
+        }
+        gathered.push(Command::Notify(waiting.take()));
+        let row = |commands: &[Command]| {
+            let mut shard = Shard::new();
+            let ann = shard.user("ann");
+            let device = shard.device(&ann, 1);
+            commands.iter().for_each(|c| shard.done(c.clone()));
+            let row = shard.row(&ann, device, &ConvId::direct(&ann, &user("bob"))).expect("the row is there");
+            // The revision counts changes.
+            InboxRow { rev: Rev(0), ..row }
+        };
+        prop_assert_eq!(row(&each), row(&gathered));
     }
 }
