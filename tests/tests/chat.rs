@@ -7,6 +7,7 @@ use flotilla_proto::entry::HistoryAccess;
 use flotilla_proto::frame::{ErrorCode, History, Target};
 use flotilla_proto::ids::{ConvId, Seq};
 use flotilla_tests::cluster::Cluster;
+use flotilla_tests::probe::{figure, fill};
 use flotilla_tests::scene::{Scene, to, user};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,5 +87,37 @@ async fn a_group_lets_in_and_puts_out() -> anyhow::Result<()> {
         seat.handle.close().await;
     }
     scene.verdict(Demand { accepted_min: 8, delivered_min: 25, ..Demand::default() })?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_of_a_busy_conversation_are_written_as_one_and_every_device_has_all_of_it() -> anyhow::Result<()> {
+    const SENT: u64 = 200;
+    let cluster = Cluster::start(3).await?;
+    let urls = cluster.urls();
+    let scene = Scene::new(urls.clone());
+    let store = flotilla_client::store::MemStore::new;
+    let (alice, bob) = (scene.open("alice", 1).await?, scene.open("bob", 1).await?);
+    let kept = store();
+    let tablet = scene.open_at("bob", 2, urls[2..].to_vec(), kept.clone()).await?;
+    tablet.handle.close().await;
+    let conv = ConvId::direct(&user("alice"), &user("bob"));
+    assert_eq!(fill(&alice, &to("bob"), SENT, 100).await?, Seq(SENT));
+    for seat in [&alice, &bob] {
+        seat.holds(&conv, Seq(SENT)).await?;
+    }
+    // It was away all the time: what it is given stands in rows.
+    let tablet = scene.open_at("bob", 2, urls[1..2].to_vec(), kept).await?;
+    tablet.holds(&conv, Seq(SENT)).await?;
+    let mut joined = 0;
+    for url in &urls {
+        joined += figure(url, "flotilla_heads_joined_total ").await.unwrap_or_default();
+    }
+    println!("{joined} heads became one with later ones");
+    anyhow::ensure!(joined > 0, "each head was written by itself");
+    for seat in [alice, bob, tablet] {
+        seat.handle.close().await;
+    }
+    scene.verdict(Demand { accepted_min: SENT, delivered_min: 3 * SENT, ..Demand::default() })?;
     Ok(())
 }

@@ -96,3 +96,51 @@ pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_machine::command::NotifyUser;
+    use flotilla_proto::ids::*;
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn news(head: u64) -> News {
+        let user = UserId::parse("ann").expect("valid");
+        let (conv, users) = (ConvId::group(&user, Cid(1)), vec![NotifyUser { user, n_sent: Count(0), part: None }]);
+        News { conv, head: Seq(head), n_head: Count(head), last_id: MsgId(head), last_ts: TsMs(head), users }
+    }
+
+    #[test]
+    fn whoever_waits_is_answered_by_what_becomes_of_the_heads_that_it_waits_with() {
+        let heads = Heads::default();
+        let (mut first, mut second) = (Box::pin(heads.gather(vec![news(4)])), Box::pin(heads.gather(vec![news(5)])));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        assert_eq!(heads.ready().now_or_never(), Some(()));
+        let Waiting { mut gathered, joined, asked, .. } = heads.take();
+        assert_eq!((gathered.take(), joined, asked.len()), (vec![news(5)], 1, 2));
+        let mut late = Box::pin(heads.gather(vec![news(6)]));
+        assert!(late.as_mut().now_or_never().is_none());
+        asked.into_iter().for_each(|answer| assert!(answer.send(Err(Failure::Unknown)).is_ok()));
+        assert_eq!(first.now_or_never(), Some(Err(Failure::Unknown)));
+        assert_eq!(second.now_or_never(), Some(Err(Failure::Unknown)));
+        assert!(late.now_or_never().is_none(), "its heads are in the next gathering");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_leadership_that_is_over() {
+        let heads = Heads::default();
+        let (mut taken, mut waits) = (Box::pin(heads.gather(vec![news(4)])), Box::pin(heads.gather(vec![news(5)])));
+        assert!(taken.as_mut().now_or_never().is_none());
+        // The task that writes ends with what it has taken.
+        drop(heads.take());
+        assert!(waits.as_mut().now_or_never().is_none());
+        heads.end();
+        assert_eq!(
+            (taken.now_or_never(), waits.now_or_never()),
+            (Some(Err(Failure::NotReady)), Some(Err(Failure::NotReady)))
+        );
+        assert_eq!(heads.gather(vec![news(6)]).now_or_never(), Some(Err(Failure::NotReady)));
+        assert_eq!(heads.take().asked.len(), 0);
+    }
+}
