@@ -269,8 +269,10 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const PEER_IN_FLIGHT_MAX: usize = 8_192;
 /// Bytes gathered for one write to a peer's socket (a single larger message goes alone).
 pub const PEER_BATCH_BYTES: usize = 1024 * 1024;
-/// Requests of one connection that are served at the same time, for Raft and for everything else; above it, `overloaded`.
+/// Requests of one connection that are served at the same time, for Raft, for what waits by design before it is answered (heads), and for
+/// everything else; above it, `overloaded`.
 pub const PEER_SERVE_RAFT_MAX: usize = 1_024;
+pub const PEER_SERVE_PATIENT_MAX: usize = 2_048;
 pub const PEER_SERVE_REQUESTS_MAX: usize = 1_024;
 /// A served request is given up after this; a long poll must answer earlier.
 pub const PEER_SERVE_MS: u64 = 60_000;
@@ -478,13 +480,15 @@ pub const DISPLAY_MS_MAX: u64 = ID_EPOCH_MS + (1 << 41) - 1;
 
 // Between nodes, and of what a node does for its clients.
 
-/// Batches of news from one shard to one target that are not answered for. The target takes [`HEADS_GATHER_MS`] for an answer, and
-/// what comes meanwhile must not wait for that.
-pub const NOTIFIES_IN_FLIGHT_MAX: usize = 12;
+/// Batches of news from one shard to one target that are not answered for. A busy target takes [`HEADS_GATHER_MS`] for an answer, and
+/// they are spread over that time.
+pub const NOTIFIES_IN_FLIGHT_MAX: usize = 16;
 /// Encoded entries of all these batches.
-pub const NOTIFIES_BYTES_MAX: usize = 2 * NOTIFY_BYTES_MAX;
+pub const NOTIFIES_BYTES_MAX: usize = 4 * NOTIFY_BYTES_MAX;
 /// So long after the last heads that it wrote a shard gathers others. Their entries were pushed when they came.
-pub const HEADS_GATHER_MS: u64 = 100;
+pub const HEADS_GATHER_MS: u64 = 150;
+/// Gatherings of one shard that are in the log and not yet applied.
+pub const GATHERINGS_IN_FLIGHT_MAX: usize = 2;
 /// Times that a clear of dirty rows is proposed before the rows are looked at again.
 pub const CLEAR_TRIES_MAX: usize = 50;
 /// Pairs of a user and a conversation whose news wait for the pusher of one shard; above it gateways look for themselves.

@@ -1,6 +1,7 @@
 //! What this node does when another one asks (or itself, through the router).
 //!
-//! Invariant: `NotLeader`, `NotReady` and `Overloaded` prove that nothing was appended.
+//! Invariant: `NotLeader`, `NotReady` and `Overloaded` prove that nothing was appended; of heads, which may come any number of times,
+//! some of a request may have been.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -65,6 +66,10 @@ impl PeerService for Service {
                 None => std::future::pending().await,
             }
         })
+    }
+
+    fn is_patient(&self, kind: u8, payload: &[u8]) -> bool {
+        kind == KIND_NODE && wire::is_patient(payload)
     }
 
     fn gone(&self, from: PeerInfo) {
@@ -154,16 +159,16 @@ impl Cluster {
         pusher::push_entries(self, &leader, &items).await;
         fanout::stamp("pushed", &items);
         flotilla_raft::seam::fault::point("notify.pushed");
-        let news: Vec<_> = items.into_iter().map(|item| item.notify).collect();
-        if news.iter().all(may_wait) {
-            match leader.heads.gather(news.clone()).await {
-                Ok(()) => return Ok(NodeReply::Done),
-                Err(Failure::Unknown) => return Err(Failure::Unknown),
+        let (waits, goes): (Vec<_>, Vec<_>) = items.into_iter().map(|item| item.notify).partition(may_wait);
+        let waits = async {
+            match leader.heads.gather(waits.clone()).await {
                 // Another's fault, or this one's: alone it is told which.
-                Err(_) => {}
+                Err(Failure::Malformed | Failure::NotReady) => tell_heads(&leader, waits.clone()).await,
+                told => told,
             }
-        }
-        tell_heads(&leader, news).await.map(|()| NodeReply::Done)
+        };
+        futures::future::try_join(waits, tell_heads(&leader, goes)).await?;
+        Ok(NodeReply::Done)
     }
 
     async fn serve_present(

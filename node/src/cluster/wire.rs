@@ -2,6 +2,8 @@
 //!
 //! Invariant: one version byte for all of it; a request names its shard, and only that shard's leader does it.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use flotilla_machine::command::{ClientLimits, KeyRow, LimitName, NodeInfo, Settings};
 use flotilla_machine::effect::Ended;
@@ -317,6 +319,15 @@ pub struct Plan {
     /// Shard 0 is the control group.
     pub placement: Vec<(ShardId, Vec<ReplicaId>)>,
     pub keys: Vec<KeyRow>,
+}
+
+/// Whether a request is answered only after a wait that is meant: see [`super::heads`].
+pub fn is_patient(request: &[u8]) -> bool {
+    static NOTIFY: LazyLock<Option<u32>> = LazyLock::new(|| {
+        let bytes = encode(&NodeRequest::Notify { shard: ShardId(0), items: vec![] }).ok()?;
+        codec::variant(WIRE_VERSION, &bytes)
+    });
+    NOTIFY.is_some() && codec::variant(WIRE_VERSION, request) == *NOTIFY
 }
 
 pub fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {

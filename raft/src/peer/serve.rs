@@ -18,7 +18,8 @@ use crate::runtime::after_the_ready;
 
 /// Refusals and pongs that wait for the socket; above it nothing more is read. One read may bring more requests than that, so
 /// many are no sign of a peer that does not read: that one is found out by what is written to it.
-const BARE_REPLIES_MAX: usize = limits::PEER_SERVE_RAFT_MAX + limits::PEER_SERVE_REQUESTS_MAX;
+const BARE_REPLIES_MAX: usize =
+    limits::PEER_SERVE_RAFT_MAX + limits::PEER_SERVE_PATIENT_MAX + limits::PEER_SERVE_REQUESTS_MAX;
 
 /// Until the connection ends, and why it did.
 pub async fn run(
@@ -34,6 +35,7 @@ pub async fn run(
         info,
         replies: replies.clone(),
         raft: Arc::new(Semaphore::new(limits::PEER_SERVE_RAFT_MAX)),
+        patient: Arc::new(Semaphore::new(limits::PEER_SERVE_PATIENT_MAX)),
         requests: Arc::new(Semaphore::new(limits::PEER_SERVE_REQUESTS_MAX)),
     };
     tokio::select! {
@@ -49,6 +51,7 @@ struct Session {
     info: PeerInfo,
     replies: Arc<Replies>,
     raft: Arc<Semaphore>,
+    patient: Arc<Semaphore>,
     requests: Arc<Semaphore>,
 }
 
@@ -95,7 +98,11 @@ impl Session {
     }
 
     async fn on_request(&self, message: Message) {
-        let class = if kind::is_raft(message.kind) { &self.raft } else { &self.requests };
+        let class = match message.kind {
+            kind if kind::is_raft(kind) => &self.raft,
+            kind if self.shared.service.is_patient(kind, &message.payload) => &self.patient,
+            _ => &self.requests,
+        };
         let Ok(permit) = class.clone().try_acquire_owned() else {
             return self.replies.push_bare(refusal(message.id, &PeerRefusal::Overloaded)).await;
         };

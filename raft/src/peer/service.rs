@@ -100,6 +100,12 @@ pub enum Outcome {
 pub trait PeerService: Send + Sync + 'static {
     fn request(&self, from: PeerInfo, kind: u8, payload: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>>;
 
+    /// Whether a request is one that waits by design before it is answered. Such have a bound of their own on the server, so that they
+    /// never keep others waiting.
+    fn is_patient(&self, _kind: u8, _payload: &[u8]) -> bool {
+        false
+    }
+
     fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes);
 
     /// The peer's main connection to this node has ended: casts may be gone with it. A newer one may be up already.

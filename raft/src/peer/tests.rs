@@ -12,6 +12,7 @@ const CLUSTER: ClusterId = ClusterId(77);
 const ECHO: u8 = 16;
 const NEVER: u8 = 17;
 const SLOW_RAFT: u8 = 3;
+const NEVER_PATIENT: u8 = 20;
 const JOIN: u8 = 240;
 
 /// Echoes, never answers, or counts, by kind.
@@ -25,10 +26,14 @@ impl PeerService for Echo {
     fn request(&self, from: PeerInfo, kind: u8, payload: Bytes) -> BoxFuture<'static, Result<Bytes, PeerRefusal>> {
         match kind {
             ECHO | SLOW_RAFT => async move { Ok(payload) }.boxed(),
-            NEVER => std::future::pending().boxed(),
+            NEVER | NEVER_PATIENT => std::future::pending().boxed(),
             JOIN => async move { Ok(Bytes::from(format!("{} {:?}", from.node, from.lane))) }.boxed(),
             other => async move { Err(PeerRefusal::Unsupported(other)) }.boxed(),
         }
+    }
+
+    fn is_patient(&self, kind: u8, _: &[u8]) -> bool {
+        kind == NEVER_PATIENT
     }
 
     fn cast(&self, _: PeerInfo, _: u8, payload: Bytes) {
@@ -159,13 +164,31 @@ async fn node_requests_that_hang_do_not_keep_raft_waiting_and_are_bounded() {
     assert_eq!(raft, Outcome::Answer("vote".into()));
 }
 
+#[tokio::test]
+async fn requests_that_wait_by_design_do_not_keep_others_waiting_and_are_bounded() {
+    let (a, _b) = connected_pair().await;
+    let ask = |kind, ms| a.peers.request(NodeId(2), kind, Bytes::new(), within(ms));
+    let hang = async {
+        eventually("all hang", || a.peers.status()[0].open == limits::PEER_SERVE_PATIENT_MAX).await;
+        eventually("none waits", || a.peers.status()[0].queued == 0).await;
+        (ask(NEVER_PATIENT, 5_000).await, ask(ECHO, 5_000).await)
+    };
+    let patient = futures::future::join_all((0..limits::PEER_SERVE_PATIENT_MAX).map(|_| ask(NEVER_PATIENT, 60_000)));
+    let (over, other) = tokio::select! {
+        _ = patient => panic!("they are never answered"),
+        answers = hang => answers,
+    };
+    assert_eq!(over, Outcome::Refused(PeerRefusal::Overloaded));
+    assert_eq!(other, Outcome::Answer(Bytes::new()));
+}
+
 /// They come in few frames, so many are refused before an answer can leave; the peer reads all along.
 #[tokio::test]
 async fn a_flood_of_requests_is_refused_and_does_not_end_the_connection() {
     let (a, _b) = connected_pair().await;
     let before = a.peers.status()[0].attempts;
     let ask = |kind| a.peers.request(NodeId(2), kind, Bytes::new(), within(5_000));
-    let all = 2 * (limits::PEER_SERVE_REQUESTS_MAX + limits::PEER_SERVE_RAFT_MAX);
+    let all = 3 * (limits::PEER_SERVE_REQUESTS_MAX + limits::PEER_SERVE_RAFT_MAX);
     let flood = futures::future::join_all((0..all).map(|_| ask(NEVER)));
     let raft = async {
         eventually("the flood has begun", || a.peers.status()[0].open > 0).await;

@@ -107,6 +107,10 @@ impl PeerService for Router {
         }
     }
 
+    fn is_patient(&self, kind: u8, payload: &[u8]) -> bool {
+        !kind::is_raft(kind) && self.node.is_patient(kind, payload)
+    }
+
     fn cast(&self, from: PeerInfo, kind: u8, payload: Bytes) {
         if !kind::is_raft(kind) {
             self.node.cast(from, kind, payload);
