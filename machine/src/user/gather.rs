@@ -3,8 +3,8 @@
 //! Why: a head costs each user four rows on every replica, however small its step. Those that come within a moment are one.
 //!
 //! Pure; knows nothing of who asked or when. Invariant: applied, it leaves what the requests would have left one by one, but for
-//! the revisions in between. It holds because news merge by maximum, and because only news for the same users become one: whoever
-//! is not named in the later one is not told its head.
+//! the revisions in between, and that a device which registers between them is given the earlier entries too. It holds because news
+//! merge by maximum, and because only news for the same users become one: whoever is not named in the later one is not told its head.
 
 use std::collections::BTreeMap;
 
@@ -93,10 +93,12 @@ mod tests {
     fn heads_for_the_same_users_become_one_and_nobody_else_is_told_of_them() {
         let mut gathered = Gathered::default();
         assert!(gathered.is_empty());
-        let joined = [news(4, &["ann", "bob"]), news(6, &["ann", "bob"]), news(5, &["ann", "bob"]), news(7, &["ann"])]
+        let both = ["ann", "bob"];
+        let (alone, others) = (news(7, &["ann"]), news(8, &["ann", "carol"]));
+        let joined = [news(4, &both), news(6, &both), news(5, &both), alone.clone(), others.clone()]
             .map(|news| gathered.add(news));
-        assert_eq!(joined, [false, true, true, false]);
-        assert_eq!(gathered.take(), [news(6, &["ann", "bob"]), news(7, &["ann"])]);
+        assert_eq!(joined, [false, true, true, false, false]);
+        assert_eq!(gathered.take(), [news(6, &both), alone, others]);
         assert!(gathered.is_empty() && gathered.take().is_empty());
     }
 }

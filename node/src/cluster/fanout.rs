@@ -223,7 +223,7 @@ impl Pump {
     /// Between two requests a part of the time that the target takes to answer: what comes meanwhile rides with the second.
     /// So a target with little to do has its entries at once, and one that is busy is asked seldom.
     fn pace(&self) -> Duration {
-        if self.asked.is_empty() { Duration::ZERO } else { self.took / limits::NOTIFIES_IN_FLIGHT_MAX as u32 }
+        if self.asked.is_empty() { Duration::ZERO } else { spread(self.took) }
     }
 
     fn on_woken(&mut self, taken: Taken<ConvId, Run>) {
@@ -341,7 +341,7 @@ impl Pump {
         }
         self.told.ended(&parcel, taken);
         if taken {
-            (self.took, self.backoff) = (now - at, BACKOFF_MIN);
+            (self.took, self.backoff) = (smoothed(self.took, now - at), BACKOFF_MIN);
             if self.asked.is_empty() {
                 self.next_ask = now;
             }
@@ -399,6 +399,17 @@ impl Pump {
     }
 }
 
+/// Heads that were gathered are answered for together: the last of them was on its way for the shortest time, and says little of how
+/// long the next one's answer takes.
+fn smoothed(took: Duration, last: Duration) -> Duration {
+    last.max(took * 7 / 8)
+}
+
+/// So that those that may be on their way last for as long as an answer may take: were they all gone before, what came then would wait.
+fn spread(took: Duration) -> Duration {
+    took.max(Duration::from_millis(limits::HEADS_GATHER_MS)) / limits::NOTIFIES_IN_FLIGHT_MAX as u32
+}
+
 /// How a clear ended; waits for ever while there is none.
 async fn ended(clearing: &mut Option<JoinHandle<(Vec<ClearDirty>, Cleared)>>) -> (Vec<ClearDirty>, Cleared) {
     match clearing {
@@ -429,6 +440,18 @@ pub fn stamp(stage: &'static str, items: &[DirtyItem]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_last_for_as_long_as_heads_are_gathered() {
+        // All of them are answered at once, the oldest first.
+        let (oldest, gather) = (Duration::from_millis(180), Duration::from_millis(limits::HEADS_GATHER_MS));
+        let one = oldest / limits::NOTIFIES_IN_FLIGHT_MAX as u32;
+        let took =
+            (0..limits::NOTIFIES_IN_FLIGHT_MAX as u32).fold(Duration::ZERO, |t, n| smoothed(t, oldest - one * n));
+        assert!(spread(took) * limits::NOTIFIES_IN_FLIGHT_MAX as u32 >= gather, "{took:?}");
+        assert!(spread(Duration::ZERO) * limits::NOTIFIES_IN_FLIGHT_MAX as u32 >= gather, "after a quiet moment");
+        assert!(spread(Duration::from_secs(3)) > spread(took), "a target that is slow is asked seldom");
+    }
 
     #[test]
     fn busy_conversations_of_the_first_page_do_not_hold_up_the_rows_behind_them() {

@@ -1,8 +1,8 @@
 //! Heads of a user shard that wait for later ones of the same conversations: [`flotilla_machine::user::gather`] makes them one.
-//! Their entries have been pushed to live sessions by then, so who is online waits for nothing.
+//! Their entries have been pushed to live sessions by then.
 //!
-//! Invariants: a request is answered `Done` only when all that it holds is durable; one gathering at a time is in the log; the first
-//! after a quiet moment does not wait, and none waits for longer than [`limits::HEADS_GATHER_MS`] and the gathering before.
+//! Invariants: a request is answered for only when all that it holds is durable; the first after a quiet moment does not wait, and none
+//! waits for longer than [`limits::HEADS_GATHER_MS`] while the log takes them. Where it does not, they wait for gatherings before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use flotilla_machine::command::Notify as News;
 use flotilla_machine::user::gather::Gathered;
 use flotilla_proto::limits;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -41,8 +43,11 @@ impl Heads {
     }
 
     /// Waits for others, and until all of them are durable. Of what fails together one request may be at fault, and the answer to it
-    /// is another one's too.
+    /// is another one's too. `NotReady` also says that the leadership is over; they may be in the log by then.
     pub async fn gather(&self, news: Vec<News>) -> Result<(), Failure> {
+        if news.is_empty() {
+            return Ok(());
+        }
         let (answer, answered) = oneshot::channel();
         {
             let mut waiting = self.lock();
@@ -80,25 +85,51 @@ impl Heads {
     }
 }
 
-/// Writes what was gathered, until the leadership ends.
-pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
-    let mut next = Instant::now();
-    loop {
-        leader.heads.ready().await;
-        tokio::time::sleep_until(next).await;
-        next = Instant::now() + GATHER;
-        let Waiting { mut gathered, joined, asked, .. } = leader.heads.take();
-        cluster.metrics.heads_joined.add(joined);
-        let outcome = tell_heads(&leader, gathered.take()).await;
-        for answer in asked {
+impl Waiting {
+    fn answer(self, outcome: Result<(), Failure>) {
+        for answer in self.asked {
             // Who asked may have given up.
             let _ = answer.send(outcome);
         }
     }
 }
 
+/// Writes what was gathered, until the leadership ends.
+pub async fn run(cluster: Arc<Cluster>, leader: Arc<Leader>) {
+    let write = |mut waiting: Waiting| {
+        let (cluster, leader) = (cluster.clone(), leader.clone());
+        async move {
+            cluster.metrics.heads_joined.add(waiting.joined);
+            let outcome = tell_heads(&leader, waiting.gathered.take()).await;
+            waiting.answer(outcome);
+        }
+    };
+    gather(&leader.heads, write).await;
+}
+
+async fn gather<F: Future<Output = ()>>(heads: &Heads, write: impl Fn(Waiting) -> F) {
+    let mut writing = FuturesUnordered::new();
+    let mut next = Instant::now();
+    loop {
+        let due = async {
+            heads.ready().await;
+            tokio::time::sleep_until(next).await;
+        };
+        tokio::select! {
+            biased;
+            Some(()) = writing.next() => {}
+            () = due, if writing.len() < limits::GATHERINGS_IN_FLIGHT_MAX => {
+                next = Instant::now() + GATHER;
+                writing.push(write(heads.take()));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use flotilla_machine::command::NotifyUser;
     use flotilla_proto::ids::*;
     use futures::FutureExt;
@@ -141,6 +172,49 @@ mod tests {
             (Some(Err(Failure::NotReady)), Some(Err(Failure::NotReady)))
         );
         assert_eq!(heads.gather(vec![news(6)]).now_or_never(), Some(Err(Failure::NotReady)));
+        // A task that has not noticed yet does not begin anew.
         assert_eq!(heads.take().asked.len(), 0);
+        assert_eq!(heads.gather(vec![news(7)]).now_or_never(), Some(Err(Failure::NotReady)));
+    }
+
+    #[tokio::test]
+    async fn there_is_one_gathering_in_a_while_and_at_most_two_in_the_log() {
+        const GATHERED: usize = 40;
+        let (heads, begin) = (Heads::default(), Instant::now());
+        let (writes, under_way) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+        let write = async |mut waiting: Waiting| {
+            let now_under_way = under_way.fetch_add(1, Ordering::Relaxed) + 1;
+            assert!(now_under_way <= limits::GATHERINGS_IN_FLIGHT_MAX);
+            let news = waiting.gathered.take();
+            let seen = (begin.elapsed(), waiting.asked.len(), news.len(), now_under_way);
+            writes.lock().expect("not poisoned").push(seen);
+            // The log takes long for the third.
+            let is_slow = writes.lock().expect("not poisoned").len() == 3;
+            tokio::time::sleep(if is_slow { GATHER * 5 / 2 } else { GATHER / 10 }).await;
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            waiting.answer(Ok(()));
+        };
+        let asks = async {
+            let asks = (0..GATHERED as u32).map(async |n| {
+                tokio::time::sleep(GATHER * n / 10).await;
+                let told = heads.gather(vec![news(n.into())]).await;
+                assert_eq!(told, Ok(()));
+                assert!(begin.elapsed() >= GATHER * n / 10 + GATHER / 10, "answered before it was written");
+            });
+            futures::future::join_all(asks).await;
+            tokio::time::sleep(GATHER * 4).await;
+            assert_eq!(heads.gather(vec![news(99)]).await, Ok(()));
+        };
+        tokio::select! {
+            () = gather(&heads, write) => panic!("it has no end"),
+            () = asks => {}
+        }
+        let writes = writes.into_inner().expect("not poisoned");
+        assert!(writes.windows(2).all(|two| two[1].0 - two[0].0 >= GATHER), "{writes:?}");
+        assert!(writes.iter().all(|(_, _, news, _)| *news == 1), "one conversation: {writes:?}");
+        assert!(writes.iter().any(|(.., under_way)| *under_way == 2), "{writes:?}");
+        assert_eq!(writes.iter().map(|(_, asked, ..)| asked).sum::<usize>(), GATHERED + 1);
+        assert!(writes.len() <= 2 + GATHERED / 10 + 1, "{writes:?}");
+        assert_eq!(writes.last().map(|last| last.1), Some(1), "nothing came for a while");
     }
 }

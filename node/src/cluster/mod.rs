@@ -155,7 +155,7 @@ impl Metrics {
             ),
             heads_joined: counter(
                 "flotilla_heads_joined_total",
-                "Heads that a shard of users was told and did not write, because it was told a later one of the conversation before.",
+                "Heads that a shard of users was told and wrote as one with others of the conversation.",
             ),
             rows_pushed: counter(
                 "flotilla_rows_pushed_total",

@@ -62,10 +62,15 @@ impl Told {
             .fold((Seq::ZERO, Seq::ZERO), |a, b| (a.0.max(b.0), a.1.max(b.1)))
     }
 
-    /// For the entries of the next request; 0: there is no room for one.
+    /// For the entries of the next request; 0: it must wait. With little room for them it would go without, and each gateway would
+    /// read the log.
     pub fn bytes_max(&self) -> usize {
-        let room = limits::NOTIFIES_BYTES_MAX.saturating_sub(self.on_its_way.iter().map(|parcel| parcel.bytes).sum());
-        room.min(limits::NOTIFY_BYTES_MAX)
+        let room = limits::NOTIFIES_BYTES_MAX.saturating_sub(self.bytes());
+        if room < limits::NOTIFY_BYTES_MAX / 4 { 0 } else { room.min(limits::NOTIFY_BYTES_MAX) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.on_its_way.iter().map(|parcel| parcel.bytes).sum()
     }
 
     pub fn goes(&mut self, parcel: &Parcel) {
@@ -138,6 +143,21 @@ mod tests {
         assert_eq!(told.answered_head(&conv()), Seq::ZERO, "and nothing is answered for");
         told.ended(&second, false);
         assert!(owes(&told, 5, 0));
+    }
+
+    #[test]
+    fn a_request_waits_until_there_is_room_for_its_entries() {
+        let mut told = Told::default();
+        let parcel = |bytes| Parcel { upto: Upto::new(), bytes };
+        for bytes in [3 * limits::NOTIFY_BYTES_MAX, limits::NOTIFY_BYTES_MAX / 2] {
+            assert_eq!(told.bytes_max(), limits::NOTIFY_BYTES_MAX.min(limits::NOTIFIES_BYTES_MAX - told.bytes()));
+            told.goes(&parcel(bytes));
+        }
+        assert_eq!(told.bytes_max(), limits::NOTIFY_BYTES_MAX / 2);
+        told.goes(&parcel(limits::NOTIFY_BYTES_MAX / 3));
+        assert_eq!(told.bytes_max(), 0);
+        told.ended(&parcel(limits::NOTIFY_BYTES_MAX / 2), false);
+        assert!(told.bytes_max() > 0);
     }
 
     /// What was stuck once: parts are cleared while a request that holds them is on its way.
