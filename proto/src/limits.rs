@@ -272,7 +272,7 @@ pub const PEER_BATCH_BYTES: usize = 1024 * 1024;
 /// Requests of one connection that are served at the same time, for Raft, for what waits by design before it is answered (heads), and for
 /// everything else; above it, `overloaded`.
 pub const PEER_SERVE_RAFT_MAX: usize = 1_024;
-pub const PEER_SERVE_PATIENT_MAX: usize = 2_048;
+pub const PEER_SERVE_PATIENT_MAX: usize = 4_096;
 pub const PEER_SERVE_REQUESTS_MAX: usize = 1_024;
 /// A served request is given up after this; a long poll must answer earlier.
 pub const PEER_SERVE_MS: u64 = 60_000;
@@ -482,7 +482,7 @@ pub const DISPLAY_MS_MAX: u64 = ID_EPOCH_MS + (1 << 41) - 1;
 
 /// Batches of news from one shard to one target that are not answered for. A busy target takes [`HEADS_GATHER_MS`] for an answer, and
 /// they are spread over that time.
-pub const NOTIFIES_IN_FLIGHT_MAX: usize = 16;
+pub const NOTIFIES_IN_FLIGHT_MAX: usize = 80;
 /// Encoded entries of all these batches.
 pub const NOTIFIES_BYTES_MAX: usize = 4 * NOTIFY_BYTES_MAX;
 /// So long after the last heads that it wrote a shard gathers others. Their entries were pushed when they came.

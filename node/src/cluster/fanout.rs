@@ -38,6 +38,9 @@ const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
 const CLEAR_GATHER: Duration = Duration::from_millis(100);
 /// Before a clear that was not taken is proposed again.
 const CLEAR_RETRY: Duration = Duration::from_millis(100);
+/// Requests within the time of a gathering of heads, and within what a target takes beyond it.
+const GATHERED_ASKED: u32 = 64;
+const BUSY_ASKED: u32 = 8;
 
 /// Conversations whose rows were made or raised, by target. A pump that was told their names asks for these rows only, and not
 /// even for these where it was given all that they would say (see [`super::fresh`]).
@@ -405,9 +408,11 @@ fn smoothed(took: Duration, last: Duration) -> Duration {
     last.max(took * 7 / 8)
 }
 
-/// So that those that may be on their way last for as long as an answer may take: were they all gone before, what came then would wait.
+/// What a target takes beyond the gathering it takes because it is busy: then it is asked seldom. Those that may be on their way
+/// last for as long as an answer takes, or what came when they are all gone would wait for it.
 fn spread(took: Duration) -> Duration {
-    took.max(Duration::from_millis(limits::HEADS_GATHER_MS)) / limits::NOTIFIES_IN_FLIGHT_MAX as u32
+    let gather = Duration::from_millis(limits::HEADS_GATHER_MS);
+    (took.saturating_sub(gather) / BUSY_ASKED).max(gather / GATHERED_ASKED)
 }
 
 /// How a clear ended; waits for ever while there is none.
@@ -442,15 +447,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_last_for_as_long_as_heads_are_gathered() {
-        // All of them are answered at once, the oldest first.
-        let (oldest, gather) = (Duration::from_millis(180), Duration::from_millis(limits::HEADS_GATHER_MS));
-        let one = oldest / limits::NOTIFIES_IN_FLIGHT_MAX as u32;
-        let took =
-            (0..limits::NOTIFIES_IN_FLIGHT_MAX as u32).fold(Duration::ZERO, |t, n| smoothed(t, oldest - one * n));
-        assert!(spread(took) * limits::NOTIFIES_IN_FLIGHT_MAX as u32 >= gather, "{took:?}");
-        assert!(spread(Duration::ZERO) * limits::NOTIFIES_IN_FLIGHT_MAX as u32 >= gather, "after a quiet moment");
-        assert!(spread(Duration::from_secs(3)) > spread(took), "a target that is slow is asked seldom");
+    fn requests_last_for_as_long_as_an_answer_takes() {
+        let all = limits::NOTIFIES_IN_FLIGHT_MAX as u32;
+        for took in (0..5_000).map(Duration::from_millis) {
+            assert!(spread(took) * all >= took, "{took:?}");
+        }
+        let quiet = spread(Duration::from_millis(limits::HEADS_GATHER_MS));
+        assert!(quiet < Duration::from_millis(3) && spread(Duration::from_secs(3)) > quiet * 50);
+        // All that were gathered are answered at once, the oldest first.
+        let oldest = Duration::from_millis(180);
+        let took = (0..all).fold(Duration::ZERO, |took, n| smoothed(took, oldest - oldest / all * n));
+        assert!(spread(took) * all >= Duration::from_millis(limits::HEADS_GATHER_MS), "{took:?}");
     }
 
     #[test]
