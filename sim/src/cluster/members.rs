@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flotilla_machine::command::Control;
 use flotilla_machine::{Command, Reply};
+use flotilla_node::backend::CallError;
 use flotilla_node::cli::ask::ask;
 use flotilla_node::cli::rejoin::{self, RejoinArgs};
 use flotilla_node::cluster::wire::AdminRequest;
@@ -101,25 +102,40 @@ impl Cluster {
         futures::future::join_all(asked).await.into_iter().any(|taken| taken)
     }
 
+    /// When it returns, nothing that was asked is still on its way: it could be taken after the node has started again, and a node
+    /// looks for a new replica only when it starts.
     async fn command(&self, admin: usize, command: Command) -> bool {
         let end = Instant::now() + PATIENCE;
+        let mut waits = Vec::new();
+        let mut given = false;
         for via in (0..self.seats.len()).cycle().skip(admin) {
-            if Instant::now() > end {
+            if given || Instant::now() > end {
                 break;
             }
             if let Some(node) = self.seats[via].running() {
                 let command = command.clone();
                 let asked = async move { node.shard_command(ShardId::CONTROL, &command).await };
+                let mut asked = self.machines[via].spawn(asked);
                 // It may die or stand still while it is asked.
-                let answer = timeout(Duration::from_secs(3), self.machines[via].spawn(asked)).await;
-                if let Ok(Ok(Ok(Reply::Replica(given)))) = answer {
-                    self.say(format!("is given replica {given}"));
-                    return true;
+                match timeout(Duration::from_secs(3), &mut asked).await {
+                    Ok(answer) => given = self.is_given(answer.ok()),
+                    Err(_) => waits.push(asked),
                 }
             }
-            sleep(RETRY).await;
+            if !given {
+                sleep(RETRY).await;
+            }
         }
-        false
+        for late in waits {
+            given |= self.is_given(timeout(PATIENCE, late).await.ok().and_then(Result::ok));
+        }
+        given
+    }
+
+    fn is_given(&self, answer: Option<Result<Reply, CallError>>) -> bool {
+        let Some(Ok(Reply::Replica(replica))) = answer else { return false };
+        self.say(format!("is given replica {replica}"));
+        true
     }
 
     /// A group whose members are not those that the table wishes for; only groups all of whose replicas may run.
